@@ -1,0 +1,35 @@
+"""Prune reasoning models with calibration data they wrote themselves."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "SSGRPruner": "pruner",
+    "CalibrationConfig": "config",
+    "PruningConfig": "config",
+    "SamplingConfig": "config",
+    "CalibrationSet": "calibration.dataset",
+    "SSGRError": "errors",
+    "Problem": "records",
+    "load_problems": "problems.load",
+}
+__all__ = ["__version__", *_EXPORTS]
+
+if TYPE_CHECKING:
+    from .calibration.dataset import CalibrationSet as CalibrationSet
+    from .config import CalibrationConfig as CalibrationConfig
+    from .config import PruningConfig as PruningConfig
+    from .config import SamplingConfig as SamplingConfig
+    from .errors import SSGRError as SSGRError
+    from .problems.load import load_problems as load_problems
+    from .pruner import SSGRPruner as SSGRPruner
+    from .records import Problem as Problem
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(import_module(f".{_EXPORTS[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

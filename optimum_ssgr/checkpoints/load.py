@@ -1,0 +1,63 @@
+"""Load a model and its tokenizer the way transformers does, with errors a user understands."""
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..errors import ModelError
+from ..reasoner import NAME as EMBEDDED
+from ..reasoner import WEIGHTS
+
+
+def load_model(
+    model_id: str,
+    *,
+    revision: str | None = None,
+    dtype: str | torch.dtype = "auto",
+    device_map: str | dict[str, str] | None = None,
+    trust_remote_code: bool = False,
+    token: str | bool | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model for inference; only safetensors weights are read, never pickles.
+
+    Args:
+        model_id: Hub id, local folder, or `tiny-reasoner` for the embedded model.
+        revision: Branch, tag or commit on the Hub.
+        dtype: Weight type; `auto` keeps the checkpoint's own.
+        device_map: Where to place the layers, as in transformers.
+        trust_remote_code: Whether code from the checkpoint may run.
+        token: Hub token.
+
+    Raises:
+        ModelError: The model or its tokenizer cannot be loaded.
+    """
+    source = str(WEIGHTS) if model_id == EMBEDDED else model_id
+    shared = {"revision": revision, "trust_remote_code": trust_remote_code, "token": token}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **shared)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=device_map, use_safetensors=True, **shared)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise _cannot_load(model_id, error) from error
+    model.config._name_or_path = model_id
+    return model.eval(), tokenizer
+
+
+def load_skeleton(
+    model_id: str, *, revision: str | None = None, trust_remote_code: bool = False, token: str | bool | None = None
+) -> PreTrainedModel:
+    """Build a model without weights, on the meta device, from its config alone.
+
+    Raises:
+        ModelError: The config cannot be loaded.
+    """
+    source = str(WEIGHTS) if model_id == EMBEDDED else model_id
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code, token=token)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise _cannot_load(model_id, error) from error
+
+
+def _cannot_load(model_id: str, error: Exception) -> ModelError:
+    lines = str(error).strip().splitlines()
+    return ModelError(f"cannot load the model '{model_id}': {lines[0] if lines else type(error).__name__}")

@@ -1,0 +1,60 @@
+"""Save a pruned model so that it loads anywhere, and prove it before saying so."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..errors import OutputError
+from ..output import new_folder
+
+
+PROVENANCE = "ssgr_config.json"
+
+
+def save_checkpoint(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    provenance: dict[str, Any],
+    card: str,
+    trust_remote_code: bool = False,
+) -> None:
+    """Write model, tokenizer, provenance and card; the folder appears only after a reload gave the same weights back.
+
+    The weights are dense safetensors with zeros, without a quantization config, so that any runtime loads them.
+
+    Args:
+        model: The pruned model.
+        tokenizer: Its tokenizer.
+        folder: Where to write.
+        provenance: Contents of `ssgr_config.json`.
+        card: Contents of `README.md`.
+        trust_remote_code: Whether the reload may run the checkpoint's own code.
+
+    Raises:
+        OutputError: The folder is in use or cannot be written, or the reloaded checkpoint differs.
+    """
+    with new_folder(folder) as partial:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        (partial / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
+        (partial / "README.md").write_text(card)
+        _check_reload(model, tokenizer, partial, trust_remote_code)
+
+
+def _check_reload(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, trust_remote_code: bool) -> None:
+    """Load the folder as a user would, compare every weight, and generate a few tokens."""
+    reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype, trust_remote_code=trust_remote_code)
+    theirs = reloaded.state_dict()
+    for name, tensor in model.state_dict().items():
+        if name not in theirs or not torch.equal(tensor.cpu(), theirs[name].cpu()):
+            raise OutputError(f"the saved checkpoint does not load back as it was: {name} differs.")
+    text = "Reload check: 1 + 1 = 2, <think> and </think>.\n"
+    again = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    if again(text).input_ids != tokenizer(text).input_ids:
+        raise OutputError("the saved tokenizer does not load back as it was: it gives other token ids.")
+    ids = torch.tensor([again(text).input_ids], device=reloaded.device)
+    reloaded.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)

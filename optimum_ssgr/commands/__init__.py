@@ -1,0 +1,1 @@
+"""The `optimum-cli ssgr` commands; this package loads nothing heavy until a command runs."""

@@ -1,0 +1,135 @@
+"""Flags that several commands take; flags and config fields share their names."""
+
+import dataclasses
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from ..config import METHODS, STRATEGIES, CalibrationConfig, PruningConfig, SamplingConfig
+
+
+def add_model(parser: ArgumentParser, several: bool = False) -> None:
+    """Add the flags that say which model to load and how."""
+    group = parser.add_argument_group("model")
+    kind = {"nargs": "+"} if several else {}
+    group.add_argument(
+        "-m", "--model", required=True, help="Hub id, local folder, or tiny-reasoner for the embedded model", **kind
+    )
+    group.add_argument("--revision", help="branch, tag or commit on the Hub")
+    group.add_argument("--dtype", default="auto", help="weight type, such as bfloat16 (default: the checkpoint's own)")
+    group.add_argument("--device-map", help="where to place the layers, such as auto or cuda")
+    group.add_argument("--trust-remote-code", action="store_true", help="let code from the checkpoint run")
+
+
+def add_problems(parser: ArgumentParser, required: bool) -> None:
+    """Add the flags that say which problems to ask."""
+    group = parser.add_argument_group("problems")
+    group.add_argument(
+        "--problems",
+        required=required,
+        help="Hub data set or JSON, JSON Lines, Parquet or CSV file with questions and answers, or tiny-reasoner",
+    )
+    group.add_argument("--split", help="split of the data set (default: train)")
+    group.add_argument("--num-problems", type=int, help="use this many problems at most")
+    group.add_argument("--question-column", help="column of the question (default: found by its usual names)")
+    group.add_argument("--answer-column", help="column of the final answer (default: found by its usual names)")
+    group.add_argument("--instruction", default="", help="text added to every question")
+    group.add_argument("--batch-size", type=int, default=64, help="responses generated together (default: %(default)s)")
+
+
+def add_sampling(parser: ArgumentParser, defaults: Any) -> None:
+    """Add the flags of sampling, with the defaults of a config class."""
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--temperature", type=float, default=defaults.temperature, help="0 is greedy (default: %(default)s)")
+    group.add_argument("--top-p", type=float, default=defaults.top_p, help="probability mass kept (default: %(default)s)")
+    group.add_argument(
+        "--max-new-tokens", type=int, default=defaults.max_new_tokens, help="longest response (default: %(default)s)"
+    )
+    group.add_argument("--seed", type=int, default=defaults.seed, help="seed of everything random (default: %(default)s)")
+
+
+def add_calibration(parser: ArgumentParser) -> None:
+    """Add the flags of `CalibrationConfig`."""
+    add_sampling(parser, CalibrationConfig)
+    group = parser.add_argument_group("selection")
+    group.add_argument("--strategy", default="ssgr", help=f"{', '.join(STRATEGIES)} (default: %(default)s)")
+    group.add_argument("--num-sequences", type=int, help="sequences to select (default: 128 unless --num-tokens is given)")
+    group.add_argument("--num-tokens", type=int, help="tokens to select, prompts included")
+    group.add_argument("--samples-per-problem", type=int, default=16, help="rollouts for each problem (default: %(default)s)")
+    group.add_argument(
+        "--pass-rate",
+        type=float,
+        nargs=2,
+        default=CalibrationConfig.pass_rate,
+        metavar=("LOW", "HIGH"),
+        help="share of correct rollouts that makes a problem challenging (default: 0.2 0.8)",
+    )
+    group.add_argument(
+        "--length-window",
+        type=float,
+        nargs=2,
+        default=CalibrationConfig.length_window,
+        metavar=("LOW", "HIGH"),
+        help="percentiles of length that make a trace moderate (default: 25 75)",
+    )
+    group.add_argument("--max-per-problem", type=int, default=2, help="traces from one problem at most (default: %(default)s)")
+    group.add_argument("--text", type=Path, help="text file with general text, for the strategy text")
+    group.add_argument(
+        "--text-length", type=int, default=2048, help="tokens in a window of general text (default: %(default)s)"
+    )
+
+
+def add_output(parser: ArgumentParser) -> None:
+    """Add where to write, and how loudly."""
+    parser.add_argument("output", type=Path, metavar="OUT", help="folder to write; must be new or empty")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan and stop")
+    add_quiet(parser)
+
+
+def add_quiet(parser: ArgumentParser) -> None:
+    """Add the flag that silences progress and warnings."""
+    parser.add_argument("--quiet", action="store_true", help="no progress bars, no warnings")
+
+
+def add_pruning(parser: ArgumentParser) -> None:
+    """Add the flags of `PruningConfig`."""
+    group = parser.add_argument_group("pruning")
+    group.add_argument("--method", default="sparsegpt", help=f"{', '.join(METHODS)} (default: %(default)s)")
+    group.add_argument("--sparsity", type=float, help="share of weights to remove (default: 0.5)")
+    group.add_argument("--pattern", help="N:M pattern such as 2:4: N of every M weights stay")
+    group.add_argument(
+        "--damping", type=float, default=PruningConfig.damping, help="damping of the Hessian (default: %(default)s)"
+    )
+
+
+def calibration_config(args: Namespace) -> CalibrationConfig:
+    """Read a `CalibrationConfig` off the flags."""
+    values = _fields(CalibrationConfig, args)
+    if args.num_sequences is None and args.num_tokens is None:
+        values["num_sequences"] = CalibrationConfig.num_sequences
+    return CalibrationConfig(**values)
+
+
+def pruning_config(args: Namespace) -> PruningConfig:
+    """Read a `PruningConfig` off the flags."""
+    return PruningConfig(**_fields(PruningConfig, args))
+
+
+def sampling_config(args: Namespace) -> SamplingConfig:
+    """Read a `SamplingConfig` off the flags."""
+    return SamplingConfig(**_fields(SamplingConfig, args))
+
+
+def load_arguments(args: Namespace) -> dict[str, Any]:
+    """Return what `SSGRPruner.from_pretrained` takes besides the model's name."""
+    return {
+        "revision": args.revision,
+        "dtype": args.dtype,
+        "device_map": args.device_map,
+        "trust_remote_code": args.trust_remote_code,
+    }
+
+
+def _fields(config: type, args: Namespace) -> dict[str, Any]:
+    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(config)}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

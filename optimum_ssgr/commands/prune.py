@@ -1,0 +1,69 @@
+"""`optimum-cli ssgr prune`: prune a model, block by block."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from ..config import PruningConfig
+from ..errors import ConfigError
+from . import calibrate, flags
+from .base import SSGRSubcommand, say
+
+
+class PruneCommand(SSGRSubcommand):
+    """Calibrate if need be, prune, save and reload."""
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Add the command's flags."""
+        flags.add_output(parser)
+        flags.add_model(parser)
+        flags.add_pruning(parser)
+        parser.add_argument("--calibration", type=Path, help="folder of a calibration set; made on the spot when left out")
+        flags.add_problems(parser, required=False)
+        flags.add_calibration(parser)
+
+    def execute(self, args: Namespace) -> None:
+        """Prune the model and save the checkpoint."""
+        config = flags.pruning_config(args)
+        calibration_config = flags.calibration_config(args)
+        needs_building = config.method != "magnitude" and args.calibration is None
+        if needs_building and args.problems is None and args.text is None:
+            raise ConfigError(f"the method {config.method} needs --calibration, or --problems to make a calibration set.")
+        if needs_building:
+            calibrate.check_inputs(args, calibration_config)
+        from ..calibration.dataset import CalibrationSet
+        from ..checkpoints.load import load_skeleton
+        from ..output import check_unused
+        from ..pruner import SSGRPruner
+        from ..pruning.layerwise import check_prunable
+
+        check_unused(args.output)
+        calibration = CalibrationSet.load_from_disk(args.calibration) if args.calibration else None
+        problems, text = calibrate.read_inputs(args, calibration_config) if needs_building else (None, None)
+        skeleton = load_skeleton(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
+        linears = check_prunable(skeleton, config)
+        if args.dry_run:
+            plan(args, config, skeleton.num_parameters(), linears)
+            if needs_building:
+                calibrate.plan(args, calibration_config, problems)
+            return
+        pruner = SSGRPruner.from_pretrained(args.model, **flags.load_arguments(args))
+        if needs_building:
+            calibration = pruner.build_calibration(
+                problems, calibration_config, text=text, batch_size=args.batch_size, instruction=args.instruction
+            )
+        report = pruner.prune(calibration, config)
+        pruner.save_pretrained(args.output)
+        say(str(report))
+        say(f"checkpoint written to {args.output}, reloaded and checked")
+
+
+def plan(args: Namespace, config: PruningConfig, parameters: int, linears: dict) -> None:
+    """Print what would be done."""
+    layers = [linear for members in linears.values() for linear in members.values()]
+    weights = sum(layer.weight.numel() for layer in layers)
+    say(f"model        {args.model}, {parameters:,} parameters")
+    say(f"prunes       {len(layers)} linear layers in {len(linears)} blocks, {weights:,} weights")
+    say(f"method       {config.method}, {config.pattern or f'{config.sparsity:.0%}'}")
+    say(f"removes      {int(weights * config.target_sparsity):,} weights ({config.target_sparsity:.0%} of them)")
+    say(f"writes       {args.output}")

@@ -1,0 +1,22 @@
+"""`optimum-cli ssgr`: the root of the commands."""
+
+from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
+
+from .calibrate import CalibrateCommand
+from .demo import DemoCommand
+from .evaluate import EvaluateCommand
+from .inspect import InspectCommand
+from .prune import PruneCommand
+
+
+class SSGRCommand(BaseOptimumCLICommand):
+    """The group of commands."""
+
+    COMMAND = CommandInfo("ssgr", "Prune reasoning models with calibration data they wrote themselves.")
+    SUBCOMMANDS = (
+        CommandInfo("calibrate", "Let a model write its own calibration set, verified and selected.", CalibrateCommand),
+        CommandInfo("prune", "Prune a model, block by block.", PruneCommand),
+        CommandInfo("evaluate", "Measure accuracy, length, truncation and loops on problems.", EvaluateCommand),
+        CommandInfo("inspect", "Show the sparsity of a checkpoint without building the model.", InspectCommand),
+        CommandInfo("demo", "Run all of it on the embedded tiny reasoner, offline.", DemoCommand),
+    )

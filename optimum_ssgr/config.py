@@ -1,0 +1,207 @@
+"""Settings of calibration, sampling and pruning: plain dataclasses that check themselves and travel as JSON."""
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import Self
+
+from .errors import ConfigError
+
+
+STRATEGIES = ("ssgr", "self", "rac", "prompts", "text")
+METHODS = ("magnitude", "wanda", "sparsegpt")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+class _JSONConfig:
+    """JSON round trip shared by the configs; `file_name` is the file's name inside a folder."""
+
+    file_name: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain JSON types."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build a config from `to_dict` output.
+
+        Raises:
+            ConfigError: A name is unknown or a value is out of range.
+        """
+        unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
+        _require(not unknown, f"unknown settings in {cls.__name__}: {', '.join(sorted(unknown))}.")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the settings to `file_name` in a folder."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / self.file_name).write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Read the settings from `file_name` in a folder.
+
+        Raises:
+            ConfigError: The file is missing, malformed or holds wrong settings.
+        """
+        path = Path(folder) / cls.file_name
+        try:
+            values = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise ConfigError(f"there is no {cls.file_name} in {folder}.") from None
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{path} is not valid JSON ({error}).") from None
+        return cls.from_dict(values)
+
+
+@dataclass(frozen=True)
+class SamplingConfig(_JSONConfig):
+    """How responses are sampled.
+
+    Args:
+        temperature: Softmax temperature; 0 means greedy.
+        top_p: Probability mass kept by nucleus sampling; 1 keeps everything.
+        max_new_tokens: Longest response, in tokens; a longer one is cut and counts as truncated.
+        seed: Every request draws from a generator of its own, seeded from this, its problem and its sample number.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+
+    file_name = "sampling_config.json"
+    temperature: float = 0.6
+    top_p: float = 0.95
+    max_new_tokens: int = 32768
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.temperature >= 0, f"temperature must be 0 or more, not {self.temperature}.")
+        _require(0 < self.top_p <= 1, f"top_p must be above 0 and at most 1, not {self.top_p}.")
+        _require(self.max_new_tokens >= 1, f"max_new_tokens must be at least 1, not {self.max_new_tokens}.")
+
+
+@dataclass(frozen=True)
+class CalibrationConfig(_JSONConfig):
+    """Which sequences to calibrate on.
+
+    The defaults are the nearest public reading of SSGR (arXiv 2511.18864): 16 rollouts a problem at temperature 0.8, correct
+    traces of problems solved 20-80 % of the time, between the 25th and 75th percentile of length, 128 sequences.
+
+    Args:
+        strategy: `ssgr` (correct, challenging, moderately long self-generated traces), `self` (correct self-generated traces
+            at random), `rac` (unverified self-generated traces, arXiv 2509.12464), `prompts` (the questions alone) or `text`
+            (windows of general text).
+        num_sequences: Sequences to select at most; None for no limit.
+        num_tokens: Tokens to select, prompt included; the last sequence is cut to meet it exactly. None for no limit.
+        samples_per_problem: Rollouts sampled for each problem.
+        temperature: Softmax temperature of the rollouts.
+        top_p: Probability mass kept by nucleus sampling.
+        max_new_tokens: Longest response, in tokens.
+        pass_rate: Lowest and highest share of correct rollouts that make a problem challenging (`ssgr`).
+        length_window: Percentiles of response length, among correct rollouts, between which a trace is moderate (`ssgr`).
+        max_per_problem: Traces selected from one problem at most.
+        text_length: Length of a window of general text, in tokens (`text`).
+        seed: Seed of sampling and selection.
+
+    Raises:
+        ConfigError: A value is unknown or out of range.
+    """
+
+    file_name = "calibration_config.json"
+    strategy: str = "ssgr"
+    num_sequences: int | None = 128
+    num_tokens: int | None = None
+    samples_per_problem: int = 16
+    temperature: float = 0.8
+    top_p: float = 1.0
+    max_new_tokens: int = 8192
+    pass_rate: tuple[float, float] = (0.2, 0.8)
+    length_window: tuple[float, float] = (25.0, 75.0)
+    max_per_problem: int = 2
+    text_length: int = 2048
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.strategy in STRATEGIES, f"unknown strategy '{self.strategy}'; choose one of {', '.join(STRATEGIES)}.")
+        budgets = [budget for budget in (self.num_sequences, self.num_tokens) if budget is not None]
+        _require(bool(budgets), "set num_sequences or num_tokens, otherwise the calibration set has no size.")
+        _require(min(budgets) >= 1, "num_sequences and num_tokens must be at least 1.")
+        for name in ("samples_per_problem", "max_per_problem"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}.")
+        _require(self.text_length >= 2, f"text_length must be at least 2, not {self.text_length}.")
+        low, high = self.pass_rate
+        _require(0 <= low <= high <= 1, f"pass_rate must be two shares between 0 and 1, low to high, not {low}, {high}.")
+        low, high = self.length_window
+        _require(0 <= low <= high <= 100, f"length_window must be two percentiles between 0 and 100, not {low}, {high}.")
+        self.sampling  # noqa: B018  (checks the sampling settings)
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """How the rollouts are sampled."""
+        return SamplingConfig(self.temperature, self.top_p, self.max_new_tokens, self.seed)
+
+    @property
+    def needs_rollouts(self) -> bool:
+        """Whether the strategy selects among generated traces."""
+        return self.strategy in ("ssgr", "self", "rac")
+
+
+@dataclass(frozen=True)
+class PruningConfig(_JSONConfig):
+    """What to prune and how.
+
+    Args:
+        method: `sparsegpt` (arXiv 2301.00774), `wanda` (arXiv 2306.11695) or `magnitude`.
+        sparsity: Share of the weights of every linear layer to set to zero, in [0, 1); None when a pattern is given.
+        pattern: N:M pattern such as `2:4`, which keeps N of every M consecutive weights of a row; None for unstructured.
+        damping: Share of the mean diagonal added to the Hessian's diagonal (`sparsegpt`).
+
+    Raises:
+        ConfigError: A value is unknown or out of range.
+    """
+
+    file_name = "pruning_config.json"
+    method: str = "sparsegpt"
+    sparsity: float | None = None
+    pattern: str | None = None
+    damping: float = 0.01
+
+    def __post_init__(self) -> None:
+        _require(self.method in METHODS, f"unknown method '{self.method}'; choose one of {', '.join(METHODS)}.")
+        _require(0 < self.damping <= 0.5, f"damping must be above 0 and at most 0.5, not {self.damping}.")
+        if self.pattern is None:
+            if self.sparsity is None:
+                object.__setattr__(self, "sparsity", 0.5)
+            _require(0 <= self.sparsity < 1, f"sparsity must be at least 0 and below 1, not {self.sparsity}.")
+            return
+        _require(self.sparsity is None, "give sparsity or pattern, not both: a pattern fixes the sparsity.")
+        match = re.fullmatch(r"(\d+):(\d+)", self.pattern)
+        _require(
+            bool(match) and 0 < int(match[1]) < int(match[2]),
+            f"pattern must be N:M with 0 < N < M, for example 2:4, not '{self.pattern}'.",
+        )
+
+    @property
+    def n_of_m(self) -> tuple[int, int] | None:
+        """The pattern as (kept, group size), or None when unstructured."""
+        if self.pattern is None:
+            return None
+        kept, size = self.pattern.split(":")
+        return int(kept), int(size)
+
+    @property
+    def target_sparsity(self) -> float:
+        """Share of weights the settings ask to remove."""
+        if self.n_of_m is None:
+            return self.sparsity
+        kept, size = self.n_of_m
+        return 1 - kept / size

@@ -1,0 +1,93 @@
+"""Numbers about responses: accuracy with its standard error, lengths, truncation and verbatim loops."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..records import GradedRollout
+from ..verification.answer import THINK_START
+
+
+def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> tuple[float, float]:
+    """Mean with a standard error that treats values of one cluster as dependent.
+
+    Args:
+        values: One number per sample.
+        clusters: Cluster of each sample, such as its problem.
+
+    Returns:
+        Mean over samples and its cluster-robust standard error, with the G / (G - 1) correction for G clusters; the error is
+        NaN for a single cluster.
+    """
+    data = np.asarray(values, dtype=np.float64)
+    _, index = np.unique(np.asarray(clusters), return_inverse=True)
+    groups = int(index.max()) + 1
+    average = float(data.mean())
+    if groups < 2:
+        return average, math.nan
+    residuals = np.bincount(index, weights=data - average)
+    return average, math.sqrt(groups / (groups - 1) * float((residuals**2).sum())) / len(data)
+
+
+def is_loop(token_ids: Sequence[int], least: int = 32) -> bool:
+    """Tell whether a response ends in the same words over and over.
+
+    Args:
+        token_ids: The response.
+        least: Fewest tokens that must repeat what stood one period before.
+
+    Returns:
+        True when the tail repeats some period at least three times and at least `least` tokens of it are repetition.
+    """
+    ids = np.asarray(token_ids)
+    for period in range(1, len(ids) // 3 + 1):
+        needed = max(2 * period, least)
+        if needed + period > len(ids):
+            continue
+        if ids[-1] == ids[-1 - period] and np.array_equal(ids[-needed:], ids[-needed - period : -period]):
+            return True
+    return False
+
+
+def summarize(graded: Sequence[GradedRollout], think_opened: bool | None = None) -> dict[str, float | int]:
+    """Summarize graded responses.
+
+    Args:
+        graded: Responses to one or more problems, any number of samples each.
+        think_opened: Whether the model was expected to think; found from the responses when None.
+
+    Returns:
+        `problems`, `samples`, `accuracy` with `accuracy_se` (clustered by problem), `mean_tokens`, `median_tokens`, and the
+        shares `truncated`, `missing_think_end` (None for a model that does not think) and `looping`.
+    """
+    accuracy, error = clustered_mean([item.verdict.correct for item in graded], [item.problem.id for item in graded])
+    lengths = [len(item.rollout.response_ids) for item in graded]
+    thinks = think_opened or any(item.verdict.thought or THINK_START in item.text for item in graded)
+    unclosed = sum(not item.verdict.thought for item in graded) / len(graded)
+    return {
+        "problems": len({item.problem.id for item in graded}),
+        "samples": len(graded),
+        "accuracy": accuracy,
+        "accuracy_se": error,
+        "mean_tokens": float(np.mean(lengths)),
+        "median_tokens": float(np.median(lengths)),
+        "truncated": sum(not item.rollout.finished for item in graded) / len(graded),
+        "missing_think_end": unclosed if thinks else None,
+        "looping": sum(is_loop(item.rollout.response_ids) for item in graded) / len(graded),
+    }
+
+
+def mean_over_seeds(values: np.ndarray) -> tuple[float, float]:
+    """Mean of an experiment repeated with several seeds on the same problems, with a standard error.
+
+    Args:
+        values: One number per seed and problem, float [seeds, problems].
+
+    Returns:
+        The mean, and the root of the sum of two squared standard errors: over problems (of their means over seeds) and over
+        seeds (of their means over problems). The two overlap, so this errs on the side of caution.
+    """
+    over_problems = values.mean(axis=0).std(ddof=1) / math.sqrt(values.shape[1])
+    over_seeds = values.mean(axis=1).std(ddof=1) / math.sqrt(values.shape[0]) if len(values) > 1 else 0.0
+    return float(values.mean()), math.hypot(over_problems, over_seeds)

@@ -1,0 +1,45 @@
+"""Folders that appear whole or not at all."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import OutputError
+
+
+def check_unused(folder: str | Path) -> Path:
+    """Refuse a folder that already holds something, so that nothing is overwritten.
+
+    Raises:
+        OutputError: The folder is in use, or a file has its name.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; choose a folder to write to.")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise OutputError(f"the output folder {folder} is not empty; choose another or remove it.")
+    return folder
+
+
+@contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """Give a temporary folder beside the wanted one, renamed to it at the end; an error leaves nothing behind.
+
+    Raises:
+        OutputError: The folder is in use or cannot be written.
+    """
+    folder = check_unused(folder)
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True)
+        yield partial
+        if folder.exists():
+            folder.rmdir()
+        partial.rename(folder)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,241 @@
+"""`SSGRPruner`: the whole way from a dense reasoning model to a sparse checkpoint, one method per stage."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing_extensions import Self
+
+from . import __version__
+from .calibration.build import (
+    generate_rollouts,
+    select_calibration,
+    select_prompts,
+    select_text,
+    tokenizer_hash,
+)
+from .calibration.dataset import CalibrationSet
+from .checkpoints.load import load_model
+from .checkpoints.save import save_checkpoint
+from .config import CalibrationConfig, PruningConfig, SamplingConfig
+from .errors import ConfigError, DataError
+from .evaluation.evaluate import evaluate
+from .evaluation.metrics import summarize
+from .hub.cards import model_card
+from .output import check_unused
+from .problems.load import load_problems
+from .pruning.layerwise import check_prunable, prune_layerwise
+from .pruning.report import PruningReport
+from .records import GradedRollout, Problem
+
+
+ProblemSource = str | Path | Iterable[Problem | Mapping[str, Any]]
+
+
+class SSGRPruner:
+    """Calibrates and prunes one model.
+
+    Args:
+        model: Causal language model; it is pruned in place.
+        tokenizer: Its tokenizer, with a chat template.
+        trust_remote_code: Whether code from the checkpoint may run when the saved model is reloaded.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, trust_remote_code: bool = False) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.trust_remote_code = trust_remote_code
+        self._provenance: dict[str, Any] | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_id: str,
+        *,
+        revision: str | None = None,
+        dtype: str | torch.dtype = "auto",
+        device_map: str | dict[str, str] | None = None,
+        trust_remote_code: bool = False,
+        token: str | bool | None = None,
+    ) -> Self:
+        """Load a model and its tokenizer.
+
+        Args:
+            model_id: Hub id, local folder, or `tiny-reasoner` for the embedded model.
+            revision: Branch, tag or commit on the Hub.
+            dtype: Weight type; `auto` keeps the checkpoint's own.
+            device_map: Where to place the layers, as in transformers.
+            trust_remote_code: Whether code from the checkpoint may run.
+            token: Hub token.
+
+        Raises:
+            ModelError: The model or its tokenizer cannot be loaded.
+        """
+        model, tokenizer = load_model(
+            model_id,
+            revision=revision,
+            dtype=dtype,
+            device_map=device_map,
+            trust_remote_code=trust_remote_code,
+            token=token,
+        )
+        return cls(model, tokenizer, trust_remote_code)
+
+    def build_calibration(
+        self,
+        problems: ProblemSource | None = None,
+        config: CalibrationConfig | None = None,
+        *,
+        rollouts: Sequence[GradedRollout] | None = None,
+        text: Sequence[str] | None = None,
+        output_dir: str | Path | None = None,
+        batch_size: int = 64,
+        instruction: str = "",
+    ) -> CalibrationSet:
+        """Make the sequences to calibrate on.
+
+        Args:
+            problems: What `load_problems` takes; not needed by the strategy `text` nor when `rollouts` are given.
+            config: Strategy, sampling and selection; SSGR's defaults when None.
+            rollouts: Rollouts of this model to select from, so that nothing is generated.
+            text: Documents of general text, for the strategy `text`.
+            output_dir: Folder to save the set in.
+            batch_size: Most responses in the making at a time.
+            instruction: Text appended to every question.
+
+        Raises:
+            SSGRError: Something is missing, malformed or does not fit; before any generation where it can be known.
+        """
+        config = config or CalibrationConfig()
+        if output_dir is not None:
+            check_unused(output_dir)
+        if config.strategy == "text":
+            built = select_text(self.model, self.tokenizer, text or (), config)
+        elif rollouts is not None and config.needs_rollouts:
+            built = select_calibration(self.model, self.tokenizer, rollouts, config)
+        elif problems is None:
+            raise ConfigError(f"the strategy {config.strategy} needs problems.")
+        elif config.strategy == "prompts":
+            built = select_prompts(self.model, self.tokenizer, load_problems(problems), config, instruction)
+        else:
+            rollouts = self.generate_rollouts(problems, config, batch_size=batch_size, instruction=instruction)
+            built = select_calibration(self.model, self.tokenizer, rollouts, config)
+        if output_dir is not None:
+            built.save_to_disk(output_dir)
+        return built
+
+    def generate_rollouts(
+        self, problems: ProblemSource, config: CalibrationConfig, *, batch_size: int = 64, instruction: str = ""
+    ) -> list[GradedRollout]:
+        """Generate and verify the rollouts that strategies select from.
+
+        Args:
+            problems: What `load_problems` takes.
+            config: Samples per problem and sampling.
+            batch_size: Most responses in the making at a time.
+            instruction: Text appended to every question.
+
+        Raises:
+            SSGRError: There are no problems, no chat template, or a prompt does not fit the context.
+        """
+        return generate_rollouts(self.model, self.tokenizer, load_problems(problems), config, batch_size, instruction)
+
+    def prune(
+        self, calibration: CalibrationSet | Dataset | str | Path | None = None, config: PruningConfig | None = None
+    ) -> PruningReport:
+        """Prune the model in place.
+
+        Args:
+            calibration: A calibration set, its folder, or a data set with a column `input_ids`; None for magnitude pruning.
+            config: Method, sparsity or pattern.
+
+        Raises:
+            SSGRError: The architecture, the pattern or the calibration set does not fit, or the numbers are not usable.
+        """
+        config = config or PruningConfig()
+        check_prunable(self.model, config)
+        sequences, manifest = self._sequences(calibration, config)
+        report = PruningReport.of(self.model, prune_layerwise(self.model, sequences, config))
+        self._provenance = {
+            "base_model": self.model.config._name_or_path,
+            "base_commit": getattr(self.model.config, "_commit_hash", None),
+            "pruning": config.to_dict(),
+            "calibration": manifest,
+            "sparsity": report.to_dict(),
+            "versions": {
+                "optimum-ssgr": __version__,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
+        }
+        return report
+
+    def _sequences(
+        self, calibration: CalibrationSet | Dataset | str | Path | None, config: PruningConfig
+    ) -> tuple[list[list[int]], dict[str, Any] | None]:
+        if config.method == "magnitude":
+            return [], None
+        if calibration is None:
+            raise ConfigError(f"the method {config.method} needs a calibration set.")
+        if isinstance(calibration, Dataset):
+            if "input_ids" not in calibration.column_names:
+                raise DataError("the calibration data set has no column input_ids.")
+            return list(calibration["input_ids"]), None
+        loaded = calibration if isinstance(calibration, CalibrationSet) else CalibrationSet.load_from_disk(calibration)
+        if loaded.manifest.get("tokenizer_hash") != tokenizer_hash(self.tokenizer):
+            raise DataError(
+                f"the calibration set was made with the tokenizer of {loaded.manifest.get('model')}, which is another one "
+                "than this model's; build it again with this model."
+            )
+        return loaded.sequences, loaded.manifest
+
+    def evaluate(
+        self,
+        problems: ProblemSource,
+        sampling: SamplingConfig | None = None,
+        *,
+        samples: int = 1,
+        batch_size: int = 64,
+        instruction: str = "",
+    ) -> dict[str, float | int | None]:
+        """Measure accuracy with its standard error, lengths, truncation and loops.
+
+        Args:
+            problems: What `load_problems` takes.
+            sampling: How to sample; T=0.6, top-p 0.95, 32,768 tokens when None.
+            samples: Responses per problem.
+            batch_size: Most responses in the making at a time.
+            instruction: Text appended to every question.
+
+        Returns:
+            What `evaluation.metrics.summarize` returns.
+
+        Raises:
+            SSGRError: There are no problems, no chat template, or a prompt does not fit the context.
+        """
+        graded = evaluate(
+            self.model,
+            self.tokenizer,
+            load_problems(problems),
+            sampling or SamplingConfig(),
+            samples,
+            batch_size,
+            instruction,
+        )
+        return summarize(graded)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Save the pruned model, its tokenizer, `ssgr_config.json` and a card; loads with `AutoModelForCausalLM` anywhere.
+
+        Raises:
+            ConfigError: Nothing was pruned yet.
+            OutputError: The folder is in use or cannot be written, or the checkpoint does not load back as it was.
+        """
+        if self._provenance is None:
+            raise ConfigError("prune the model before saving it.")
+        card = model_card(self._provenance)
+        save_checkpoint(self.model, self.tokenizer, folder, self._provenance, card, self.trust_remote_code)

@@ -1,0 +1,37 @@
+"""General text that is on any machine with Python: the documentation inside its standard library."""
+
+import ast
+import re
+import sysconfig
+import zlib
+from functools import cache
+from pathlib import Path
+from pydoc_data import topics
+
+
+def _docstrings(path: Path) -> list[str]:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError):
+        return []  # the library ships a few files that are broken on purpose
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
+
+
+@cache
+def documents(split: str) -> tuple[str, ...]:
+    """Read the docstrings and help topics of the running Python's standard library.
+
+    Args:
+        split: `"train"` or `"test"`; a document's own hash decides which it belongs to.
+
+    Returns:
+        Documents of at least 60 printable ASCII characters, without duplicates, in a fixed order.
+    """
+    library = Path(sysconfig.get_paths()["stdlib"])
+    skipped = {"site-packages", "dist-packages", "test", "tests", "idlelib", "__pycache__"}
+    paths = [path for path in sorted(library.rglob("*.py")) if not skipped & set(path.relative_to(library).parts)]
+    texts = [text for path in paths for text in _docstrings(path)] + list(topics.topics.values())
+    cleaned = dict.fromkeys(re.sub(r"[^\x20-\x7e\n]", "", text) for text in texts)
+    held_out = split == "test"
+    return tuple(text for text in cleaned if len(text) >= 60 and (zlib.crc32(text.encode()) % 20 == 0) == held_out)

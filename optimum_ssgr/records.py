@@ -1,0 +1,90 @@
+"""What flows between the stages: problems, rollouts and verdicts."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question with a known final answer.
+
+    Args:
+        id: Unique name of the problem in its set.
+        question: What the model is asked.
+        answer: The final answer, as a LaTeX box would hold it.
+        difficulty: Difficulty given by the problem's author, if any; selection measures its own.
+        source: Where the problem comes from.
+    """
+
+    id: str
+    question: str
+    answer: str
+    difficulty: float | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled response, as token ids exactly as the model produced them.
+
+    Args:
+        problem_id: `Problem.id` of the question.
+        sample: Number of the sample among those of this problem, from 0.
+        prompt_ids: Token ids the model was given.
+        response_ids: Token ids the model wrote, the end-of-sequence token included when it came.
+        finished: Whether the model ended by itself; False when it was cut at the token limit.
+    """
+
+    problem_id: str
+    sample: int
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What verification made of a rollout.
+
+    Args:
+        answer: The answer found after the thinking, or None.
+        correct: Whether it equals the problem's answer; always False for a truncated response.
+        thought: Whether the thinking was closed by `</think>`.
+    """
+
+    answer: str | None
+    correct: bool
+    thought: bool
+
+
+@dataclass(frozen=True)
+class GradedRollout:
+    """A rollout with its problem, its verdict and the text of the response."""
+
+    problem: Problem
+    rollout: Rollout
+    verdict: Verdict
+    text: str
+
+
+@dataclass(frozen=True)
+class CalibrationSequence:
+    """One sequence to calibrate on, as token ids exactly as the model saw or wrote them.
+
+    Args:
+        prompt_ids: Token ids of the prompt; empty for general text.
+        response_ids: Token ids of the response or of the text; empty when only the prompt is used.
+        selected_by: The strategy, and the rule when the first one did not give enough.
+        problem_id: Problem the sequence belongs to; None for general text.
+        sample: Number of the rollout; None when there is none.
+    """
+
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    selected_by: str
+    problem_id: str | None = None
+    sample: int | None = None
+
+    @property
+    def input_ids(self) -> tuple[int, ...]:
+        """Prompt and response together."""
+        return self.prompt_ids + self.response_ids

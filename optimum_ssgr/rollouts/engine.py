@@ -1,0 +1,39 @@
+"""What every engine does: take requests, give rollouts back in the order they finish."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..records import Rollout
+
+
+@dataclass(frozen=True)
+class Request:
+    """One response to sample.
+
+    Args:
+        problem_id: Problem the response belongs to.
+        sample: Number of the sample among those of the problem, from 0.
+        prompt_ids: Token ids to continue.
+        seed: Seed of the request's own random generator.
+    """
+
+    problem_id: str
+    sample: int
+    prompt_ids: tuple[int, ...]
+    seed: int
+
+
+class Engine(Protocol):
+    """Samples responses."""
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Rollout]:
+        """Yield one rollout per request, in the order they finish."""
+        ...
+
+
+def request_seed(seed: int, problem_id: str, sample: int) -> int:
+    """Derive a request's own seed, so that its randomness does not depend on which other requests run beside it."""
+    digest = hashlib.sha256(f"{seed}/{problem_id}/{sample}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
