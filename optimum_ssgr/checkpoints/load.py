@@ -1,11 +1,15 @@
 """Load a model and its tokenizer the way transformers does, with errors a user understands."""
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import ModelError
 from ..reasoner import NAME as EMBEDDED
 from ..reasoner import WEIGHTS
+
+
+_LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, SafetensorError)
 
 
 def load_model(
@@ -35,7 +39,7 @@ def load_model(
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **shared)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=device_map, use_safetensors=True, **shared)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except _LOADING_ERRORS as error:
         raise _cannot_load(model_id, error) from error
     model.config._name_or_path = model_id
     return model.eval(), tokenizer
@@ -54,7 +58,7 @@ def load_skeleton(
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code, token=token)
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except _LOADING_ERRORS as error:
         raise _cannot_load(model_id, error) from error
 
 

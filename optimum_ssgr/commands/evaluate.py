@@ -33,6 +33,8 @@ class EvaluateCommand(SSGRSubcommand):
             raise ConfigError(f"samples must be at least 1, not {args.samples}.")
         if args.output is not None and args.output.exists():
             raise OutputError(f"{args.output} exists; choose another file or remove it.")
+        if args.output is not None and not args.output.absolute().parent.is_dir():
+            raise OutputError(f"there is no folder {args.output.parent} to write {args.output.name} in.")
         problems = load_problems(
             args.problems,
             split=args.split,

@@ -139,8 +139,8 @@ def train(output: Path, steps: int, seed: int) -> None:
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "layers" not in name]
     optimizers = [
-        torch.optim.Muon(matrices, lr=0.02, momentum=0.95, weight_decay=0.01),
-        torch.optim.AdamW(others, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0),
+        torch.optim.Muon(matrices, lr=0.01, momentum=0.95, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 
     def learning_rate(step: int) -> float:
@@ -186,7 +186,7 @@ def train(output: Path, steps: int, seed: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Train the tiny reasoner.")
     parser.add_argument("output", type=Path, help="folder to write")
-    parser.add_argument("--steps", type=int, default=11000, help="optimizer steps (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=9000, help="optimizer steps (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and data (default: %(default)s)")
     arguments = parser.parse_args()
     train(arguments.output, arguments.steps, arguments.seed)

@@ -107,7 +107,8 @@ class LocalEngine:
             if eos is None:
                 raise ModelError("the model's generation config names no end-of-sequence token, so no response would end.")
             self.eos_token_ids = frozenset(eos if isinstance(eos, list) else [eos])
-        self.batch_size = max(1, self.batch_size)
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, not {self.batch_size}.")
 
     def check(self, requests: Iterable[Request]) -> None:
         """Refuse requests that do not fit the model's context, before any of them runs.

@@ -1,0 +1,134 @@
+import random
+
+import pytest
+
+from optimum_ssgr.calibration.selection import length_bounds, pass_rates, within_budget
+from optimum_ssgr.calibration.strategies import prompts, select, text
+from optimum_ssgr.config import CalibrationConfig
+from optimum_ssgr.errors import DataError
+from optimum_ssgr.records import CalibrationSequence, GradedRollout, Problem, Rollout, Verdict
+
+
+def rollout(problem_id, sample, correct, length):
+    response = tuple(range(1000 * sample, 1000 * sample + length))
+    made = Rollout(problem_id, sample, (7, 8, 9), response, finished=True)
+    return GradedRollout(Problem(problem_id, "q", "a"), made, Verdict("a", correct, True), "text")
+
+
+def graded(solved_by_problem, lengths=(10, 20, 30, 40)):
+    """Problems with a rollout for each of the lengths, of which the first `solved` are correct."""
+    return [
+        rollout(problem_id, sample, sample < solved, length)
+        for problem_id, solved in solved_by_problem.items()
+        for sample, length in enumerate(lengths)
+    ]
+
+
+def test_pass_rate_is_the_share_of_correct_rollouts():
+    assert pass_rates(graded({"a": 0, "b": 1, "c": 4})) == {"a": 0, "b": 0.25, "c": 1}
+
+
+def test_length_bounds_are_percentiles():
+    assert length_bounds([rollout("a", 0, True, length) for length in range(101)], (25, 75)) == (25, 75)
+
+
+def test_ssgr_takes_correct_challenging_moderate_traces_and_nothing_else():
+    """Against the definition applied one by one to random rollouts."""
+    rng = random.Random(0)
+    items = [rollout(f"p{n % 40}", n // 40, rng.random() < (n % 40) / 40, rng.randrange(5, 200)) for n in range(40 * 8)]
+    config = CalibrationConfig(num_sequences=30, max_per_problem=8)
+    chosen = select(items, config)
+    rates = pass_rates(items)
+    lengths = sorted(len(item.rollout.response_ids) for item in items if item.verdict.correct)
+    low, high = length_bounds([item for item in items if item.verdict.correct], (25, 75))
+    assert lengths[len(lengths) // 4 - 1] <= low <= lengths[len(lengths) // 4 + 1]
+    qualifying = {
+        (item.problem.id, item.rollout.sample)
+        for item in items
+        if item.verdict.correct and 0.2 <= rates[item.problem.id] <= 0.8 and low <= len(item.rollout.response_ids) <= high
+    }
+    assert len(qualifying) > 30
+    assert len(chosen) == 30 == len({(sequence.problem_id, sequence.sample) for sequence in chosen})
+    assert {(sequence.problem_id, sequence.sample) for sequence in chosen} < qualifying
+    assert {sequence.selected_by for sequence in chosen} == {"ssgr"}
+
+
+def test_selection_does_not_depend_on_the_order_of_rollouts():
+    items = graded({f"p{n}": n % 5 for n in range(30)})
+    for strategy in ("ssgr", "self", "rac"):
+        config = CalibrationConfig(strategy=strategy, num_sequences=20, seed=3)
+        expected = select(items, config)
+        for seed in range(3):
+            assert select(random.Random(seed).sample(items, len(items)), config) == expected
+        other = select(items, CalibrationConfig(strategy=strategy, num_sequences=20, seed=4))
+        assert other != expected
+
+
+def test_windows_widen_step_by_step_and_say_so():
+    items = graded({"easy": 4, "hard": 1, "middle": 2})
+    chosen = select(items, CalibrationConfig(num_sequences=7, pass_rate=(0.4, 0.6), max_per_problem=4))
+    # Correct lengths: easy 10 20 30 40, hard 10, middle 10 20; their quartiles are 10 and 25.
+    assert [sequence.selected_by for sequence in chosen] == [
+        *["ssgr"] * 2,
+        *["ssgr: any pass rate below 1"],
+        *["ssgr: any pass rate"] * 2,
+        *["ssgr: any pass rate and length"] * 2,
+    ]
+    assert [sequence.problem_id for sequence in chosen] == ["middle"] * 2 + ["hard"] + ["easy"] * 4
+    assert len({(sequence.problem_id, sequence.sample) for sequence in chosen}) == 7  # none twice
+
+
+def test_no_more_than_asked_for_from_one_problem():
+    items = graded({"a": 4, "b": 4})
+    assert len(select(items, CalibrationConfig(strategy="self", max_per_problem=1))) == 2
+    assert len(select(items, CalibrationConfig(strategy="self", max_per_problem=3))) == 6
+
+
+def test_self_takes_correct_traces_and_rac_takes_all():
+    items = graded({"a": 2, "b": 0})
+    of_self = select(items, CalibrationConfig(strategy="self", max_per_problem=4))
+    of_rac = select(items, CalibrationConfig(strategy="rac", max_per_problem=4))
+    assert {(s.problem_id, s.sample) for s in of_self} == {("a", 0), ("a", 1)}
+    assert len(of_rac) == 8
+
+
+@pytest.mark.parametrize("strategy", ["ssgr", "self"])
+def test_no_correct_rollout_is_refused(strategy):
+    with pytest.raises(DataError, match="not one rollout is correct"):
+        select(graded({"a": 0}), CalibrationConfig(strategy=strategy))
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 3, 4, 30, 57])
+def test_token_budget_is_met_exactly(num_tokens):
+    items = graded({"a": 4, "b": 4})
+    chosen = select(items, CalibrationConfig(strategy="self", num_sequences=None, num_tokens=num_tokens))
+    assert sum(len(sequence.input_ids) for sequence in chosen) == num_tokens
+    originals = {(item.problem.id, item.rollout.sample): item.rollout for item in items}
+    for sequence in chosen:
+        original = originals[sequence.problem_id, sequence.sample]
+        whole = original.prompt_ids + original.response_ids
+        assert whole[: len(sequence.input_ids)] == sequence.input_ids
+        assert sequence is chosen[-1] or sequence.input_ids == whole  # only the last one may be cut
+
+
+def test_whichever_budget_is_met_first_ends_the_selection():
+    sequences = [CalibrationSequence((), (0,) * 10, "self") for _ in range(5)]
+    assert len(within_budget(sequences, 2, 1000)) == 2
+    assert len(within_budget(sequences, 5, 25)) == 3
+    assert len(within_budget(sequences, None, None)) == 5
+
+
+def test_prompts_are_prompts_alone():
+    chosen = list(prompts({"a": (1, 2), "b": (3,)}, CalibrationConfig(strategy="prompts")))
+    assert {sequence.input_ids for sequence in chosen} == {(1, 2), (3,)}
+
+
+def test_text_is_cut_into_windows_that_do_not_overlap():
+    config = CalibrationConfig(strategy="text", text_length=10)
+    windows = list(text(list(range(100)), (500,), config))
+    assert all(len(window.input_ids) == 10 and window.input_ids[0] == 500 for window in windows)
+    seen = [token for window in windows for token in window.input_ids[1:]]
+    assert sorted(seen) == list(range(99))
+    assert [w.input_ids for w in windows] != sorted(w.input_ids for w in windows)
+    with pytest.raises(DataError, match="less than one window"):
+        list(text([1, 2, 3], (), config))

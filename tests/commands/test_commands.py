@@ -1,0 +1,205 @@
+"""The commands as a user types them, each in a process of its own."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from optimum_ssgr.reasoner import WEIGHTS
+
+
+OPTIMUM_CLI = Path(sys.executable).with_name("optimum-cli")
+PROBLEMS = '{"problem": "Count the digit 3.\\na 3\\nb 4\\nc 3\\nd 3", "answer": "3"}\n'
+MODEL = ["-m", "tiny-reasoner"]
+
+
+def ssgr(*arguments, cwd, **environment):
+    command = [OPTIMUM_CLI, "ssgr", *map(str, arguments)]
+    settings = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    return subprocess.run(command, cwd=cwd, env=settings, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("workspace")
+    (folder / "problems.jsonl").write_text(PROBLEMS)
+    (folder / "wrong.jsonl").write_text(PROBLEMS.replace('"3"', '"nothing"'))
+    (folder / "columns.jsonl").write_text('{"text": "a"}\n')
+    (folder / "empty.jsonl").write_text("")
+    (folder / "long.jsonl").write_text(json.dumps({"problem": "a 3\n" * 600, "answer": "3"}) + "\n")
+    (folder / "text.txt").write_text("Some text that is too short.")
+    (folder / "used").mkdir()
+    (folder / "used" / "precious").write_text("x")
+    bare = shutil.copytree(WEIGHTS, folder / "bare")
+    (bare / "chat_template.jinja").unlink()
+    return folder
+
+
+CALIBRATE = ["calibrate", "out", *MODEL, "--max-new-tokens", "60", "--samples-per-problem", "2"]
+PRUNE = ["prune", "out", *MODEL, "--method", "magnitude"]
+MISTAKES = {
+    "missing column": ([*CALIBRATE, "--problems", "columns.jsonl"], 1, "has no question column"),
+    "empty data": ([*CALIBRATE, "--problems", "empty.jsonl"], 1, "empty.jsonl is empty"),
+    "no such file": ([*CALIBRATE, "--problems", "none.jsonl"], 1, "there is no file none.jsonl"),
+    "unknown data set": ([*CALIBRATE, "--problems", "no/such"], 1, "cannot read problems from 'no/such'"),
+    "unknown strategy": ([*CALIBRATE, "--problems", "problems.jsonl", "--strategy", "best"], 2, "unknown strategy 'best'"),
+    "no problems": (CALIBRATE, 2, "the strategy ssgr needs --problems"),
+    "no text": ([*CALIBRATE, "--strategy", "text"], 2, "the strategy text needs --text"),
+    "short text": (
+        [*CALIBRATE, "--strategy", "text", "--text", "text.txt", "--text-length", "500"],
+        1,
+        "less than one window of 499",
+    ),
+    "prompt too long": ([*CALIBRATE, "--problems", "long.jsonl"], 2, "the model's context holds 1024"),
+    "response too long": (
+        [*CALIBRATE, "--problems", "problems.jsonl", "--max-new-tokens", "1020"],
+        2,
+        "set max_new_tokens to",
+    ),
+    "no chat template": (
+        ["calibrate", "out", "-m", "bare", "--problems", "problems.jsonl", "--max-new-tokens", "60"],
+        1,
+        "no chat template",
+    ),
+    "no correct trace": ([*CALIBRATE, "--problems", "wrong.jsonl"], 1, "not one rollout is correct"),
+    "output in use": (["calibrate", "used", *MODEL, "--problems", "problems.jsonl"], 1, "used is not empty"),
+    "unknown method": (["prune", "out", *MODEL, "--method", "magic"], 2, "unknown method 'magic'"),
+    "sparsity 1.2": ([*PRUNE, "--sparsity", "1.2"], 2, "sparsity must be at least 0 and below 1, not 1.2"),
+    "not a number": ([*PRUNE, "--sparsity", "half"], 2, "argument --sparsity: invalid float value: 'half'"),
+    "sparsity and pattern": ([*PRUNE, "--sparsity", "0.5", "--pattern", "2:4"], 2, "not both"),
+    "pattern that does not divide": ([*PRUNE, "--pattern", "2:5"], 2, "2:5 does not divide the 192 inputs"),
+    "no calibration": (["prune", "out", *MODEL], 2, "needs --calibration, or --problems"),
+    "not a calibration set": (["prune", "out", *MODEL, "--calibration", "used"], 1, "used is not a calibration set"),
+    "prune into used": (["prune", "used", *MODEL, "--method", "magnitude"], 1, "used is not empty"),
+    "no such model": (["prune", "out", "-m", "no/such", "--method", "magnitude"], 1, "cannot load the model 'no/such'"),
+    "no such checkpoint": (["inspect", "none"], 1, "there is no folder none"),
+    "no samples": (["evaluate", *MODEL, "--problems", "problems.jsonl", "--samples", "0"], 2, "samples must be at least 1"),
+    "few problems": (["demo", "out", "--num-problems", "1"], 2, "num_problems must be at least 2"),
+    "demo into used": (["demo", "used"], 1, "used is not empty"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_one_sentence(workspace, name):
+    arguments, code, message = MISTAKES[name]
+    before = sorted(workspace.rglob("*"))
+    done = ssgr(*arguments, cwd=workspace)
+    assert done.returncode == code, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert message in last
+    assert "error: " in last
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert sorted(workspace.rglob("*")) == before
+
+
+def test_debug_shows_the_traceback(workspace):
+    done = ssgr(*CALIBRATE, "--problems", "empty.jsonl", cwd=workspace, SSGR_DEBUG="1")
+    assert "Traceback" in done.stderr
+
+
+def test_calibrate_prune_inspect_evaluate(tmp_path):
+    many = ["--problems", "tiny-reasoner", "--num-problems", "24", "--max-new-tokens", "400"]
+    done = ssgr(
+        "calibrate", "set", *MODEL, *many, "--samples-per-problem", "4", "--num-tokens", "2000", "--quiet", cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    funnel = dict(line.split() for line in done.stdout.replace(",", "").splitlines()[:-1])
+    assert (funnel["problems"], funnel["rollouts"], funnel["tokens"]) == ("24", "96", "2000")
+
+    done = ssgr("prune", "model", *MODEL, "--calibration", "set", "--pattern", "2:4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "checkpoint written to model, reloaded and checked" in done.stdout
+    assert "(50.00%;" in done.stdout
+
+    done = ssgr("inspect", "model", cwd=tmp_path)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 29
+    assert all(line.endswith("2:4") for line in lines[:-1])
+    assert "(50.00%;" in lines[-1]
+
+    sampling = ["--temperature", "0", "--max-new-tokens", "200", "--split", "dev", "--num-problems", "10"]
+    models = ["-m", "tiny-reasoner", "model"]
+    done = ssgr("evaluate", *models, "--problems", "tiny-reasoner", *sampling, "--output", "e.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["model", "tiny-reasoner", "model"]
+    results = json.loads((tmp_path / "e.json").read_text())["results"]
+    assert results["tiny-reasoner"]["problems"] == 10
+    assert results["tiny-reasoner"]["accuracy"] > results["model"]["accuracy"] - 0.2
+
+    done = ssgr("evaluate", *MODEL, "--problems", "tiny-reasoner", "--output", "e.json", cwd=tmp_path)
+    assert (done.returncode, "e.json exists" in done.stderr) == (1, True)
+
+
+def test_prune_builds_its_own_calibration(tmp_path):
+    (tmp_path / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 200)
+    text = ["--strategy", "text", "--text", "text.txt", "--text-length", "100", "--num-sequences", "8"]
+    done = ssgr("prune", "out", *MODEL, "--method", "wanda", "--sparsity", "0.4", *text, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    provenance = json.loads((tmp_path / "out" / "ssgr_config.json").read_text())
+    assert provenance["calibration"]["counts"]["sequences"] == 8
+    assert provenance["calibration"]["calibration"]["strategy"] == "text"
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
+    """A limit on the size of files stands for the disk: the weights do not fit, what comes before them does."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+
+    command = [OPTIMUM_CLI, "ssgr", *PRUNE, "--sparsity", "0.5"]
+    done = subprocess.run(command, cwd=tmp_path, preexec_fn=limit, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "error: cannot write out: " in done.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_truncated_checkpoint_is_refused(tmp_path):
+    folder = shutil.copytree(WEIGHTS, tmp_path / "cut")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1_000_000])
+    done = ssgr("prune", "out", "-m", "cut", "--method", "magnitude", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "error: cannot load the model 'cut'" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ([*CALIBRATE, "--problems", "problems.jsonl"], "rollouts     2, at most 120 tokens"),
+        (
+            ["prune", "out", *MODEL, "--problems", "problems.jsonl"],
+            "prunes       28 linear layers in 4 blocks, 1,622,016 weights",
+        ),
+        (["demo", "out"], "evaluates    400 problems of the test split"),
+    ],
+)
+def test_dry_runs_write_nothing(workspace, arguments, expected):
+    before = sorted(workspace.rglob("*"))
+    done = ssgr(*arguments, "--dry-run", cwd=workspace)
+    assert done.returncode == 0, done.stderr
+    assert expected in done.stdout
+    assert sorted(workspace.rglob("*")) == before
+
+
+def test_an_interrupted_run_says_so_and_leaves_nothing(tmp_path):
+    """Interrupted while generating, which is known from its progress bar."""
+    arguments = ["calibrate", "out", *MODEL, "--problems", "tiny-reasoner", "--max-new-tokens", "400", "--num-problems", "500"]
+    command = [OPTIMUM_CLI, "ssgr", *arguments]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        seen = ""
+        while "generate:" not in seen:
+            seen += process.stderr.read(1)
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    assert "interrupted; nothing was written" in rest
+    assert "Traceback" not in rest
+    assert list(tmp_path.iterdir()) == []

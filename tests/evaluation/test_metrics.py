@@ -1,0 +1,86 @@
+import math
+
+import numpy as np
+import pytest
+
+from optimum_ssgr.evaluation.metrics import clustered_mean, is_loop, mean_over_seeds, summarize
+from optimum_ssgr.records import GradedRollout, Problem, Rollout, Verdict
+
+
+def test_one_sample_a_problem_gives_the_usual_standard_error():
+    values = [1, 0, 1, 1, 0, 1, 0, 1]
+    mean, error = clustered_mean(values, [str(n) for n in range(8)])
+    assert mean == pytest.approx(5 / 8)
+    assert error == pytest.approx(np.std(values, ddof=1) / math.sqrt(8))
+
+
+def test_samples_of_one_problem_are_not_independent():
+    """Repeating every value changes neither the mean nor its error."""
+    once = clustered_mean([1, 0, 1, 1], list("abcd"))
+    assert clustered_mean([1, 0, 1, 1] * 5, list("abcd") * 5) == pytest.approx(once)
+
+
+def test_standard_error_covers_the_truth_as_often_as_it_should():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(1000):
+        rates = rng.beta(2, 2, size=50)
+        values = rng.random((50, 4)) < rates[:, None]
+        mean, error = clustered_mean(values.flatten(), np.repeat(np.arange(50), 4).astype(str))
+        hits += abs(mean - 0.5) < 1.96 * error
+    assert 0.92 < hits / 1000 < 0.97
+
+
+def test_error_over_seeds_is_cautious():
+    """It covers the truth at least as often as claimed when problems and seeds both vary."""
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(1000):
+        rates = np.clip(0.5 + 0.2 * rng.standard_normal(100)[None] + 0.03 * rng.standard_normal(3)[:, None], 0, 1)
+        mean, error = mean_over_seeds((rng.random((3, 100)) < rates).astype(float))
+        hits += abs(mean - 0.5) < 1.96 * error
+    assert hits / 1000 > 0.94
+
+
+@pytest.mark.parametrize(
+    "ids, expected",
+    [
+        ([1, 2, 3] * 20, True),
+        ([9, 8, 7, *[5] * 40], True),
+        ([*range(100), *[1, 2, 3, 4, 5] * 12], True),
+        (list(range(40)) * 3, True),
+        (list(range(40)) * 2, False),  # twice is not over and over
+        ([*[1, 2, 3] * 20, 4], False),  # it came out of the loop
+        (list(range(200)), False),
+        ([1, 1, 1, 1], False),  # too short to tell
+        ([], False),
+    ],
+)
+def test_loops(ids, expected):
+    assert is_loop(ids) is expected
+
+
+def test_summary():
+    def item(problem, sample, correct, thought, finished, ids):
+        rollout = Rollout(problem, sample, (0,), tuple(ids), finished)
+        return GradedRollout(Problem(problem, "q", "a"), rollout, Verdict(None, correct, thought), "")
+
+    summary = summarize(
+        [
+            item("a", 0, True, True, True, range(10)),
+            item("a", 1, False, True, True, range(20)),
+            item("b", 0, False, False, False, [1, 2] * 50),
+            item("b", 1, False, True, True, range(30)),
+        ]
+    )
+    assert summary == {
+        "problems": 2,
+        "samples": 4,
+        "accuracy": 0.25,
+        "accuracy_se": pytest.approx(0.25),  # the problems' means are 0.5 and 0
+        "mean_tokens": 40.0,
+        "median_tokens": 25.0,
+        "truncated": 0.25,
+        "missing_think_end": 0.25,
+        "looping": 0.25,
+    }

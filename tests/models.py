@@ -1,0 +1,54 @@
+"""Tiny models with random weights, one per architecture that must work."""
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    PhiConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+
+SMALL = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+CONFIGS = {
+    "llama": LlamaConfig(**SMALL),
+    "llama tied": LlamaConfig(**SMALL, tie_word_embeddings=True),
+    "qwen2": Qwen2Config(**SMALL),
+    "qwen3": Qwen3Config(**SMALL, head_dim=8),
+    "gemma": GemmaConfig(**SMALL, head_dim=8),
+    "gemma2, sliding": Gemma2Config(**SMALL, head_dim=8, sliding_window=4),
+    "gemma3, sliding": Gemma3TextConfig(**SMALL, head_dim=8, sliding_window=4),
+    "mistral, sliding": MistralConfig(**SMALL, head_dim=8, sliding_window=4),
+    "phi": PhiConfig(**SMALL),
+    "gpt2": GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64, n_inner=64, eos_token_id=2),
+}
+
+
+def random_model(name, seed=0):
+    """Make a model whose weights are large enough for its outputs to depend on every one of them."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(CONFIGS[name], attn_implementation="eager").eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.uniform_(parameter, 0.3, 1.7)
+        else:
+            torch.nn.init.normal_(parameter, std=0.15)
+    model.tie_weights()
+    return model

@@ -1,0 +1,84 @@
+import json
+
+import pytest
+
+from optimum_ssgr.errors import DataError
+from optimum_ssgr.problems.load import load_problems
+from optimum_ssgr.records import Problem
+
+
+ROWS = [
+    {"problem": "1 + 1?", "answer": "2"},
+    {"problem": "2 + 2?", "answer": 4},
+    {"problem": "1 + 1?", "answer": "2"},
+    {"problem": "", "answer": "5"},
+    {"problem": "3 + 3?", "answer": None},
+    {"problem": "4 + 4?", "answer": "It is 8.\n#### 8"},
+]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet", "csv"])
+def test_files(tmp_path, suffix):
+    path = tmp_path / f"problems.{suffix}"
+    if suffix == "jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in ROWS))
+    else:
+        import pandas
+
+        getattr(pandas.DataFrame(ROWS).astype({"answer": "string"}), f"to_{suffix}")(path, index=False)
+    problems = load_problems(path)
+    assert [(problem.question, problem.answer) for problem in problems] == [("1 + 1?", "2"), ("2 + 2?", "4"), ("4 + 4?", "8")]
+    assert len({problem.id for problem in problems}) == 3
+
+
+def test_an_id_depends_on_the_question_alone():
+    first = load_problems([ROWS[0], ROWS[1]])
+    second = load_problems([ROWS[1], ROWS[0]])
+    assert first == second[::-1]
+
+
+def test_limit_and_named_columns():
+    rows = [{"task": f"{n} + 1?", "gold": str(n + 1)} for n in range(5)]
+    problems = load_problems(rows, limit=2, question_column="task", answer_column="gold")
+    assert [problem.answer for problem in problems] == ["1", "2"]
+
+
+def test_problems_pass_through():
+    problem = Problem("mine", "q", "a")
+    assert load_problems([problem]) == [problem]
+
+
+def test_embedded_problems_are_graded_and_repeatable():
+    problems = load_problems("tiny-reasoner", split="test", limit=50)
+    assert problems == load_problems("tiny-reasoner", split="test", limit=50)
+    assert problems != load_problems("tiny-reasoner", split="test", limit=50, seed=1)
+    assert {problem.difficulty for problem in problems} == set(range(1, 11))
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (
+            '{"text": "a", "answer": "b"}',
+            "has no question column named problem or question or prompt; its columns are text, answer",
+        ),
+        ('{"problem": "a", "solution": "b"}', "has no answer column .* Name it with answer_column"),
+        ('{"problem": "", "answer": ""}', "no problems with a question and an answer"),
+        ("", "is empty"),
+        ("not json", "cannot read problems"),
+    ],
+)
+def test_bad_files(tmp_path, content, message):
+    path = tmp_path / "problems.jsonl"
+    path.write_text(content)
+    with pytest.raises(DataError, match=message):
+        load_problems(path)
+
+
+def test_missing_file_and_bad_split(tmp_path):
+    with pytest.raises(DataError, match="there is no file"):
+        load_problems(tmp_path / "none.jsonl")
+    with pytest.raises(DataError, match="has the splits train, dev, test, not 'validation'"):
+        load_problems("tiny-reasoner", split="validation")
+    with pytest.raises(DataError, match="at least 1, not 0"):
+        load_problems("tiny-reasoner", limit=0)

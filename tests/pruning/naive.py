@@ -1,0 +1,81 @@
+"""The solvers written again from the papers' formulae: float64, dense, one element at a time, slow and plain."""
+
+import torch
+
+
+def naive_magnitude(weight, sparsity=None, kept=None, size=None):
+    weight = weight.double()
+    mask = torch.zeros_like(weight, dtype=torch.bool)
+    rows, columns = weight.shape
+    if size is None:
+        entries = sorted((abs(weight[i, j].item()), i * columns + j) for i in range(rows) for j in range(columns))
+        for _, place in entries[: int(weight.numel() * sparsity)]:
+            mask[place // columns, place % columns] = True
+    else:
+        _mark_groups(weight.abs(), mask, kept, size)
+    return weight.masked_fill(mask, 0), mask
+
+
+def naive_wanda(weight, inputs, sparsity=None, kept=None, size=None):
+    weight = weight.double()
+    norms = torch.tensor([inputs[:, j].double().pow(2).sum().sqrt().item() for j in range(weight.shape[1])]).double()
+    scores = weight.abs() * norms
+    mask = torch.zeros_like(weight, dtype=torch.bool)
+    if size is None:
+        for i in range(weight.shape[0]):
+            order = sorted(range(weight.shape[1]), key=lambda j: (scores[i, j].item(), j))
+            mask[i, order[: int(weight.shape[1] * sparsity)]] = True
+    else:
+        _mark_groups(scores, mask, kept, size)
+    return weight.masked_fill(mask, 0), mask
+
+
+def _mark_groups(scores, mask, kept, size):
+    for i in range(scores.shape[0]):
+        for start in range(0, scores.shape[1], size):
+            order = sorted(range(start, start + size), key=lambda j: (scores[i, j].item(), j))
+            mask[i, order[: size - kept]] = True
+
+
+def naive_sparsegpt(weight, inputs, sparsity=None, kept=None, size=None, damping=0.01, block=128):
+    """Return weights, mask and how far each score was from its decision, relative to the score."""
+    weight = weight.double().clone()
+    inputs = inputs.double()
+    rows, columns = weight.shape
+    hessian = 2 / len(inputs) * inputs.T @ inputs
+    for j in range(columns):
+        if hessian[j, j] == 0:
+            hessian[j, j] = 1
+            weight[:, j] = 0
+    hessian += damping * hessian.diagonal().mean() * torch.eye(columns, dtype=torch.float64)
+    factor = torch.linalg.cholesky(torch.linalg.inv(hessian), upper=True)
+    mask = torch.zeros_like(weight, dtype=torch.bool)
+    margin = torch.full_like(weight, torch.inf)
+    for start in range(0, columns, block):
+        end = min(start + block, columns)
+        if size is None and sparsity > 0:
+            scores = weight[:, start:end] ** 2 / factor.diagonal()[start:end] ** 2
+            threshold = scores.flatten().sort().values[int(scores.numel() * sparsity)]
+            mask[:, start:end] = scores <= threshold
+            margin[:, start:end] = (scores - threshold).abs() / threshold
+        for j in range(start, end):
+            if size is not None and j % size == 0:
+                scores = weight[:, j : j + size] ** 2 / factor.diagonal()[j : j + size] ** 2
+                group = torch.zeros_like(scores, dtype=torch.bool)
+                _mark_groups(scores, group, kept, size)
+                mask[:, j : j + size] = group
+                ordered = scores.sort(dim=1).values
+                gap = (ordered[:, size - kept] - ordered[:, size - kept - 1]) / ordered[:, size - kept]
+                margin[:, j : j + size] = gap[:, None]
+            for i in range(rows):
+                if mask[i, j]:
+                    error = weight[i, j] / factor[j, j]
+                    weight[i, j:] -= error * factor[j, j:]
+                    weight[i, j] = 0
+    return weight.masked_fill(mask, 0), mask, margin
+
+
+def reconstruction_error(weight, pruned, inputs):
+    """Squared error of a layer's outputs, relative to the outputs."""
+    inputs, weight, pruned = inputs.double(), weight.double(), pruned.double()
+    return (((pruned - weight) @ inputs.T).pow(2).sum() / (weight @ inputs.T).pow(2).sum()).item()

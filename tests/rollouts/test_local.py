@@ -1,0 +1,104 @@
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, MambaConfig
+
+from optimum_ssgr.config import SamplingConfig
+from optimum_ssgr.errors import ConfigError, ModelError
+from optimum_ssgr.rollouts.engine import Request, request_seed
+from optimum_ssgr.rollouts.local import LocalEngine, sample_tokens
+
+from ..models import CONFIGS, random_model
+
+
+ENDINGS = frozenset(range(2, 8))  # several, so that random models end their responses at many lengths
+
+
+def requests(count=11, samples=1):
+    generator = torch.Generator().manual_seed(5)
+    made = []
+    for number in range(count):
+        length = int(torch.randint(1, 14, (), generator=generator))
+        prompt = tuple(torch.randint(8, 64, (length,), generator=generator).tolist())
+        made += [Request(str(number), s, prompt, request_seed(0, str(number), s)) for s in range(samples)]
+    return made
+
+
+def by_request(rollouts):
+    return {(rollout.problem_id, rollout.sample): rollout for rollout in rollouts}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_greedy_equals_generate_one_by_one(name):
+    model = random_model(name)
+    sampling = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=20)
+    found = by_request(LocalEngine(model, sampling, batch_size=4, eos_token_ids=ENDINGS).generate(requests()))
+    lengths = set()
+    for request in requests():
+        ids = torch.tensor([request.prompt_ids])
+        options = {"max_new_tokens": 20, "do_sample": False, "eos_token_id": list(ENDINGS), "pad_token_id": 0}
+        expected = model.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, ids.shape[1] :].tolist()
+        rollout = found[request.problem_id, 0]
+        assert list(rollout.response_ids) == expected
+        assert rollout.finished == (expected[-1] in ENDINGS)
+        assert rollout.prompt_ids == request.prompt_ids
+        lengths.add(len(expected))
+    assert len(lengths) > 1 or name != "llama"  # rows left and joined at different times
+
+
+def test_randomness_belongs_to_the_request():
+    """Neither the batch size nor the order nor the other requests change what a request draws."""
+    model = random_model("llama")
+    sampling = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=20)
+    everything = requests(samples=3)
+    alone = by_request(LocalEngine(model, sampling, 1, ENDINGS).generate(everything))
+    together = by_request(LocalEngine(model, sampling, 7, ENDINGS).generate(reversed(everything)))
+    assert alone == together
+    few = by_request(LocalEngine(model, sampling, 7, ENDINGS).generate(everything[4:6]))
+    assert all(alone[key] == rollout for key, rollout in few.items())
+    assert len({rollout.response_ids for rollout in alone.values()}) > 11  # samples of one problem differ
+
+
+def test_tokens_are_drawn_with_the_models_probabilities():
+    logits = torch.tensor([2.0, 0.0, -1.0, 1.0]).expand(10000, 4)
+    evenly = (torch.arange(10000, dtype=torch.float64) + 0.5) / 10000
+    for temperature in (0.5, 1.0):
+        drawn = sample_tokens(logits, evenly, temperature, 1.0)
+        expected = (logits[0] / temperature).softmax(0)
+        torch.testing.assert_close(drawn.bincount(minlength=4) / 10000, expected, rtol=0, atol=2e-4)
+
+
+def test_top_p_keeps_the_fewest_tokens_that_reach_it():
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().expand(1000, 4)
+    evenly = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    for top_p, kept in ((0.4, 1), (0.6, 2), (0.79, 2), (0.9, 3), (0.99, 4)):
+        counts = sample_tokens(logits, evenly, 1.0, top_p).bincount(minlength=4)
+        assert (counts > 0).tolist() == [True] * kept + [False] * (4 - kept)
+        expected = torch.tensor([0.5, 0.3, 0.15, 0.05][:kept])
+        torch.testing.assert_close(counts[:kept] / 1000, expected / expected.sum(), rtol=0, atol=2e-3)
+
+
+def test_temperature_zero_is_greedy():
+    logits = torch.tensor([[0.1, 0.9, 0.5]])
+    assert sample_tokens(logits, torch.tensor([0.999], dtype=torch.float64), 0.0, 1.0).tolist() == [1]
+
+
+def test_what_does_not_fit_the_context_is_refused_before_generating():
+    engine = LocalEngine(random_model("llama"), SamplingConfig(max_new_tokens=60), eos_token_ids=ENDINGS)
+    with pytest.raises(ConfigError, match="set max_new_tokens to 54 or less"):
+        next(engine.generate([Request("a", 0, (9,) * 10, 0)]))
+    with pytest.raises(ConfigError, match="the longest prompt has 64 tokens but the model's context holds 64"):
+        next(engine.generate([Request("a", 0, (9,) * 64, 0)]))
+
+
+def test_a_model_with_a_recurrent_state_is_refused():
+    config = MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=2, state_size=4, eos_token_id=2)
+    engine = LocalEngine(AutoModelForCausalLM.from_config(config).eval(), SamplingConfig(max_new_tokens=4))
+    with pytest.raises(ModelError, match="MambaForCausalLM keeps a state"):
+        next(engine.generate(requests()))
+
+
+def test_a_model_that_cannot_end_is_refused():
+    model = random_model("llama")
+    model.generation_config.eos_token_id = None
+    with pytest.raises(ModelError, match="no end-of-sequence token"):
+        LocalEngine(model, SamplingConfig())

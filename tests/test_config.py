@@ -1,0 +1,62 @@
+import pytest
+
+from optimum_ssgr.config import CalibrationConfig, PruningConfig, SamplingConfig
+from optimum_ssgr.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        CalibrationConfig(num_tokens=100, pass_rate=(0.1, 0.5)),
+        PruningConfig(pattern="2:4"),
+        PruningConfig(method="wanda", sparsity=0.7),
+        SamplingConfig(seed=3),
+    ],
+)
+def test_round_trip(tmp_path, config):
+    config.save_pretrained(tmp_path)
+    assert type(config).from_pretrained(tmp_path) == config
+    assert type(config).from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: PruningConfig(sparsity=1.2), "at least 0 and below 1, not 1.2"),
+        (lambda: PruningConfig(sparsity=1.0), "below 1"),
+        (lambda: PruningConfig(sparsity=-0.1), "at least 0"),
+        (lambda: PruningConfig(sparsity=float("nan")), "at least 0"),
+        (lambda: PruningConfig(method="magic"), "unknown method 'magic'; choose one of magnitude, wanda, sparsegpt"),
+        (lambda: PruningConfig(pattern="4:2"), "N:M with 0 < N < M"),
+        (lambda: PruningConfig(pattern="2-4"), "for example 2:4, not '2-4'"),
+        (lambda: PruningConfig(pattern="2:4", sparsity=0.5), "not both"),
+        (lambda: PruningConfig(damping=0), "damping"),
+        (lambda: CalibrationConfig(strategy="best"), "unknown strategy 'best'; choose one of ssgr"),
+        (lambda: CalibrationConfig(num_sequences=None), "no size"),
+        (lambda: CalibrationConfig(num_sequences=0), "at least 1"),
+        (lambda: CalibrationConfig(pass_rate=(0.8, 0.2)), "low to high"),
+        (lambda: CalibrationConfig(length_window=(0, 120)), "percentiles between 0 and 100"),
+        (lambda: CalibrationConfig(samples_per_problem=0), "samples_per_problem must be at least 1"),
+        (lambda: CalibrationConfig(temperature=-1), "temperature"),
+        (lambda: SamplingConfig(top_p=0), "top_p"),
+        (lambda: SamplingConfig(max_new_tokens=0), "max_new_tokens"),
+        (lambda: SamplingConfig.from_dict({"heat": 1}), "unknown settings in SamplingConfig: heat"),
+    ],
+)
+def test_wrong_settings_are_refused(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+def test_missing_and_damaged_files(tmp_path):
+    with pytest.raises(ConfigError, match=r"no pruning_config\.json"):
+        PruningConfig.from_pretrained(tmp_path)
+    (tmp_path / "pruning_config.json").write_text("{")
+    with pytest.raises(ConfigError, match="not valid JSON"):
+        PruningConfig.from_pretrained(tmp_path)
+
+
+def test_target_sparsity():
+    assert PruningConfig().target_sparsity == 0.5
+    assert PruningConfig(pattern="1:4").target_sparsity == 0.75
+    assert PruningConfig(pattern="1:4").sparsity is None

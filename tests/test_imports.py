@@ -1,0 +1,102 @@
+"""The import directions that keep the stages apart, and what the command line may load."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import optimum_ssgr
+
+
+PACKAGE = Path(optimum_ssgr.__file__).parent
+BASE = {"errors", "config", "records", "output"}
+# A stage may import the base and these; the order is that in which the data flows.
+ALLOWED = {
+    "errors": set(),
+    "config": {"errors"},
+    "records": set(),
+    "output": {"errors"},
+    "reasoner": BASE,
+    "problems": BASE | {"reasoner"},
+    "rollouts": BASE,
+    "verification": BASE,
+    "calibration": BASE | {"problems", "rollouts", "verification"},
+    "pruning": {"errors", "config"},
+    "checkpoints": BASE | {"reasoner"},
+    "hub": BASE,
+    "evaluation": BASE | {"problems", "rollouts", "verification"},
+    "pruner": BASE | {"problems", "calibration", "pruning", "checkpoints", "hub", "evaluation", "__init__"},
+    "commands": None,
+    "__init__": None,
+}
+
+
+def part_of(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports_of(path):
+    """Parts of our package that a file imports, wherever in the file."""
+    here = ("optimum_ssgr", *path.relative_to(PACKAGE).with_suffix("").parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            target = [*here[: -node.level], *(node.module.split(".") if node.module else [])]
+            names = [target[1]] if len(target) > 1 else [alias.name for alias in node.names]
+            yield from (
+                name if (PACKAGE / name).exists() or (PACKAGE / f"{name}.py").exists() else "__init__" for name in names
+            )
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "optimum_ssgr":
+            yield ([*node.module.split("."), "__init__"])[1]
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_import_directions(path):
+    part = part_of(path)
+    assert part in ALLOWED, f"give {part} a place among the import directions"
+    if ALLOWED[part] is not None:
+        assert set(imports_of(path)) - {part} <= ALLOWED[part]
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "pruning" / "solvers").glob("*.py")), ids=lambda path: path.name)
+def test_solvers_import_torch_and_patterns_only(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            assert [alias.name for alias in node.names] == ["torch"]
+        if isinstance(node, ast.ImportFrom):
+            assert (node.level, node.module) == (2, "patterns")
+
+
+def test_stages_are_in_the_order_of_the_data():
+    """No two parts import each other, so a reader can follow the data one way."""
+    for part, allowed in ALLOWED.items():
+        for other in allowed or ():
+            assert part not in (ALLOWED[other] or ()), f"{part} and {other} may import each other"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["ssgr", "--help"], ["ssgr", "prune", "--help"], ["ssgr", "demo", "--help"]])
+def test_help_loads_nothing_heavy(arguments):
+    heavy = {"torch", "transformers", "datasets", "gradio", "matplotlib", "pyarrow"}
+    code = (
+        "import sys, atexit\n"
+        f"atexit.register(lambda: print('LOADED', sorted({heavy} & set(sys.modules)), file=sys.stderr))\n"
+        f"sys.argv = ['optimum-cli', *{arguments}]\n"
+        "from optimum.commands.optimum_cli import main\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "usage: optimum-cli" in done.stdout
+    assert done.stderr.splitlines()[-1] == "LOADED []"
+
+
+def test_public_names_load_on_demand():
+    code = (
+        "import sys, optimum_ssgr\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)\n"
+        "for name in optimum_ssgr.__all__: getattr(optimum_ssgr, name)\n"
+        "print(optimum_ssgr.SSGRPruner.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["SSGRPruner"]

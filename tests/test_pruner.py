@@ -1,0 +1,210 @@
+"""The whole way on the embedded reasoner: generate, verify, select, prune, save, reload, evaluate."""
+
+import copy
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from datasets import Dataset
+
+from optimum_ssgr import CalibrationConfig, PruningConfig, SamplingConfig, SSGRPruner
+from optimum_ssgr.errors import ConfigError, DataError, ModelError
+from optimum_ssgr.problems.load import load_problems
+from optimum_ssgr.pruning.blocks import find_blocks, find_linears, weight_matrix
+from optimum_ssgr.pruning.patterns import Unstructured
+from optimum_ssgr.pruning.solvers.sparsegpt import factorize, sparsegpt
+from optimum_ssgr.pruning.statistics import InputStatistics
+
+from .models import random_model
+from .pruning.naive import naive_sparsegpt, reconstruction_error
+
+
+CONFIG = CalibrationConfig(num_sequences=None, num_tokens=4000, samples_per_problem=4, max_new_tokens=400, pass_rate=(0.2, 0.9))
+
+
+@pytest.fixture(scope="module")
+def rollouts(reasoner):
+    return SSGRPruner(*reasoner).generate_rollouts(load_problems("tiny-reasoner", limit=96, seed=5), CONFIG, batch_size=128)
+
+
+@pytest.fixture(scope="module")
+def calibration(reasoner, rollouts):
+    return SSGRPruner(*reasoner).build_calibration(config=CONFIG, rollouts=rollouts)
+
+
+@pytest.fixture
+def pruner(reasoner):
+    model, tokenizer = reasoner
+    return SSGRPruner(copy.deepcopy(model), tokenizer)
+
+
+def test_rollouts_spread_over_difficulty(rollouts):
+    solved = {}
+    for item in rollouts:
+        solved.setdefault(item.problem.id, []).append(item.verdict.correct)
+    assert {len(found) for found in solved.values()} == {4}
+    assert sum(0 < sum(found) < 4 for found in solved.values()) >= 10
+    assert all(item.rollout.finished or not item.verdict.correct for item in rollouts)
+
+
+def test_calibration_tokens_are_the_generated_ones(pruner, rollouts, calibration):
+    """What goes into the model is byte for byte what it wrote, although the chat template would drop the thinking."""
+    fed = []
+    pruner.model.get_input_embeddings().register_forward_pre_hook(lambda _, args: fed.extend(args[0].tolist()))
+    pruner.prune(calibration, PruningConfig(method="wanda", sparsity=0.5))
+    generated = {(item.problem.id, item.rollout.sample): item for item in rollouts}
+    rows = list(calibration.dataset)
+    for row in rows:
+        item = generated[row["problem_id"], row["sample"]]
+        whole = list(item.rollout.prompt_ids + item.rollout.response_ids)
+        ids = row["prompt_ids"] + row["response_ids"]
+        assert ids == whole or row is rows[-1]
+        assert any(line[: len(ids)] == ids for line in fed)
+        conversation = [
+            {"role": "user", "content": item.problem.question},
+            {"role": "assistant", "content": "<think>\n" + item.text.removesuffix("<|end|>")},
+        ]
+        rendered = pruner.tokenizer.apply_chat_template(conversation, return_dict=False)
+        assert len(rendered) < len(whole)  # the trap is there
+
+
+def test_naive_parity_on_real_layers(reasoner, calibration):
+    """The reasoner's own first and last linear layers, with the inputs that its own traces give them."""
+    model, _ = reasoner
+    blocks = find_blocks(model)
+    for name, key in (("model.layers.0", "self_attn.q_proj"), ("model.layers.3", "mlp.down_proj")):
+        linear, seen = find_linears(name, blocks[name])[key], []
+        hook = linear.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0][0]))
+        with torch.no_grad():
+            for sequence in calibration.sequences:
+                model(torch.tensor([sequence]))
+        hook.remove()
+        inputs, weight = torch.cat(seen), weight_matrix(linear)[:32]
+        statistics = InputStatistics(inputs.shape[1], True, torch.device("cpu"))
+        statistics.add(inputs)
+        ours = sparsegpt(weight, *factorize(statistics.hessian, 0.01), Unstructured(0.5))
+        theirs, mask, _ = naive_sparsegpt(weight, inputs, sparsity=0.5)
+        assert ((ours == 0) == mask).float().mean() >= 0.999
+        assert reconstruction_error(weight, ours, inputs) == pytest.approx(
+            reconstruction_error(weight, theirs, inputs), rel=1e-3
+        )
+
+
+def test_a_saved_model_loads_in_a_fresh_process(pruner, calibration, tmp_path):
+    report = pruner.prune(calibration, PruningConfig(pattern="2:4"))
+    pruner.save_pretrained(tmp_path / "out")
+    code = (
+        "import sys, json, torch\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1])\n"
+        "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])\n"
+        "zeros = sum(int((p == 0).sum()) for n, p in model.named_parameters() if '_proj' in n)\n"
+        "ids = tokenizer.apply_chat_template([{'role': 'user', 'content': 'Count the digit 3.\\na 3'}],"
+        " add_generation_prompt=True, return_tensors='pt', return_dict=True)\n"
+        "out = model.generate(**ids, max_new_tokens=8, do_sample=False)\n"
+        "tied = model.lm_head.weight is model.model.embed_tokens.weight\n"
+        "print(json.dumps([zeros, out[0].tolist(), tied, 'optimum_ssgr' in sys.modules]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], capture_output=True, text=True, check=True)
+    zeros, generated, tied, ours = json.loads(done.stdout.splitlines()[-1])
+    assert (zeros, tied, ours) == (report.zeros, True, False)
+    ids = torch.tensor([generated[:-8]])
+    expected = pruner.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)
+    assert generated == expected[0].tolist()
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"model.safetensors", "ssgr_config.json", "README.md", "chat_template.jinja", "generation_config.json"} <= files
+    assert not any(name.endswith((".bin", ".pt")) for name in files)
+    assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
+
+
+def test_provenance_and_card(pruner, calibration, tmp_path):
+    report = pruner.prune(calibration, PruningConfig(method="wanda", sparsity=0.6))
+    pruner.save_pretrained(tmp_path / "out")
+    provenance = json.loads((tmp_path / "out" / "ssgr_config.json").read_text())
+    assert provenance["base_model"] == "tiny-reasoner"
+    assert provenance["pruning"] == PruningConfig(method="wanda", sparsity=0.6).to_dict()
+    assert provenance["calibration"] == calibration.manifest
+    assert provenance["sparsity"]["zeros"] == report.zeros
+    assert len(provenance["sparsity"]["layers"]) == 28
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("---\n")
+    assert f"{report.zeros:,} of the {report.prunable:,} weights" in card
+    assert calibration.manifest["content_hash"] in card
+
+
+def test_same_seed_same_files(reasoner, tmp_path):
+    config = dataclasses.replace(CONFIG, num_tokens=1500)
+    for name in ("first", "second"):
+        model, tokenizer = reasoner
+        pruner = SSGRPruner(copy.deepcopy(model), tokenizer)
+        problems = load_problems("tiny-reasoner", limit=24, seed=5)
+        calibration = pruner.build_calibration(problems, config, output_dir=tmp_path / name / "calibration")
+        pruner.prune(calibration, PruningConfig(sparsity=0.5))
+        pruner.save_pretrained(tmp_path / name / "model")
+    files = [path for path in (tmp_path / "first").rglob("*") if path.is_file()]
+    assert len(files) > 8
+    for path in files:
+        assert path.read_bytes() == (tmp_path / "second" / path.relative_to(tmp_path / "first")).read_bytes(), path.name
+
+
+def test_evaluation_of_dense_and_destroyed(pruner):
+    problems = load_problems("tiny-reasoner", split="dev", limit=60)
+    sampling = SamplingConfig(temperature=0.0, max_new_tokens=300)
+    dense = pruner.evaluate(problems, sampling, batch_size=64)
+    pruner.prune(config=PruningConfig(method="magnitude", sparsity=0.95))
+    destroyed = pruner.evaluate(problems, sampling, batch_size=64)
+    assert dense["accuracy"] > 0.7 > 0.1 > destroyed["accuracy"]
+    assert (dense["problems"], dense["samples"]) == (60, 60)
+    assert destroyed["missing_think_end"] > dense["missing_think_end"]
+
+
+def test_calibration_from_disk_and_from_a_plain_data_set(reasoner, calibration, tmp_path):
+    calibration.save_to_disk(tmp_path / "set")
+    plain = Dataset.from_dict({"input_ids": calibration.sequences})
+    weights = []
+    for source in (calibration, tmp_path / "set", plain):
+        model = copy.deepcopy(reasoner[0])
+        SSGRPruner(model, reasoner[1]).prune(source, PruningConfig(sparsity=0.5))
+        weights.append(model.model.layers[3].mlp.down_proj.weight)
+    assert torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[0], weights[2])
+
+
+def test_another_models_calibration_set_is_refused(pruner, calibration):
+    foreign = dataclasses.replace(calibration, manifest=calibration.manifest | {"tokenizer_hash": "0", "model": "other/model"})
+    with pytest.raises(DataError, match="made with the tokenizer of other/model"):
+        pruner.prune(foreign, PruningConfig())
+    with pytest.raises(DataError, match="no column input_ids"):
+        pruner.prune(Dataset.from_dict({"text": ["a"]}), PruningConfig())
+
+
+def test_missing_steps_are_refused(pruner, tmp_path):
+    with pytest.raises(ConfigError, match="prune the model before saving it"):
+        pruner.save_pretrained(tmp_path / "out")
+    with pytest.raises(ConfigError, match="sparsegpt needs a calibration set"):
+        pruner.prune(None, PruningConfig())
+    with pytest.raises(ConfigError, match="the strategy ssgr needs problems"):
+        pruner.build_calibration()
+    with pytest.raises(DataError, match="needs general text"):
+        pruner.build_calibration(config=CalibrationConfig(strategy="text", text_length=100))
+
+
+def test_a_tokenizer_without_chat_template_is_refused(reasoner):
+    tokenizer = copy.deepcopy(reasoner[1])
+    tokenizer.chat_template = None
+    with pytest.raises(ModelError, match="no chat template"):
+        SSGRPruner(reasoner[0], tokenizer).generate_rollouts([{"problem": "q", "answer": "a"}], CONFIG)
+
+
+def test_models_that_cannot_be_loaded(tmp_path):
+    with pytest.raises(ModelError, match="cannot load the model"):
+        SSGRPruner.from_pretrained(str(tmp_path))
+    random_model("llama").save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(ModelError, match="cannot load the model"):
+        SSGRPruner.from_pretrained(str(tmp_path))
