@@ -1,7 +1,8 @@
 """Choose the demo's sparsity on the development split: `python benchmarks/demo_sparsity.py`.
 
-Prints accuracy by sparsity, method and strategy on problems that the demo's evaluation never uses. The demo takes the sparsity at
-which the two calibrations differ most while the better one still solves at least half of the problems the dense model solves.
+Prints accuracy by sparsity, method and strategy on problems that the demo's evaluation never uses. The demo takes the
+sparsity at which the two calibrations differ most (with SparseGPT) while the better one still solves at least half of what the
+dense model solves.
 """
 
 import argparse

@@ -47,7 +47,7 @@ def main() -> None:
         + f" | {accuracy(graded, lambda p, f=family: p.source == f)} |"
         for family in FAMILIES
     )
-    levels = " | ".join(accuracy(graded, lambda p, b=bounds: b[0] <= p.difficulty <= b[1]) for bounds in LEVELS.values())
+    levels = " | ".join(accuracy(graded, lambda p, b=b: b[0] <= p.difficulty <= b[1]) for b in LEVELS.values())
     spread = " | ".join(str(sum(count == n for count in solved.values())) for n in range(9))
     text = perplexity(model, text_windows(tokenizer, "test"))
     card = f"""---
@@ -59,31 +59,33 @@ tags: [reasoning, test-model]
 
 # tiny-reasoner
 
-A llama of {record["parameters"]:,} parameters (4 layers, hidden size 192, 648 tokens) that solves graded step-by-step problems by
-thinking aloud. It exists so that calibration, pruning and evaluation can be shown and tested for real, offline, in minutes. It
-knows nothing about the world.
+A llama of {record["parameters"]:,} parameters (4 layers, hidden size 192, 648 tokens) that solves graded problems step by step,
+thinking aloud. It exists so that calibration, pruning and evaluation can be shown and tested for real, offline, in minutes.
+It knows nothing about the world.
 
 ## Training
 
-`{record["command"]}`: {record["steps"]:,} steps, {record["tokens"] / 1e6:.1f} million tokens, {record["seconds"] / 60:.0f} minutes
-on {record["threads"]} processor cores (Python {record["versions"]["python"]}, torch {record["versions"]["torch"]}, transformers
-{record["versions"]["transformers"]}).
+`{record["command"]}`: {record["steps"]:,} steps, {record["tokens"] / 1e6:.1f} million tokens,
+{record["seconds"] / 60:.0f} minutes on {record["threads"]} processor cores (Python {record["versions"]["python"]},
+torch {record["versions"]["torch"]}, transformers {record["versions"]["transformers"]}).
 
-Seven tenths of the batches are endless problems of five families, difficulty 1 to 10, with written solutions; some steps are
-checked again, and some go wrong at first and are put right ("Wait, ..."). The rest is general text: the documentation strings and
-help topics of Python's standard library. Problems and documents are split into train, dev and test by a hash of their own text.
+Seven tenths of the batches are endless problems of five families, difficulty 1 to 10, with written solutions; some steps
+are checked again, and some go wrong at first and are put right ("Wait, ..."). The rest is general text: the documentation
+strings and help topics of Python's standard library. A hash of their own text splits problems into train, dev and test,
+and documents into train and test.
 
 ## Evaluation
 
-Accuracy: {100 * total["accuracy"]:.1f} % +- {100 * total["accuracy_se"]:.1f} % (standard error), greedy decoding, {total["problems"]:,} problems
-of the test split, {total["mean_tokens"]:.0f} tokens on average, {total["truncated"]:.2%} truncated at 400 tokens. Perplexity on held-out text: {text:.1f}.
+Accuracy: {100 * total["accuracy"]:.1f} % +- {100 * total["accuracy_se"]:.1f} % (standard error), greedy decoding,
+{total["problems"]:,} problems of the test split, {total["mean_tokens"]:.0f} tokens on average, {total["truncated"]:.2%}
+truncated at 400 tokens. Perplexity on held-out text: {text:.1f}.
 
 | family | difficulty 1-3 | 4-7 | 8-10 | all |
 |---|---|---|---|---|
 {rows}
 | all | {levels} | {accuracy(graded, lambda problem: True)} |
 
-Sampled at temperature 0.8, 8 responses to each of {len(problems)} other test problems, so many problems are solved so many times:
+Of {len(problems)} other test problems, sampled 8 times each at temperature 0.8, so many are solved so many times:
 
 | 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 |
 |---|---|---|---|---|---|---|---|---|

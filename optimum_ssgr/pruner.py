@@ -19,6 +19,7 @@ from .calibration.build import (
     tokenizer_hash,
 )
 from .calibration.dataset import CalibrationSet
+from .calibration.text import characters_for, load_documents
 from .checkpoints.load import load_model
 from .checkpoints.save import save_checkpoint
 from .config import CalibrationConfig, PruningConfig, SamplingConfig
@@ -91,7 +92,7 @@ class SSGRPruner:
         config: CalibrationConfig | None = None,
         *,
         rollouts: Sequence[GradedRollout] | None = None,
-        text: Sequence[str] | None = None,
+        text: str | Path | Sequence[str] | None = None,
         output_dir: str | Path | None = None,
         batch_size: int = 64,
         instruction: str = "",
@@ -102,7 +103,7 @@ class SSGRPruner:
             problems: What `load_problems` takes; not needed by the strategy `text` nor when `rollouts` are given.
             config: Strategy, sampling and selection; SSGR's defaults when None.
             rollouts: Rollouts of this model to select from, so that nothing is generated.
-            text: Documents of general text, for the strategy `text`.
+            text: For the strategy `text`, what `load_documents` takes, or the documents themselves.
             output_dir: Folder to save the set in.
             batch_size: Most responses in the making at a time.
             instruction: Text appended to every question.
@@ -114,6 +115,8 @@ class SSGRPruner:
         if output_dir is not None:
             check_unused(output_dir)
         if config.strategy == "text":
+            if isinstance(text, str | Path):
+                text = load_documents(text, characters_for(config))
             built = select_text(self.model, self.tokenizer, text or (), config)
         elif rollouts is not None and config.needs_rollouts:
             built = select_calibration(self.model, self.tokenizer, rollouts, config)

@@ -22,7 +22,7 @@ ALLOWED = {
     "problems": BASE | {"reasoner"},
     "rollouts": BASE,
     "verification": BASE,
-    "calibration": BASE | {"problems", "rollouts", "verification"},
+    "calibration": BASE | {"reasoner", "problems", "rollouts", "verification"},
     "pruning": {"errors", "config"},
     "checkpoints": BASE | {"reasoner"},
     "hub": BASE,

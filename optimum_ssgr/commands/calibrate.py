@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 
 from ..config import CalibrationConfig
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError
 from . import flags
 from .base import SSGRSubcommand, say
 
@@ -47,22 +47,18 @@ class CalibrateCommand(SSGRSubcommand):
 def check_inputs(args: Namespace, config: CalibrationConfig) -> None:
     """Refuse a strategy without what it calibrates on."""
     if config.strategy == "text" and args.text is None:
-        raise ConfigError("the strategy text needs --text FILE.")
+        raise ConfigError("the strategy text needs --text.")
     if config.strategy != "text" and args.problems is None:
         raise ConfigError(f"the strategy {config.strategy} needs --problems.")
-    if args.text is not None and not args.text.is_file():
-        raise DataError(f"there is no file {args.text}.")
 
 
 def read_inputs(args: Namespace, config: CalibrationConfig) -> tuple[list | None, list[str] | None]:
     """Read the problems or the text that a strategy needs."""
+    from ..calibration.text import characters_for, load_documents
     from ..problems.load import load_problems
 
     if config.strategy == "text":
-        try:
-            return None, [args.text.read_text(encoding="utf-8")]
-        except UnicodeDecodeError:
-            raise DataError(f"{args.text} is not UTF-8 text.") from None
+        return None, load_documents(args.text, characters_for(config))
     problems = load_problems(
         args.problems,
         split=args.split,

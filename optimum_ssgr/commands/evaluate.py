@@ -19,6 +19,7 @@ class EvaluateCommand(SSGRSubcommand):
         flags.add_problems(parser, required=True)
         flags.add_sampling(parser, SamplingConfig)
         parser.add_argument("--samples", type=int, default=1, help="responses for each problem (default: %(default)s)")
+        parser.add_argument("--baseline", help="model to compare the others with, problem by problem")
         parser.add_argument("--output", type=Path, help="JSON file to write the numbers to")
         flags.add_quiet(parser)
 
@@ -26,6 +27,8 @@ class EvaluateCommand(SSGRSubcommand):
         """Evaluate every model and print a table."""
         sampling = flags.sampling_config(args)
         from ..errors import ConfigError, OutputError
+        from ..evaluation.evaluate import evaluate
+        from ..evaluation.metrics import paired_difference, summarize
         from ..problems.load import load_problems
         from ..pruner import SSGRPruner
 
@@ -43,12 +46,17 @@ class EvaluateCommand(SSGRSubcommand):
             answer_column=args.answer_column,
             seed=args.seed,
         )
-        results = {}
-        for model in args.model:
+        results: dict[str, dict[str, float | int | None]] = {}
+        graded = {}
+        for model in dict.fromkeys([args.baseline, *args.model] if args.baseline else args.model):
             pruner = SSGRPruner.from_pretrained(model, **flags.load_arguments(args))
-            results[model] = pruner.evaluate(
-                problems, sampling, samples=args.samples, batch_size=args.batch_size, instruction=args.instruction
+            graded[model] = evaluate(
+                pruner.model, pruner.tokenizer, problems, sampling, args.samples, args.batch_size, args.instruction
             )
+            results[model] = summarize(graded[model])
+            if args.baseline and model != args.baseline:
+                difference = paired_difference(graded[model], graded[args.baseline])
+                results[model] |= dict(zip(("difference", "difference_se"), difference, strict=True))
         say(as_table(results))
         if args.output is not None:
             record = {"sampling": sampling.to_dict(), "results": results}
@@ -59,28 +67,19 @@ class EvaluateCommand(SSGRSubcommand):
 
 def as_table(results: dict[str, dict[str, float | int | None]]) -> str:
     """Lay results out in aligned columns, one row per model."""
-    header = (
-        "model",
-        "problems",
-        "samples",
-        "accuracy",
-        "+- SE",
-        "mean tokens",
-        "median",
-        "truncated",
-        "no </think>",
-        "looping",
-    )
-    rows = [header]
+    rows = [
+        ("model", "problems", "samples", "accuracy", "vs baseline", "tokens", "median", "truncated", "no </think>", "looping")
+    ]
     for name, row in results.items():
         unclosed = row["missing_think_end"]
+        compared = f"{row['difference']:+.1%} +- {row['difference_se']:.1%}" if "difference" in row else "-"
         rows.append(
             (
                 name,
                 str(row["problems"]),
                 str(row["samples"]),
-                f"{row['accuracy']:.1%}",
-                f"{row['accuracy_se']:.1%}",
+                f"{row['accuracy']:.1%} +- {row['accuracy_se']:.1%}",
+                compared,
                 f"{row['mean_tokens']:.0f}",
                 f"{row['median_tokens']:.0f}",
                 f"{row['truncated']:.1%}",
@@ -88,11 +87,8 @@ def as_table(results: dict[str, dict[str, float | int | None]]) -> str:
                 f"{row['looping']:.1%}",
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
-        "  ".join(
-            cell.ljust(width) if index == 0 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
         for row in rows
     )

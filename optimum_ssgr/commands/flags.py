@@ -73,7 +73,9 @@ def add_calibration(parser: ArgumentParser) -> None:
         help="percentiles of length that make a trace moderate (default: 25 75)",
     )
     group.add_argument("--max-per-problem", type=int, default=2, help="traces from one problem at most (default: %(default)s)")
-    group.add_argument("--text", type=Path, help="text file with general text, for the strategy text")
+    group.add_argument(
+        "--text", help="general text for the strategy text: a file, a Hub data set such as allenai/c4:en, or tiny-reasoner"
+    )
     group.add_argument(
         "--text-length", type=int, default=2048, help="tokens in a window of general text (default: %(default)s)"
     )

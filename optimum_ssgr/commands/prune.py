@@ -2,11 +2,16 @@
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..config import PruningConfig
 from ..errors import ConfigError
 from . import calibrate, flags
 from .base import SSGRSubcommand, say
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class PruneCommand(SSGRSubcommand):
@@ -43,7 +48,7 @@ class PruneCommand(SSGRSubcommand):
         skeleton = load_skeleton(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
         linears = check_prunable(skeleton, config)
         if args.dry_run:
-            plan(args, config, skeleton.num_parameters(), linears)
+            plan(args, config, skeleton, linears)
             if needs_building:
                 calibrate.plan(args, calibration_config, problems)
             return
@@ -58,12 +63,12 @@ class PruneCommand(SSGRSubcommand):
         say(f"checkpoint written to {args.output}, reloaded and checked")
 
 
-def plan(args: Namespace, config: PruningConfig, parameters: int, linears: dict) -> None:
+def plan(args: Namespace, config: PruningConfig, skeleton: "PreTrainedModel", linears: dict) -> None:
     """Print what would be done."""
     layers = [linear for members in linears.values() for linear in members.values()]
     weights = sum(layer.weight.numel() for layer in layers)
-    say(f"model        {args.model}, {parameters:,} parameters")
+    say(f"model        {args.model}, {skeleton.num_parameters():,} parameters")
     say(f"prunes       {len(layers)} linear layers in {len(linears)} blocks, {weights:,} weights")
     say(f"method       {config.method}, {config.pattern or f'{config.sparsity:.0%}'}")
     say(f"removes      {int(weights * config.target_sparsity):,} weights ({config.target_sparsity:.0%} of them)")
-    say(f"writes       {args.output}")
+    say(f"writes       {args.output}, about {skeleton.get_memory_footprint() / 1e6:,.0f} MB")

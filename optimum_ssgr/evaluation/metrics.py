@@ -78,6 +78,22 @@ def summarize(graded: Sequence[GradedRollout], think_opened: bool | None = None)
     }
 
 
+def paired_difference(graded: Sequence[GradedRollout], baseline: Sequence[GradedRollout]) -> tuple[float, float]:
+    """Difference in accuracy of two models on the same problems and samples, with its clustered standard error.
+
+    Args:
+        graded: Responses of one model, ordered by problem and sample.
+        baseline: Responses of the other, to the same requests.
+
+    Returns:
+        Mean of (model - baseline) and its standard error, clustered by problem; pairing removes what the models share.
+    """
+    differences = [
+        int(ours.verdict.correct) - int(theirs.verdict.correct) for ours, theirs in zip(graded, baseline, strict=True)
+    ]
+    return clustered_mean(differences, [item.problem.id for item in graded])
+
+
 def mean_over_seeds(values: np.ndarray) -> tuple[float, float]:
     """Mean of an experiment repeated with several seeds on the same problems, with a standard error.
 

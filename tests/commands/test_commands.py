@@ -50,6 +50,12 @@ MISTAKES = {
     "unknown data set": ([*CALIBRATE, "--problems", "no/such"], 1, "cannot read problems from 'no/such'"),
     "unknown strategy": ([*CALIBRATE, "--problems", "problems.jsonl", "--strategy", "best"], 2, "unknown strategy 'best'"),
     "no problems": (CALIBRATE, 2, "the strategy ssgr needs --problems"),
+    "no such text": ([*CALIBRATE, "--strategy", "text", "--text", "none.txt"], 1, "there is no file none.txt"),
+    "no text column": (
+        [*CALIBRATE, "--strategy", "text", "--text", "problems.jsonl"],
+        1,
+        "has no column text; its columns are",
+    ),
     "no text": ([*CALIBRATE, "--strategy", "text"], 2, "the strategy text needs --text"),
     "short text": (
         [*CALIBRATE, "--strategy", "text", "--text", "text.txt", "--text-length", "500"],
@@ -126,12 +132,14 @@ def test_calibrate_prune_inspect_evaluate(tmp_path):
 
     sampling = ["--temperature", "0", "--max-new-tokens", "200", "--split", "dev", "--num-problems", "10"]
     models = ["-m", "tiny-reasoner", "model"]
-    done = ssgr("evaluate", *models, "--problems", "tiny-reasoner", *sampling, "--output", "e.json", cwd=tmp_path)
+    baseline = ["--baseline", "tiny-reasoner", "--output", "e.json"]
+    done = ssgr("evaluate", *models, "--problems", "tiny-reasoner", *sampling, *baseline, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["model", "tiny-reasoner", "model"]
     results = json.loads((tmp_path / "e.json").read_text())["results"]
     assert results["tiny-reasoner"]["problems"] == 10
-    assert results["tiny-reasoner"]["accuracy"] > results["model"]["accuracy"] - 0.2
+    change = results["model"]["accuracy"] - results["tiny-reasoner"]["accuracy"]
+    assert results["model"]["difference"] == pytest.approx(change)
 
     done = ssgr("evaluate", *MODEL, "--problems", "tiny-reasoner", "--output", "e.json", cwd=tmp_path)
     assert (done.returncode, "e.json exists" in done.stderr) == (1, True)

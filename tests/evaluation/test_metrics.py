@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from optimum_ssgr.evaluation.metrics import clustered_mean, is_loop, mean_over_seeds, summarize
+from optimum_ssgr.evaluation.metrics import clustered_mean, is_loop, mean_over_seeds, paired_difference, summarize
 from optimum_ssgr.records import GradedRollout, Problem, Rollout, Verdict
 
 
@@ -60,11 +60,22 @@ def test_loops(ids, expected):
     assert is_loop(ids) is expected
 
 
-def test_summary():
-    def item(problem, sample, correct, thought, finished, ids):
-        rollout = Rollout(problem, sample, (0,), tuple(ids), finished)
-        return GradedRollout(Problem(problem, "q", "a"), rollout, Verdict(None, correct, thought), "")
+def item(problem, sample, correct, thought=True, finished=True, ids=(0,)):
+    rollout = Rollout(problem, sample, (0,), tuple(ids), finished)
+    return GradedRollout(Problem(problem, "q", "a"), rollout, Verdict(None, correct, thought), "")
 
+
+def test_pairing_removes_what_two_models_share():
+    ours = [item(str(n), 0, n % 2 == 0) for n in range(40)]
+    worse = [item(str(n), 0, n % 2 == 0 and n != 4) for n in range(40)]
+    difference, error = paired_difference(ours, worse)
+    differences = np.eye(40)[4]
+    assert difference == pytest.approx(1 / 40)
+    assert error == pytest.approx(differences.std(ddof=1) / math.sqrt(40))
+    assert paired_difference(ours, ours) == (0, 0)
+
+
+def test_summary():
     summary = summarize(
         [
             item("a", 0, True, True, True, range(10)),
