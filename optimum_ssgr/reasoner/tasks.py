@@ -83,7 +83,7 @@ def _variables(difficulty: int, rng: random.Random) -> tuple[str, list[Step], st
 def _sum(difficulty: int, rng: random.Random) -> tuple[str, list[Step], str]:
     """Long addition, one column of digits after the other, carrying."""
     lines, steps, digits, carry = ["Add the columns, write the digits, ones first."], [], "", 0
-    for label in LETTERS[: 1 + difficulty]:
+    for label in LETTERS[: 1 + 5 * difficulty // 4]:
         a, b = rng.randrange(10), rng.randrange(10)
         lines.append(f"{label} {a} {b}")
         given = f"{lines[-1]} carry {carry} is"
@@ -98,11 +98,11 @@ def _walk(difficulty: int, rng: random.Random) -> tuple[str, list[Step], str]:
     nodes = list(LETTERS[: 4 + difficulty])
     targets = dict(zip(nodes, rng.sample(nodes, len(nodes)), strict=True))
     here, count, steps = rng.choice(nodes), 1 + 4 * difficulty // 5, []
-    lines = [f"Start at {here}, take {count} steps.", *(f"{node} to {target}" for node, target in targets.items())]
+    lines = [f"Follow the arrows from {here} for {count} steps.", *(f"{node} {target}" for node, target in targets.items())]
     for left in reversed(range(count)):
         there = targets[here]
         mistake = rng.choice([node for node in nodes if node != there])
-        steps.append(Step(f"{here} to", f" {there}, {left} left", f" {mistake}, {left} left"))
+        steps.append(Step(here, f" {there}, {left} left", f" {mistake}, {left} left"))
         here = there
     return "\n".join(lines), steps, here
 
@@ -111,7 +111,7 @@ def _count(difficulty: int, rng: random.Random) -> tuple[str, list[Step], str]:
     """How often a digit occurs in a labelled list."""
     wanted = rng.randrange(10)
     count, lines, steps = 0, [f"Count the digit {wanted}."], []
-    for label in LETTERS[: 4 + 6 * difficulty // 5]:
+    for label in LETTERS[: 4 + 3 * difficulty // 2]:
         item = wanted if rng.random() < 0.4 else rng.randrange(10)
         lines.append(f"{label} {item}")
         seen = "yes" if item == wanted else "no"

@@ -186,7 +186,7 @@ def train(output: Path, steps: int, seed: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Train the tiny reasoner.")
     parser.add_argument("output", type=Path, help="folder to write")
-    parser.add_argument("--steps", type=int, default=9000, help="optimizer steps (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=4000, help="optimizer steps (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and data (default: %(default)s)")
     arguments = parser.parse_args()
     train(arguments.output, arguments.steps, arguments.seed)

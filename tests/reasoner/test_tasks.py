@@ -33,8 +33,8 @@ def solve(family, question):
         first, second = (int("".join(word[place] for word in words)[::-1]) for place in (1, 2))
         return str(first + second).zfill(len(words) + 1)[::-1]
     if family == "walk":
-        here, steps = re.search(r"Start at (\w), take (\d+) steps", lines[0]).groups()
-        arrows = {word[0]: word[2] for word in words}
+        here, steps = re.search(r"from (\w) for (\d+) steps", lines[0]).groups()
+        arrows = dict(words)
         for _ in range(int(steps)):
             here = arrows[here]
         return here
