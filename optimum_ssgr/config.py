@@ -94,7 +94,7 @@ class CalibrationConfig(_JSONConfig):
     """Which sequences to calibrate on.
 
     The defaults are the nearest public reading of SSGR (arXiv 2511.18864): 16 rollouts a problem at temperature 0.8, correct
-    traces of problems solved 20-80 % of the time, between the 25th and 75th percentile of length, 128 sequences.
+    traces of problems solved 20-80 % of the time, between the 25th and 75th percentile of their length, 128 sequences.
 
     Args:
         strategy: `ssgr` (correct, challenging, moderately long self-generated traces), `self` (correct self-generated traces
@@ -107,7 +107,8 @@ class CalibrationConfig(_JSONConfig):
         top_p: Probability mass kept by nucleus sampling.
         max_new_tokens: Longest response, in tokens.
         pass_rate: Lowest and highest share of correct rollouts that make a problem challenging (`ssgr`).
-        length_window: Percentiles of response length, among correct rollouts, between which a trace is moderate (`ssgr`).
+        length_window: Percentiles of response length, among the correct rollouts of challenging problems, between which a
+            trace is moderate (`ssgr`).
         max_per_problem: Traces selected from one problem at most.
         text_length: Length of a window of general text, in tokens (`text`).
         seed: Seed of sampling and selection.

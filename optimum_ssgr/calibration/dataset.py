@@ -92,27 +92,7 @@ class CalibrationSet:
             ],
             features=CALIBRATION_FEATURES,
         )
-        rollouts = Dataset.from_list(
-            [
-                {
-                    "problem_id": item.problem.id,
-                    "problem": item.problem.question,
-                    "answer": item.problem.answer,
-                    "sample": item.rollout.sample,
-                    "prompt_ids": list(item.rollout.prompt_ids),
-                    "response_ids": list(item.rollout.response_ids),
-                    "response": item.text,
-                    "num_tokens": len(item.rollout.response_ids),
-                    "extracted_answer": item.verdict.answer,
-                    "correct": item.verdict.correct,
-                    "finished": item.rollout.finished,
-                    "thought": item.verdict.thought,
-                    "pass_rate": rates[item.problem.id],
-                }
-                for item in graded
-            ],
-            features=ROLLOUT_FEATURES,
-        )
+        rollouts = _rollout_table(graded, rates) if graded else None
         counts = {
             "problems": len(rates),
             "rollouts": len(graded),
@@ -122,7 +102,7 @@ class CalibrationSet:
             "tokens": sum(len(sequence.input_ids) for sequence in sequences),
         }
         hashed = content_hash([sequence.input_ids for sequence in sequences])
-        return cls(dataset, rollouts if graded else None, {**manifest, "counts": counts, "content_hash": hashed})
+        return cls(dataset, rollouts, {**manifest, "counts": counts, "content_hash": hashed})
 
     @property
     def sequences(self) -> list[list[int]]:
@@ -163,6 +143,30 @@ class CalibrationSet:
         if content_hash(loaded.sequences) != manifest.get("content_hash"):
             raise DataError(f"the sequences in {folder} do not match its manifest; build the calibration set again.")
         return loaded
+
+
+def _rollout_table(graded: Sequence[GradedRollout], rates: dict[str, float]) -> Dataset:
+    return Dataset.from_list(
+        [
+            {
+                "problem_id": item.problem.id,
+                "problem": item.problem.question,
+                "answer": item.problem.answer,
+                "sample": item.rollout.sample,
+                "prompt_ids": list(item.rollout.prompt_ids),
+                "response_ids": list(item.rollout.response_ids),
+                "response": item.text,
+                "num_tokens": len(item.rollout.response_ids),
+                "extracted_answer": item.verdict.answer,
+                "correct": item.verdict.correct,
+                "finished": item.rollout.finished,
+                "thought": item.verdict.thought,
+                "pass_rate": rates[item.problem.id],
+            }
+            for item in graded
+        ],
+        features=ROLLOUT_FEATURES,
+    )
 
 
 def _read_parquet(path: Path, features: Features) -> Dataset:

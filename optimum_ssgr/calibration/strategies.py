@@ -27,12 +27,14 @@ def _correct(graded: Iterable[GradedRollout]) -> list[GradedRollout]:
 def ssgr(graded: Sequence[GradedRollout], config: CalibrationConfig) -> Iterator[CalibrationSequence]:
     """Yield correct, challenging, moderately long traces (SSGR, arXiv 2511.18864).
 
-    When the windows give too few, they widen in this order, and `selected_by` says so: any problem that is sometimes solved;
+    Moderate is measured among the correct traces of challenging problems, which are longer than those of easy ones. When the
+    windows give too few, they widen in this order, and `selected_by` says so: any problem that is sometimes solved;
     any correct trace of moderate length; any correct trace.
     """
     correct, rates = _correct(graded), pass_rates(graded)
-    shortest, longest = length_bounds(correct, config.length_window)
     lowest, highest = config.pass_rate
+    challenging = [item for item in correct if lowest <= rates[item.problem.id] <= highest]
+    shortest, longest = length_bounds(challenging or correct, config.length_window)
 
     def moderate(item: GradedRollout) -> bool:
         return shortest <= len(item.rollout.response_ids) <= longest

@@ -1,4 +1,5 @@
 import random
+import statistics
 
 import pytest
 
@@ -39,13 +40,10 @@ def test_ssgr_takes_correct_challenging_moderate_traces_and_nothing_else():
     config = CalibrationConfig(num_sequences=30, max_per_problem=8)
     chosen = select(items, config)
     rates = pass_rates(items)
-    lengths = sorted(len(item.rollout.response_ids) for item in items if item.verdict.correct)
-    low, high = length_bounds([item for item in items if item.verdict.correct], (25, 75))
-    assert lengths[len(lengths) // 4 - 1] <= low <= lengths[len(lengths) // 4 + 1]
+    challenging = [item for item in items if item.verdict.correct and 0.2 <= rates[item.problem.id] <= 0.8]
+    low, high = statistics.quantiles([len(item.rollout.response_ids) for item in challenging], n=4, method="inclusive")[::2]
     qualifying = {
-        (item.problem.id, item.rollout.sample)
-        for item in items
-        if item.verdict.correct and 0.2 <= rates[item.problem.id] <= 0.8 and low <= len(item.rollout.response_ids) <= high
+        (item.problem.id, item.rollout.sample) for item in challenging if low <= len(item.rollout.response_ids) <= high
     }
     assert len(qualifying) > 30
     assert len(chosen) == 30 == len({(sequence.problem_id, sequence.sample) for sequence in chosen})
@@ -66,8 +64,8 @@ def test_selection_does_not_depend_on_the_order_of_rollouts():
 
 def test_windows_widen_step_by_step_and_say_so():
     items = graded({"easy": 4, "hard": 1, "middle": 2})
-    chosen = select(items, CalibrationConfig(num_sequences=7, pass_rate=(0.4, 0.6), max_per_problem=4))
-    # Correct lengths: easy 10 20 30 40, hard 10, middle 10 20; their quartiles are 10 and 25.
+    chosen = select(items, CalibrationConfig(num_sequences=7, pass_rate=(0.4, 0.6), length_window=(0, 100), max_per_problem=4))
+    # Correct lengths: easy 10 20 30 40, hard 10, middle 10 20, and the last two bound what is moderate.
     assert [sequence.selected_by for sequence in chosen] == [
         *["ssgr"] * 2,
         *["ssgr: any pass rate below 1"],
