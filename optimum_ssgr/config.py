@@ -13,7 +13,9 @@ from .errors import ConfigError
 
 
 STRATEGIES = ("ssgr", "self", "rac", "prompts", "text")
-METHODS = ("magnitude", "wanda", "sparsegpt")
+METHODS = ("magnitude", "wanda", "sparsegpt", "alps")
+MODES = ("staged", "two_pass")
+ALLOCATIONS = ("uniform", "owl")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -161,10 +163,15 @@ class PruningConfig(_JSONConfig):
     """What to prune and how.
 
     Args:
-        method: `sparsegpt` (arXiv 2301.00774), `wanda` (arXiv 2306.11695) or `magnitude`.
+        method: `sparsegpt` (arXiv 2301.00774), `alps` (arXiv 2406.07831), `wanda` (arXiv 2306.11695) or `magnitude`.
         sparsity: Share of the weights of every linear layer to set to zero, in [0, 1); None when a pattern is given.
         pattern: N:M pattern such as `2:4`, which keeps N of every M consecutive weights of a row; None for unstructured.
-        damping: Share of the mean diagonal added to the Hessian's diagonal (`sparsegpt`).
+        damping: Share of the mean diagonal added to the Hessian's diagonal (`sparsegpt`, `alps`).
+        mode: `staged` runs every block once and gathers each layer's statistics behind the pruned layers before it; `two_pass`
+            gathers them from the dense block and runs it again, which takes longer and less memory. None takes `staged`, or
+            `two_pass` when the model is streamed.
+        allocation: `uniform` gives every block the same sparsity, `owl` leaves more weights to blocks with more outliers
+            (arXiv 2310.05175).
 
     Raises:
         ConfigError: A value is unknown or out of range.
@@ -175,15 +182,23 @@ class PruningConfig(_JSONConfig):
     sparsity: float | None = None
     pattern: str | None = None
     damping: float = 0.01
+    mode: str | None = None
+    allocation: str = "uniform"
 
     def __post_init__(self) -> None:
         _require(self.method in METHODS, f"unknown method '{self.method}'; choose one of {', '.join(METHODS)}.")
         _require(0 < self.damping <= 0.5, f"damping must be above 0 and at most 0.5, not {self.damping}.")
+        _require(self.mode in (None, *MODES), f"unknown mode '{self.mode}'; choose one of {', '.join(MODES)}.")
+        _require(
+            self.allocation in ALLOCATIONS,
+            f"unknown allocation '{self.allocation}'; choose one of {', '.join(ALLOCATIONS)}.",
+        )
         if self.pattern is None:
             if self.sparsity is None:
                 object.__setattr__(self, "sparsity", 0.5)
             _require(0 <= self.sparsity < 1, f"sparsity must be at least 0 and below 1, not {self.sparsity}.")
             return
+        _require(self.allocation == "uniform", f"allocation {self.allocation} varies the sparsity, which a pattern fixes.")
         _require(self.sparsity is None, "give sparsity or pattern, not both: a pattern fixes the sparsity.")
         match = re.fullmatch(r"(\d+):(\d+)", self.pattern)
         _require(
@@ -198,6 +213,11 @@ class PruningConfig(_JSONConfig):
             return None
         kept, size = self.pattern.split(":")
         return int(kept), int(size)
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether anything depends on the model's activations."""
+        return self.method != "magnitude" or self.allocation != "uniform"
 
     @property
     def target_sparsity(self) -> float:

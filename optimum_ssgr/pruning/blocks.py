@@ -1,14 +1,14 @@
 """Where a model's prunable weights are: the linear layers of its decoder blocks, found without knowing the architecture."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import ModelError
-
-
-Linear = nn.Linear | Conv1D
+from .experts import fused_parameters, is_fused
 
 
 def find_blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
@@ -37,37 +37,78 @@ def find_blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
     return {f"{name}.{index}": block for index, block in enumerate(blocks)}
 
 
-def find_linears(block_name: str, block: nn.Module) -> dict[str, Linear]:
-    """Find the linear layers of a block.
+@dataclass(frozen=True)
+class Matrix:
+    """One weight matrix that can be pruned: that of a linear layer, or one expert's slice of a fused parameter.
+
+    Args:
+        name: Name of the parameter in its block, with the number of the expert.
+        module: Module that holds the parameter.
+        parameter: Name of the parameter in the module.
+        expert: Number of the expert in a fused parameter; None for a linear layer.
+        transposed: Whether the parameter is stored [in, out].
+    """
+
+    name: str
+    module: nn.Module
+    parameter: str
+    expert: int | None
+    transposed: bool
+
+    def weight(self) -> torch.Tensor:
+        """Return the weights as they are now, as a view of shape [out, in]; writing to it writes to the model."""
+        weight = getattr(self.module, self.parameter).data
+        weight = weight if self.expert is None else weight[self.expert]
+        return weight.T if self.transposed else weight
+
+
+def find_matrices(block_name: str, block: nn.Module) -> dict[str, Matrix]:
+    """Find the prunable weight matrices of a block: its linear layers and fused experts, but not the routers between experts.
 
     Returns:
-        Linear layers by their name in the block.
+        Matrices by their name in the block.
 
     Raises:
-        ModelError: The block keeps weights in a form that cannot be pruned (fused experts, quantized or custom layers).
+        ModelError: The block keeps weights in a form that cannot be pruned (quantized, custom layers, unknown fused experts).
     """
-    linears: dict[str, Linear] = {}
+    found: list[Matrix] = []
+    experts = {name: module for name, module in block.named_modules() if is_fused(module)}
+    mixes = bool(experts) or any(name.split(".")[-1] == "experts" for name, _ in block.named_modules())
     for name, module in block.named_modules():
-        if type(module) in (nn.Linear, Conv1D):
-            if not module.weight.is_floating_point() or module.weight.element_size() < 2:
-                raise ModelError(f"{block_name}.{name} holds quantized weights; load the model unquantized to prune it.")
-            linears[name] = module
-            continue
-        for key, parameter in module.named_parameters(recurse=False):
-            if parameter.ndim == 3 and parameter.shape[1] > 1 and parameter.shape[2] > 1:
-                raise ModelError(
-                    f"{block_name}.{name}.{key} fuses the experts of a mixture-of-experts layer, which is not supported yet."
-                )
-            if isinstance(module, nn.Linear):
-                raise ModelError(
-                    f"{block_name}.{name} is a {type(module).__name__}, not a plain linear layer; "
-                    "merge adapters and load the model unquantized to prune it."
-                )
-    if not linears:
+        if name in experts:
+            for key in fused_parameters(module):
+                count, transposed = len(getattr(module, key)), module.is_transposed
+                found += [Matrix(f"{name}.{key}.{e}", module, key, e, transposed) for e in range(count)]
+        elif type(module) in (nn.Linear, Conv1D):
+            _require_floats(f"{block_name}.{name}", module.weight)
+            if not (mixes and _is_router(name)):
+                found.append(Matrix(f"{name}.weight", module, "weight", None, isinstance(module, Conv1D)))
+        else:
+            _refuse_unknown(f"{block_name}.{name}", module)
+    if not found:
         raise ModelError(f"{block_name} holds no linear layer to prune.")
-    return linears
+    return {matrix.name: matrix for matrix in found}
 
 
-def weight_matrix(linear: Linear) -> torch.Tensor:
-    """Return the weights as a view of shape [out, in], whichever way round the layer stores them."""
-    return linear.weight.data.T if isinstance(linear, Conv1D) else linear.weight.data
+def _is_router(name: str) -> bool:
+    """Tell whether a linear layer chooses between experts: few weights that decide much."""
+    return name.split(".")[-1] in ("gate", "router", "shared_expert_gate")
+
+
+def _require_floats(name: str, weight: torch.Tensor) -> None:
+    if not weight.is_floating_point() or weight.element_size() < 2:
+        raise ModelError(f"{name} holds quantized weights; load the model unquantized to prune it.")
+
+
+def _refuse_unknown(name: str, module: nn.Module) -> None:
+    for key, parameter in module.named_parameters(recurse=False):
+        if parameter.ndim == 3 and parameter.shape[1] > 1 and parameter.shape[2] > 1:
+            raise ModelError(
+                f"{name}.{key} fuses the experts of a mixture-of-experts layer in a way that transformers does not let others "
+                f"run ({type(module).__name__}), so it cannot be pruned."
+            )
+        if isinstance(module, nn.Linear):
+            raise ModelError(
+                f"{name} is a {type(module).__name__}, not a plain linear layer; "
+                "merge adapters and load the model unquantized to prune it."
+            )

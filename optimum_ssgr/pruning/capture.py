@@ -7,10 +7,30 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 from transformers import PreTrainedModel
+
+from ..errors import ModelError
+from .activations import Activation, ActivationStore
+from .weights import brought_in
 
 
 BATCH_TOKENS = 8192
+# What a block is called with besides the hidden states.
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """One sequence to calibrate on.
+
+    Args:
+        ids: Token ids.
+        weights: Importance of each token in the statistics, 0 or more; None counts every token once.
+    """
+
+    ids: Sequence[int]
+    weights: Sequence[float] | None = None
 
 
 @dataclass
@@ -19,18 +39,19 @@ class MicroBatch:
 
     Args:
         hidden: Input of the next block, float [sequences, positions, hidden].
-        real: bool [sequences, positions], False on padding.
+        weights: Importance of the flattened tokens, float [tokens], 0 on padding; None when all count once.
         arguments: For every block, what it is called with besides the hidden states.
     """
 
-    hidden: torch.Tensor
-    real: torch.Tensor
-    arguments: list[tuple[tuple[Any, ...], dict[str, Any]]]
+    hidden: Activation
+    weights: torch.Tensor | None
+    arguments: list[Arguments]
 
     def run(self, index: int, block: nn.Module) -> torch.Tensor:
         """Call a block on the hidden states and return what comes out."""
+        device = next(block.parameters()).device
         args, kwargs = self.arguments[index]
-        output = block(self.hidden, *args, **kwargs)
+        output = block(self.hidden.read(device), *args, **kwargs)
         return output[0] if isinstance(output, tuple) else output
 
 
@@ -38,22 +59,23 @@ class _Stop(Exception):
     """Ends a forward pass after the last block."""
 
 
-def make_batches(sequences: Sequence[Sequence[int]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def make_batches(sequences: Sequence[TokenSequence]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Group sequences of similar length, padded on the right: a causal model's real tokens never see that padding.
 
     Yields:
-        Token ids, int64 [sequences, positions], and which of them are real, bool of the same shape.
+        Token ids, int64 [sequences, positions], and their weights, float of the same shape, 0 on padding.
     """
-    waiting = sorted(sequences, key=len)
+    waiting = sorted(sequences, key=lambda sequence: len(sequence.ids))
     while waiting:
-        count = max(1, BATCH_TOKENS // len(waiting[-1]))
+        longest = len(waiting[-1].ids)
+        count = max(1, BATCH_TOKENS // longest)
         chosen, waiting = waiting[-count:], waiting[:-count]
-        ids = torch.zeros(len(chosen), len(chosen[-1]), dtype=torch.long)
-        real = torch.zeros_like(ids, dtype=torch.bool)
+        ids = torch.zeros(len(chosen), longest, dtype=torch.long)
+        weights = torch.zeros(len(chosen), longest)
         for row, sequence in enumerate(chosen):
-            ids[row, : len(sequence)] = torch.tensor(sequence)
-            real[row, : len(sequence)] = True
-        yield ids, real
+            ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
+            weights[row, : len(sequence.ids)] = 1.0 if sequence.weights is None else torch.tensor(sequence.weights)
+        yield ids, weights
 
 
 @contextmanager
@@ -71,47 +93,105 @@ def _replaced_forwards(blocks: Sequence[nn.Module], forwards: Sequence[Any]) -> 
                 block.forward = forward
 
 
-def _output_kinds(model: PreTrainedModel, blocks: Sequence[nn.Module], ids: torch.Tensor) -> list[bool]:
-    """Tell for every block whether it returns a tuple, by running a few tokens through the model."""
-    kinds: list[bool] = []
-    hooks = [block.register_forward_hook(lambda *call: kinds.append(isinstance(call[-1], tuple))) for block in blocks]
-    try:
-        model(ids, use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return kinds
+def _call_arguments(
+    model: PreTrainedModel, blocks: Sequence[nn.Module], tuples: Sequence[bool], ids: torch.Tensor
+) -> tuple[torch.Tensor, list[Arguments]]:
+    """Return what goes into the first block, and every block's other arguments.
 
-
-def capture_inputs(model: PreTrainedModel, blocks: Sequence[nn.Module], sequences: Sequence[Sequence[int]]) -> list[MicroBatch]:
-    """Run the part of the model before the blocks and note what each block is called with.
-
-    The blocks themselves stand aside: each hands its input on unchanged, so the cost is that of the embeddings.
-
-    Args:
-        model: The model.
-        blocks: Its decoder blocks.
-        sequences: Token ids of the calibration sequences.
+    The blocks stand aside: each hands its input on unchanged and the last one ends the pass, so the cost is the embeddings'.
     """
-    device = model.get_input_embeddings().weight.device
-    tuples = _output_kinds(model, blocks, torch.tensor([list(sequences[0][:4])], device=device))
-    calls: list[tuple[torch.Tensor, tuple[Any, ...], dict[str, Any]]] = []
+    calls: list[tuple[torch.Tensor, Arguments]] = []
 
     def stand_aside(index: int) -> Any:
         def forward(*args: Any, **kwargs: Any) -> Any:
             hidden = args[0] if args else kwargs.pop("hidden_states")
-            calls.append((hidden, args[1:], kwargs))
+            calls.append((hidden, (args[1:], kwargs)))
             if index == len(blocks) - 1:
                 raise _Stop
             return (hidden,) if tuples[index] else hidden
 
         return forward
 
-    batches = []
-    with _replaced_forwards(blocks, [stand_aside(index) for index in range(len(blocks))]):
-        for ids, real in make_batches(sequences):
-            calls.clear()
-            with suppress(_Stop):
-                model(ids.to(device), use_cache=False)
-            batches.append(MicroBatch(calls[0][0], real.to(device), [(args, kwargs) for _, args, kwargs in calls]))
+    with _replaced_forwards(blocks, [stand_aside(index) for index in range(len(blocks))]), suppress(_Stop):
+        model(ids, use_cache=False)
+    return calls[0][0], [arguments for _, arguments in calls]
+
+
+def probe_outputs(model: PreTrainedModel, blocks: Sequence[nn.Module], ids: torch.Tensor) -> list[Any]:
+    """Run a few tokens through the model, on the meta device too, and return what every block returns."""
+    outputs: list[Any] = []
+    hooks = [block.register_forward_hook(lambda *call: outputs.append(call[-1])) for block in blocks]
+    try:
+        model(ids, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return outputs
+
+
+def check_chain(model: PreTrainedModel, blocks: Sequence[nn.Module], outputs: Sequence[Any], ids: torch.Tensor) -> None:
+    """Check that running block after block gives what the whole model gives.
+
+    Args:
+        model: The model, with its weights.
+        blocks: Its decoder blocks.
+        outputs: What `probe_outputs` returned.
+        ids: The tokens that were run.
+
+    Raises:
+        ModelError: The blocks hand more to each other than hidden states.
+    """
+    hidden, arguments = _call_arguments(model, blocks, [isinstance(output, tuple) for output in outputs], ids)
+    batch = MicroBatch(Activation(hidden, None, False), None, arguments)
+    for index, block in enumerate(blocks):
+        with brought_in(block):
+            batch.hidden.write(batch.run(index, block))
+    expected = outputs[-1][0] if isinstance(outputs[-1], tuple) else outputs[-1]
+    if (batch.hidden.read(expected.device) - expected).norm() > 0.02 * expected.norm():
+        raise ModelError(
+            f"the blocks of {type(model).__name__} hand more to each other than their hidden states, "
+            "so they cannot be pruned one by one."
+        )
+
+
+def capture_inputs(
+    model: PreTrainedModel,
+    blocks: Sequence[nn.Module],
+    outputs: Sequence[Any],
+    sequences: Sequence[TokenSequence],
+    store: ActivationStore,
+) -> list[MicroBatch]:
+    """Run the part of the model before the blocks and note what each block is called with.
+
+    Args:
+        model: The model; its blocks may be on the meta device.
+        blocks: Its decoder blocks.
+        outputs: What `probe_outputs` returned.
+        sequences: What to calibrate on.
+        store: Where to keep the hidden states.
+    """
+    tuples = [isinstance(output, tuple) for output in outputs]
+    device = model_device(model)
+    batches: list[MicroBatch] = []
+    held: dict[tuple[Any, ...], list[torch.Tensor]] = {}
+    for ids, weights in make_batches(sequences):
+        hidden, arguments = _call_arguments(model, blocks, tuples, ids.to(device))
+        arguments = tree_map_only(torch.Tensor, lambda tensor: _held_once(tensor, held), arguments)
+        importance = None if bool((weights == 1).all()) else weights.flatten().to(hidden.device)
+        batches.append(MicroBatch(store.new(hidden), importance, arguments))
     return batches
+
+
+def model_device(model: PreTrainedModel) -> torch.device:
+    """Return the device that takes the token ids."""
+    return next((parameter.device for parameter in model.parameters() if not parameter.is_meta), torch.device("cpu"))
+
+
+def _held_once(tensor: torch.Tensor, held: dict[tuple[Any, ...], list[torch.Tensor]]) -> torch.Tensor:
+    """Return an equal tensor that is held already, so that masks and rotary tables of equal batches are kept once."""
+    alike = held.setdefault((tensor.shape, tensor.dtype, tensor.device), [])
+    for other in alike:
+        if other is tensor or torch.equal(other, tensor):
+            return other
+    alike.append(tensor)
+    return tensor

@@ -1,7 +1,6 @@
 """Prune a model block by block, each on the outputs of the pruned blocks before it."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,192 +10,236 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..config import PruningConfig
-from ..errors import ConfigError, DataError, NumericalError
-from .blocks import Linear, find_blocks, find_linears, weight_matrix
-from .capture import MicroBatch, capture_inputs
-from .patterns import NofM, Pattern, Unstructured
-from .solvers.magnitude import magnitude
-from .solvers.sparsegpt import factorize, sparsegpt
-from .solvers.wanda import wanda
-from .statistics import InputStatistics
+from ..errors import ConfigError, DataError, OutputError
+from .activations import ActivationStore
+from .allocation import outlier_ratio, owl_sparsities
+from .blocks import Matrix, find_blocks, find_matrices
+from .capture import MicroBatch, TokenSequence, capture_inputs, check_chain, model_device, probe_outputs
+from .distributed import barrier, own_share, rank
+from .experts import observable
+from .journal import Journal, hash_block
+from .patterns import Pattern
+from .solve import FEWEST_TOKENS, SECOND_ORDER, LayerReport, as_pattern, prune_by_magnitude, prune_share
+from .stages import Stage, noted
+from .traversal import TRAVERSALS, advance, staged
+from .weights import ResidentWeights, Weights
 
 
 logger = logging.get_logger(__name__)
-MOST_DAMPING = 0.5
 
 
-@dataclass(frozen=True)
-class LayerReport:
-    """What became of one linear layer.
-
-    Args:
-        name: Name of the layer in the model.
-        shape: Rows (outputs) and columns (inputs).
-        zeros: Weights that are zero now.
-        tokens: Calibration tokens its statistics come from; 0 for magnitude pruning.
-        damping: Damping that made the Hessian positive definite; None for methods without one.
-    """
-
-    name: str
-    shape: tuple[int, int]
-    zeros: int
-    tokens: int
-    damping: float | None
-
-    @property
-    def weights(self) -> int:
-        """Number of weights."""
-        return self.shape[0] * self.shape[1]
-
-
-def as_pattern(config: PruningConfig) -> Pattern:
-    """Return the pattern that the settings ask for."""
-    return NofM(*config.n_of_m) if config.n_of_m else Unstructured(config.sparsity)
-
-
-def check_prunable(model: PreTrainedModel, config: PruningConfig) -> dict[str, dict[str, Linear]]:
+def check_prunable(model: PreTrainedModel, config: PruningConfig) -> dict[str, dict[str, Matrix]]:
     """Find everything that would be pruned, and refuse what cannot be, before any work.
 
     Returns:
-        For every block's name its linear layers by name.
+        For every block's name its matrices by name.
 
     Raises:
         ModelError: The architecture is not supported.
         ConfigError: The pattern does not divide a layer's inputs.
     """
-    linears = {name: find_linears(name, block) for name, block in find_blocks(model).items()}
+    matrices = {name: find_matrices(name, block) for name, block in find_blocks(model).items()}
     if config.n_of_m:
-        for block_name, members in linears.items():
-            for name, linear in members.items():
-                columns = weight_matrix(linear).shape[1]
+        for block_name, members in matrices.items():
+            for name, matrix in members.items():
+                columns = matrix.weight().shape[1]
                 if columns % config.n_of_m[1]:
                     raise ConfigError(
                         f"pattern {config.pattern} does not divide the {columns} inputs of {block_name}.{name}; "
                         "choose a group size that does."
                     )
-    return linears
+    return matrices
+
+
+@dataclass(frozen=True)
+class _Calibration:
+    """What the loop over the blocks needs to know of the calibration.
+
+    Args:
+        batches: This process's share of the sequences, on their way.
+        stages: For every block's name its stages.
+    """
+
+    batches: list[MicroBatch]
+    stages: Mapping[str, list[Stage]]
 
 
 @torch.no_grad()
-def prune_layerwise(model: PreTrainedModel, sequences: Sequence[Sequence[int]], config: PruningConfig) -> list[LayerReport]:
+def prune_layerwise(
+    model: PreTrainedModel,
+    sequences: Sequence[Sequence[int]],
+    config: PruningConfig,
+    *,
+    token_weights: Sequence[Sequence[float]] | None = None,
+    journal: Journal | None = None,
+    weights: Weights | None = None,
+    store: ActivationStore | None = None,
+) -> list[LayerReport]:
     """Prune every linear layer of the decoder blocks in place; embeddings and the output head stay dense.
 
     Args:
         model: Causal language model.
         sequences: Token ids of the calibration sequences; unused by magnitude pruning.
-        config: Method, sparsity and damping.
+        config: Method, sparsity, mode and damping.
+        token_weights: Importance of every token in the statistics, 0 or more; None counts every token once.
+        journal: Where finished blocks are kept, and found again after an interruption; None keeps none.
+        weights: Where the model's weights are; in the model when None.
+        store: Where to keep the hidden states between blocks; in memory when None.
 
     Returns:
-        One report per linear layer, in the order of the model.
+        One report per weight matrix, in the order of the model.
 
     Raises:
         ModelError: The architecture is not supported.
         ConfigError: The pattern does not divide a layer's inputs.
         DataError: There is nothing to calibrate on.
         NumericalError: Statistics or weights are not finite, or a Hessian resists all damping.
+        OutputError: The journal is another run's, damaged, or cannot be written.
     """
     model.eval()
-    linears = check_prunable(model, config)
+    weights, store = weights or ResidentWeights(), store or ActivationStore()
+    matrices = check_prunable(model, config)
     blocks = find_blocks(model)
-    if config.method == "magnitude":
-        return list(_prune_by_magnitude(linears, config))
-    if not any(len(sequence) for sequence in sequences):
-        raise DataError("the calibration set is empty.")
-    batches = capture_inputs(model, list(blocks.values()), [sequence for sequence in sequences if len(sequence)])
     reports: list[LayerReport] = []
-    for index, (name, block) in enumerate(tqdm(blocks.items(), desc=f"prune ({config.method})", unit="block")):
-        groups = _collect(name, index, block, linears[name], batches, full=config.method == "sparsegpt")
-        for members, statistics in groups:
-            reports += _prune_group(name, {member: linears[name][member] for member in members}, statistics, config)
-        for batch in batches:
-            batch.hidden = batch.run(index, block)
-            if not batch.hidden[batch.real].isfinite().all():
-                raise NumericalError(f"the output of {name} is not finite after pruning; load the model in float32.")
-    order = [f"{block}.{linear}" for block, members in linears.items() for linear in members]
-    return sorted(reports, key=lambda report: order.index(report.name))
+    with observable(model):
+        calibration, patterns = _Calibration([], {}), dict.fromkeys(blocks, as_pattern(config))
+        if config.needs_calibration:
+            shared = own_share(_token_sequences(sequences, token_weights))
+            calibration = _calibrate(model, blocks, matrices, shared, weights, store)
+            if config.allocation == "owl":
+                dense = _calibrate(model, blocks, matrices, shared, weights, store)
+                patterns = _allocate(blocks, matrices, dense, config, weights)
+        progress = tqdm(blocks.items(), desc=f"prune ({config.method})", unit="block", disable=None if rank() == 0 else True)
+        for index, (name, block) in enumerate(progress):
+            with weights.block(name, block):
+                reports += _prune_or_restore(index, name, block, matrices[name], calibration, config, patterns[name], journal)
+    _warn_of_unseen_experts(reports, config)
+    return reports
 
 
-def _prune_by_magnitude(linears: dict[str, dict[str, Linear]], config: PruningConfig) -> Iterator[LayerReport]:
-    for block_name, members in tqdm(linears.items(), desc="prune (magnitude)", unit="block"):
-        for name, linear in members.items():
-            matrix = weight_matrix(linear)
-            matrix.copy_(magnitude(matrix, as_pattern(config)))
-            yield LayerReport(f"{block_name}.{name}", tuple(matrix.shape), int((matrix == 0).sum()), 0, None)
+def _token_sequences(
+    sequences: Sequence[Sequence[int]], token_weights: Sequence[Sequence[float]] | None
+) -> list[TokenSequence]:
+    """Pair sequences with their weights, and refuse what cannot be calibrated on."""
+    if token_weights is None:
+        found = [TokenSequence(ids) for ids in sequences if len(ids)]
+    else:
+        if [len(ids) for ids in sequences] != [len(of) for of in token_weights]:
+            raise DataError("every calibration sequence needs as many token weights as tokens.")
+        if any(weight < 0 for of in token_weights for weight in of):
+            raise DataError("token weights must be 0 or more.")
+        found = [TokenSequence(ids, of) for ids, of in zip(sequences, token_weights, strict=True) if any(of)]
+    if not found:
+        raise DataError("the calibration set is empty.")
+    return found
 
 
-def _collect(
-    block_name: str, index: int, block: nn.Module, linears: dict[str, Linear], batches: list[MicroBatch], full: bool
-) -> list[tuple[list[str], InputStatistics]]:
-    """Run a block on everything and gather one statistic for all linear layers that are fed the same tensor."""
-    statistics: dict[str, InputStatistics] = {}
-    leaders: dict[str, str] = {}
-    fed: dict[int, tuple[str, torch.Tensor]] = {}  # holds the tensors, so that no two of a pass share an id
-
-    def observe(name: str, real: torch.Tensor) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            leader, inputs = fed.setdefault(id(args[0]), (name, args[0]))
-            leaders[name] = leader
-            if leader == name:
-                columns = inputs.shape[-1]
-                statistics.setdefault(name, InputStatistics(columns, full, inputs.device)).add(
-                    inputs.reshape(-1, columns)[real.flatten()]
-                )
-
-        return hook
-
-    for batch in batches:
-        hooks = [linear.register_forward_pre_hook(observe(name, batch.real)) for name, linear in linears.items()]
-        try:
-            batch.run(index, block)
-        finally:
-            fed.clear()
-            for hook in hooks:
-                hook.remove()
-    for name in linears:
-        if name not in leaders:
-            raise NumericalError(f"{block_name}.{name} was never used by the calibration tokens; it cannot be pruned.")
-    groups: dict[str, list[str]] = defaultdict(list)
-    for name, leader in leaders.items():
-        groups[leader].append(name)
-    return [(members, statistics[leader]) for leader, members in groups.items()]
+def _calibrate(
+    model: PreTrainedModel,
+    blocks: Mapping[str, nn.Module],
+    matrices: Mapping[str, Mapping[str, Matrix]],
+    sequences: Sequence[TokenSequence],
+    weights: Weights,
+    store: ActivationStore,
+) -> _Calibration:
+    """Learn how the blocks use their matrices, and bring the sequences up to the first block."""
+    members = list(blocks.values())
+    probed = weights.probed(model)
+    probed_members = list(find_blocks(probed).values())
+    probed_matrices = matrices if probed is model else {n: find_matrices(n, b) for n, b in find_blocks(probed).items()}
+    ids = torch.tensor([list(sequences[0].ids[:4])], device=model_device(probed))
+    with observable(probed), noted(probed_matrices) as stages:
+        outputs = probe_outputs(probed, probed_members, ids)
+    if probed is model:
+        check_chain(model, members, outputs, ids)
+    with weights.around(model):
+        batches = capture_inputs(model, members, outputs, sequences, store)
+    return _Calibration(batches, stages)
 
 
-def _prune_group(
-    block_name: str, linears: dict[str, Linear], statistics: InputStatistics, config: PruningConfig
+def _allocate(
+    blocks: Mapping[str, nn.Module],
+    matrices: Mapping[str, Mapping[str, Matrix]],
+    calibration: _Calibration,
+    config: PruningConfig,
+    weights: Weights,
+) -> dict[str, Pattern]:
+    """Run the dense model once and give every block a sparsity by its share of outliers (OWL)."""
+    ratios = []
+    for index, (name, block) in enumerate(tqdm(blocks.items(), desc="count outliers", unit="block")):
+        scored: list[tuple[torch.Tensor, torch.Tensor]] = []
+        with weights.block(name, block):
+            turns = staged(index, block, matrices[name], calibration.stages[name], calibration.batches, full=False)
+            for stage, statistics in turns:
+                for share, of_share in zip(stage.shares, statistics, strict=True):
+                    of_share.reduce()
+                    scored += [(matrices[name][member].weight(), of_share.squared_norms.sqrt()) for member in share]
+            ratios.append(outlier_ratio(scored))
+    sparsities = owl_sparsities(ratios, config.sparsity)
+    return {name: as_pattern(config, sparsity) for name, sparsity in zip(blocks, sparsities, strict=True)}
+
+
+def _prune_or_restore(
+    index: int,
+    name: str,
+    block: nn.Module,
+    matrices: Mapping[str, Matrix],
+    calibration: _Calibration,
+    config: PruningConfig,
+    pattern: Pattern,
+    journal: Journal | None,
+) -> list[LayerReport]:
+    """Prune one block and note it in the journal, or take it from there; the hidden states move on in either case."""
+    finished = journal.read(index) if journal else None
+    dense = hash_block(block) if journal else ""
+    if finished is None:
+        reports = list(_prune_block(index, name, block, matrices, calibration, config, pattern))
+        if journal and rank() == 0:
+            journal.write(index, name, block, dense, reports)
+        barrier()
+        return reports
+    dense_then, reports, tensors = finished
+    if dense_then != dense:
+        raise OutputError(
+            f"the weights of {name} are not those that {journal.folder} was begun with; "
+            "use the same model, or remove the folder to start anew."
+        )
+    block.load_state_dict({key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items()})
+    advance(index, block, calibration.batches)
+    return reports
+
+
+def _prune_block(
+    index: int,
+    name: str,
+    block: nn.Module,
+    matrices: Mapping[str, Matrix],
+    calibration: _Calibration,
+    config: PruningConfig,
+    pattern: Pattern,
 ) -> Iterator[LayerReport]:
-    """Prune the linear layers that share one input."""
-    label = f"{block_name}.{'/'.join(linears)}"
-    if not statistics.is_finite():
-        raise NumericalError(f"the inputs of {label} are not finite; load the model in float32.")
-    pattern, damping = as_pattern(config), None
-    if config.method == "sparsegpt":
-        factor, dead, damping = _factorize_with_more_damping(label, statistics.hessian, config.damping)
-    for name, linear in linears.items():
-        matrix = weight_matrix(linear)
-        if config.method == "sparsegpt":
-            pruned = sparsegpt(matrix, factor, dead, pattern)
-        else:
-            pruned = wanda(matrix.float(), statistics.squared_norms, pattern)
-        if not pruned.isfinite().all():
-            raise NumericalError(f"pruning {block_name}.{name} gave weights that are not finite.")
-        matrix.copy_(pruned)
-        zeros = int((matrix == 0).sum())
-        yield LayerReport(f"{block_name}.{name}", tuple(matrix.shape), zeros, statistics.tokens, damping)
+    """Prune one block; its matrices are reported in their order in the block."""
+    reports: dict[str, LayerReport] = {}
+    if config.method == "magnitude":
+        reports = {key: prune_by_magnitude(name, matrix, pattern) for key, matrix in matrices.items()}
+        advance(index, block, calibration.batches)
+    else:
+        traverse = TRAVERSALS[config.mode or "staged"]
+        full = config.method in SECOND_ORDER
+        for stage, statistics in traverse(index, block, matrices, calibration.stages[name], calibration.batches, full):
+            for share, of_share in zip(stage.shares, statistics, strict=True):
+                of_share.reduce()
+                members = [matrices[member] for member in share]
+                pruned = prune_share(name, members, of_share, config, pattern)
+                reports |= dict(zip(share, pruned, strict=True))
+    yield from (reports[key] for key in matrices)
 
 
-def _factorize_with_more_damping(label: str, hessian: torch.Tensor, damping: float) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Factorize, doubling the damping up to `MOST_DAMPING` while the Hessian is not positive definite."""
-    while True:
-        try:
-            factor, dead = factorize(hessian, damping)
-        except torch.linalg.LinAlgError:
-            factor = None
-        if factor is not None and factor.isfinite().all():
-            return factor, dead, damping
-        if damping >= MOST_DAMPING:
-            raise NumericalError(
-                f"the Hessian of {label} is not positive definite even with damping {damping}; "
-                "use more calibration tokens or method wanda."
-            )
-        damping = min(2 * damping, MOST_DAMPING)
-        logger.warning(f"the Hessian of {label} is not positive definite; trying damping {damping}.")
+def _warn_of_unseen_experts(reports: Sequence[LayerReport], config: PruningConfig) -> None:
+    fallen_back = [report for report in reports if report.method != config.method]
+    if fallen_back:
+        logger.warning(
+            f"{len(fallen_back)} of {len(reports)} matrices belong to experts that fewer than {FEWEST_TOKENS} calibration "
+            f"tokens were routed to, and were pruned by magnitude, the first being {fallen_back[0].name}; "
+            "more calibration tokens would reach more experts."
+        )

@@ -42,8 +42,7 @@ def lowest_overall(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
     Returns:
         bool [rows, columns], True where pruned.
     """
-    order = scores.flatten().argsort(stable=True)[: int(scores.numel() * sparsity)]
-    return torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device).index_fill_(0, order, True).view_as(scores)
+    return _lowest(scores.reshape(1, -1), int(scores.numel() * sparsity)).view_as(scores)
 
 
 def lowest_per_row(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
@@ -56,12 +55,13 @@ def lowest_per_row(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
     Returns:
         bool [rows, columns], True where pruned.
     """
-    order = scores.argsort(dim=-1, stable=True)[:, : int(scores.shape[-1] * sparsity)]
-    return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, order, True)
+    return _lowest(scores, int(scores.shape[-1] * sparsity))
 
 
 def lowest_per_group(scores: torch.Tensor, pattern: NofM) -> torch.Tensor:
     """Mark all but the `kept` highest scores of every group of `size` columns.
+
+    A score's place in its group is counted by comparing it with the others, which needs no sorting.
 
     Args:
         scores: float [rows, columns]; columns must be a multiple of `size`.
@@ -71,5 +71,21 @@ def lowest_per_group(scores: torch.Tensor, pattern: NofM) -> torch.Tensor:
         bool [rows, columns], True where pruned.
     """
     groups = scores.unflatten(-1, (-1, pattern.size))
-    order = groups.argsort(dim=-1, stable=True)[..., : pattern.size - pattern.kept]
-    return torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, order, True).flatten(-2)
+    places = torch.zeros_like(groups, dtype=torch.int16)
+    for other in range(pattern.size):
+        rival = groups[..., other : other + 1]
+        places[..., :other] += rival < groups[..., :other]
+        places[..., other + 1 :] += rival <= groups[..., other + 1 :]
+    return (places < pattern.size - pattern.kept).flatten(-2)
+
+
+def _lowest(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """Mark exactly `count` entries of every row: those below the count-th lowest, and the first of those that tie with it."""
+    if count == 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    threshold = scores.kthvalue(count, dim=-1, keepdim=True).values
+    below, ties = scores < threshold, scores == threshold
+    missing = count - below.sum(dim=-1, keepdim=True)
+    if bool((ties.sum(dim=-1, keepdim=True) == missing).all()):
+        return below | ties
+    return below | (ties & (ties.cumsum(dim=-1) <= missing))

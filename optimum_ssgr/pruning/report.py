@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from .layerwise import LayerReport
+from .solve import LayerReport
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class PruningReport:
 
     @classmethod
     def of(cls, model: PreTrainedModel, layers: list[LayerReport]) -> "PruningReport":
-        """Put a model's layer reports together."""
+        """Put a model's reports together."""
         return cls(tuple(layers), model.num_parameters())
 
     @property

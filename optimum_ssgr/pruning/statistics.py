@@ -2,9 +2,15 @@
 
 import torch
 
+from .distributed import all_reduce
+
+
+# Rows of the Hessian accumulated together: few enough to skip most of the lower triangle, enough for fast matrix products.
+TILE = 128
+
 
 class InputStatistics:
-    """Second moments of the inputs seen so far: the full matrix for SparseGPT, its diagonal for Wanda.
+    """Weighted second moments of the inputs seen so far: the full matrix, or its diagonal where that is enough (Wanda).
 
     Args:
         columns: Number of inputs.
@@ -13,30 +19,51 @@ class InputStatistics:
     """
 
     def __init__(self, columns: int, full: bool, device: torch.device) -> None:
-        shape = (columns, columns) if full else (columns,)
         self.full = full
         self.tokens = 0
-        self._sums = torch.zeros(shape, dtype=torch.float32, device=device)
+        self._weight = 0.0
+        # Of the full matrix only the tiles on and above the diagonal are kept up to date.
+        self._sums = torch.zeros((columns, columns) if full else columns, dtype=torch.float32, device=device)
 
-    def add(self, inputs: torch.Tensor) -> None:
-        """Count some tokens' inputs, float [tokens, columns]; sums are kept in float32 whatever the dtype."""
+    def add(self, inputs: torch.Tensor, weights: torch.Tensor | None = None) -> None:
+        """Count some tokens' inputs; sums are kept in float32 whatever the dtype.
+
+        Args:
+            inputs: float [tokens, columns].
+            weights: Importance of each token, float [tokens], above 0; None counts every token once.
+        """
         inputs = inputs.float()
         self.tokens += len(inputs)
-        if self.full:
-            self._sums.addmm_(inputs.T, inputs)
+        if weights is None or bool((weights == 1).all()):
+            self._weight += len(inputs)
         else:
-            self._sums += inputs.square().sum(dim=0)
+            self._weight += weights.sum().item()
+            inputs = inputs * weights.sqrt().unsqueeze(1)
+        if not self.full:
+            self._sums += torch.linalg.vector_norm(inputs, dim=0).square()
+            return
+        for start in range(0, inputs.shape[1], TILE):
+            end = start + TILE
+            self._sums[start:end, start:].addmm_(inputs[:, start:end].T, inputs[:, start:])
+
+    def reduce(self) -> None:
+        """Add up what all processes have seen."""
+        all_reduce(self._sums)
+        totals = torch.tensor([self.tokens, self._weight], dtype=torch.float64)
+        all_reduce(totals)
+        self.tokens, self._weight = int(totals[0]), totals[1].item()
 
     def is_finite(self) -> bool:
         """Tell whether every sum is a finite number."""
-        return bool(self._sums.isfinite().all())
+        return bool(self.squared_norms.isfinite().all())  # an input that is not finite shows on the diagonal
 
     @property
     def hessian(self) -> torch.Tensor:
-        """H = 2/N * sum of x xᵀ over the N tokens, float32 [columns, columns]."""
-        return self._sums * (2 / self.tokens)
+        """H = 2/N * sum of w x xᵀ, with N the sum of the tokens' weights w; float32 [columns, columns]."""
+        upper = self._sums.triu()
+        return (upper + upper.triu(1).T).mul_(2 / self._weight)
 
     @property
     def squared_norms(self) -> torch.Tensor:
-        """Sum of each input's square, float32 [columns]."""
+        """Sum of each input's weighted square, float32 [columns]."""
         return self._sums.diagonal() if self.full else self._sums

@@ -79,3 +79,52 @@ def reconstruction_error(weight, pruned, inputs):
     """Squared error of a layer's outputs, relative to the outputs."""
     inputs, weight, pruned = inputs.double(), weight.double(), pruned.double()
     return (((pruned - weight) @ inputs.T).pow(2).sum() / (weight @ inputs.T).pow(2).sum()).item()
+
+
+def naive_alps(weight, inputs, sparsity=None, kept=None, size=None, damping=0.01):
+    """ADMM with an explicit inverse and sorted entries, then least squares on the support in place of conjugate gradients."""
+    weight, inputs = weight.double(), inputs.double()
+    columns = weight.shape[1]
+    hessian = inputs.T @ inputs
+    alive = (hessian.diagonal() > 0).double()
+    weight = weight * alive
+    hessian += torch.diag(1 - alive)
+    hessian += damping * hessian.diagonal().mean() * torch.eye(columns, dtype=torch.float64)
+    scale = hessian.diagonal().sqrt()
+    scaled = hessian / scale[:, None] / scale[None]
+    start = weight * scale
+
+    def largest(values):
+        mask = torch.zeros_like(values, dtype=torch.bool)
+        if size is not None:
+            _mark_groups(values.abs(), mask, kept, size)
+        else:
+            order = values.abs().flatten().sort(stable=True).indices
+            mask.view(-1)[order[: int(values.numel() * sparsity)]] = True
+        return mask
+
+    full, sparse, dual, rho = start, start.clone(), torch.zeros_like(start), 0.1
+    support = largest(start)
+    stayed = (~support).sum().item()
+    for iteration in range(1, 301):
+        inverse = torch.linalg.inv(scaled + rho * torch.eye(columns, dtype=torch.float64))
+        full = (start @ scaled - dual + rho * sparse) @ inverse
+        mask = largest(full + dual / rho)
+        sparse = (full + dual / rho).masked_fill(mask, 0)
+        dual = dual + rho * (full - sparse)
+        if iteration % 3 == 0:
+            change = ((mask & ~support).sum() / stayed).item()
+            if change == 0:
+                break
+            rho *= 1.3 if change > 0.1 else 1.2 if change > 0.005 else 1.1
+            support = mask
+    return least_squares(weight, hessian, mask), mask
+
+
+def least_squares(weight, hessian, mask):
+    """The weights on a support that reconstruct best, row by row."""
+    best = torch.zeros_like(weight)
+    for i in range(len(weight)):
+        free = (~mask[i]).nonzero()[:, 0]
+        best[i, free] = torch.linalg.solve(hessian[free][:, free], hessian[free] @ weight[i])
+    return best

@@ -1,23 +1,18 @@
-from functools import partial
-
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, MixtralConfig, Qwen3MoeConfig
-from transformers.pytorch_utils import Conv1D
 
 from optimum_ssgr.config import PruningConfig
 from optimum_ssgr.errors import ConfigError, DataError, ModelError, NumericalError
-from optimum_ssgr.pruning import layerwise
-from optimum_ssgr.pruning.blocks import find_blocks, find_linears, weight_matrix
-from optimum_ssgr.pruning.capture import capture_inputs
+from optimum_ssgr.pruning import solve, traversal
+from optimum_ssgr.pruning.activations import ActivationStore
+from optimum_ssgr.pruning.blocks import find_blocks, find_matrices
+from optimum_ssgr.pruning.capture import TokenSequence, capture_inputs, probe_outputs
 from optimum_ssgr.pruning.layerwise import prune_layerwise
 from optimum_ssgr.pruning.report import PruningReport
+from optimum_ssgr.pruning.solvers.sparsegpt import factorize
 
-from ..models import CONFIGS, SMALL, random_model
+from ..models import CONFIGS, random_model
 from .naive import naive_sparsegpt, naive_wanda
-
-
-MOE = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
 
 def random_sequences(lengths=(17, 5, 30, 11, 30, 2, 23), seed=1):
@@ -25,29 +20,48 @@ def random_sequences(lengths=(17, 5, 30, 11, 30, 2, 23), seed=1):
     return [torch.randint(3, 64, (length,), generator=generator).tolist() for length in lengths]
 
 
+def inputs_of(model, matrix, sequences):
+    """Inputs of one linear layer, running the whole model on one unpadded sequence at a time."""
+    seen = []
+    hook = matrix.module.register_forward_pre_hook(lambda _, args: seen.append(args[0].reshape(-1, args[0].shape[-1])))
+    for sequence in sequences:
+        model(torch.tensor([sequence]), use_cache=False)
+    hook.remove()
+    return torch.cat(seen)
+
+
 @torch.no_grad()
-def naive_prune(model, sequences, prune):
-    """Prune block after block, running the whole model on one unpadded sequence at a time to see a block's inputs."""
+def naive_prune(model, sequences, prune, sequential):
+    """Prune block after block; sequential sees every layer's inputs only once all layers fed before it are pruned."""
     for name, block in find_blocks(model).items():
-        linears = find_linears(name, block)
-        seen = {key: [] for key in linears}
+        matrices = find_matrices(name, block)
+        if not sequential:
+            inputs = {key: inputs_of(model, matrix, sequences) for key, matrix in matrices.items()}
+            for key, matrix in matrices.items():
+                matrix.weight().copy_(prune(matrix.weight(), inputs[key]))
+            continue
+        waiting = dict(matrices)
+        while waiting:
+            inputs = {key: inputs_of(model, matrix, sequences) for key, matrix in waiting.items()}
+            # The next to be pruned: the first layer in the order of the forward pass, and those fed with the same values.
+            first = next(key for key in run_order(model, waiting))
+            for key in [key for key in waiting if inputs[key].equal(inputs[first])]:
+                matrix = waiting.pop(key)
+                matrix.weight().copy_(prune(matrix.weight(), inputs[key]))
 
-        def note(_, args, into):
-            into.append(args[0].reshape(-1, args[0].shape[-1]))
 
-        hooks = [linears[key].register_forward_pre_hook(partial(note, into=seen[key])) for key in linears]
-        for sequence in sequences:
-            model(torch.tensor([sequence]), use_cache=False)
-        for hook in hooks:
-            hook.remove()
-        for key, linear in linears.items():
-            weights = linear.weight.T if isinstance(linear, Conv1D) else linear.weight
-            weights.copy_(prune(weights, torch.cat(seen[key])))
+def run_order(model, matrices):
+    order = []
+    hooks = [matrix.module.register_forward_pre_hook(lambda *_, key=key: order.append(key)) for key, matrix in matrices.items()]
+    model(torch.tensor([[3, 4, 5]]), use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    return order
 
 
 def agreement(model, reference):
     ours, theirs = (
-        torch.cat([(weight_matrix(x) == 0).flatten() for n, b in find_blocks(m).items() for x in find_linears(n, b).values()])
+        torch.cat([(x.weight() == 0).flatten() for n, b in find_blocks(m).items() for x in find_matrices(n, b).values()])
         for m in (model, reference)
     )
     return (ours == theirs).float().mean().item()
@@ -55,11 +69,14 @@ def agreement(model, reference):
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("method", ["sparsegpt", "wanda"])
-def test_every_architecture_equals_the_naive_loop(name, method):
+@pytest.mark.parametrize("mode", ["two_pass", "staged"])
+def test_every_architecture_equals_the_naive_loop(name, method, mode):
     model, reference, sequences = random_model(name), random_model(name), random_sequences()
-    reports = prune_layerwise(model, sequences, PruningConfig(method=method, sparsity=0.5))
+    reports = prune_layerwise(model, sequences, PruningConfig(method=method, sparsity=0.5, mode=mode))
     solver = naive_sparsegpt if method == "sparsegpt" else naive_wanda
-    naive_prune(reference, sequences, lambda weights, inputs: solver(weights, inputs, sparsity=0.5)[0].float())
+    naive_prune(
+        reference, sequences, lambda weights, inputs: solver(weights, inputs, sparsity=0.5)[0].float(), mode == "staged"
+    )
     assert agreement(model, reference) >= 0.999
     ids = torch.tensor([sequences[0]])
     torch.testing.assert_close(model(ids).logits, reference(ids).logits, rtol=0.02, atol=0.02)
@@ -70,7 +87,7 @@ def test_every_architecture_equals_the_naive_loop(name, method):
 def test_other_weights_are_left_alone():
     model, before = random_model("llama tied"), random_model("llama tied").state_dict()
     prune_layerwise(model, random_sequences(), PruningConfig(sparsity=0.5))
-    linears = {f"{n}.{k}.weight" for n, b in find_blocks(model).items() for k in find_linears(n, b)}
+    linears = {f"{n}.{k}" for n, b in find_blocks(model).items() for k in find_matrices(n, b)}
     assert len(linears) == 14
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[key]) != (key in linears), key
@@ -80,35 +97,48 @@ def test_other_weights_are_left_alone():
 def test_captured_inputs_are_those_of_the_dense_model():
     """Standing aside must not change what a block is called with, window masks and rotary tables included."""
     model, sequences = random_model("gemma3, sliding"), random_sequences((9, 9))
-    blocks = find_blocks(model)
-    calls = []
-    for block in blocks.values():
-        block.register_forward_pre_hook(lambda _, args, kwargs: calls.append(kwargs), with_kwargs=True)
-    [batch] = capture_inputs(model, list(blocks.values()), sequences)
-    calls.clear()
-    model(torch.tensor(sequences), use_cache=False)
-    for (_, captured), called in zip(batch.arguments, calls, strict=True):
-        assert captured.keys() == called.keys()
-        for ours, theirs in zip(captured["position_embeddings"], called["position_embeddings"], strict=True):
-            assert torch.equal(ours, theirs)
-        assert torch.equal(captured["attention_mask"], called["attention_mask"])
-    for index, block in enumerate(blocks.values()):
-        batch.hidden = batch.run(index, block)
-    torch.testing.assert_close(
-        model.lm_head(model.model.norm(batch.hidden)), model(torch.tensor([*reversed(sequences)][::-1])).logits
-    )
+    blocks = list(find_blocks(model).values())
+    with torch.no_grad():
+        outputs = probe_outputs(model, blocks, torch.tensor([[3, 4]]))
+        [batch] = capture_inputs(model, blocks, outputs, [TokenSequence(ids) for ids in sequences], ActivationStore())
+        calls = []
+        for block in blocks:
+            block.register_forward_pre_hook(lambda _, args, kwargs: calls.append(kwargs), with_kwargs=True)
+        expected = model(torch.tensor(sequences), use_cache=False).logits
+        for (_, captured), called in zip(batch.arguments, calls, strict=True):
+            assert captured.keys() == called.keys()
+            for ours, theirs in zip(captured["position_embeddings"], called["position_embeddings"], strict=True):
+                assert torch.equal(ours, theirs)
+            assert torch.equal(captured["attention_mask"], called["attention_mask"])
+        for index, block in enumerate(blocks):
+            batch.hidden.write(batch.run(index, block))
+        hidden = batch.hidden.read(torch.device("cpu"))
+        torch.testing.assert_close(model.lm_head(model.model.norm(hidden)), expected)
 
 
-def test_shared_inputs_share_statistics(monkeypatch):
+def test_blocks_that_hand_on_more_than_hidden_states_are_refused():
+    model = random_model("llama")
+    memory = []
+    first, second = model.model.layers
+    first.register_forward_hook(lambda _, args, output: memory.append(output.clone()))
+    second.register_forward_pre_hook(lambda _, args: (args[0] + memory.pop(0), *args[1:]))
+    prune_layerwise(random_model("llama"), random_sequences(), PruningConfig(method="wanda"))
+    memory.append(torch.ones(1, 4, 32))  # what one pass leaves to the next
+    with pytest.raises(ModelError, match="hand more to each other than their hidden states"):
+        prune_layerwise(model, random_sequences(), PruningConfig(method="wanda"))
+
+
+@pytest.mark.parametrize("mode", ["two_pass", "staged"])
+def test_shared_inputs_share_statistics(monkeypatch, mode):
     made = []
-    original = layerwise.InputStatistics
+    original = traversal.InputStatistics
 
     def counting(*args):
         made.append(args)
         return original(*args)
 
-    monkeypatch.setattr(layerwise, "InputStatistics", counting)
-    prune_layerwise(random_model("llama"), random_sequences(), PruningConfig(sparsity=0.5))
+    monkeypatch.setattr(traversal, "InputStatistics", counting)
+    prune_layerwise(random_model("llama"), random_sequences(), PruningConfig(sparsity=0.5, mode=mode))
     assert len(made) == 2 * 4  # a block's q/k/v, o, gate/up and down
 
 
@@ -118,8 +148,8 @@ def test_patterns_hold_in_every_row(method, pattern, kept, size):
     model = random_model("gpt2")
     prune_layerwise(model, random_sequences(), PruningConfig(method=method, pattern=pattern))
     for name, block in find_blocks(model).items():
-        for linear in find_linears(name, block).values():
-            groups = (weight_matrix(linear) != 0).unflatten(1, (-1, size)).sum(-1)
+        for matrix in find_matrices(name, block).values():
+            groups = (matrix.weight() != 0).unflatten(1, (-1, size)).sum(-1)
             assert (groups <= kept).all()
             assert groups.float().mean() > 0.99 * kept
 
@@ -138,12 +168,12 @@ def test_more_damping_is_tried_and_told(monkeypatch, caplog):
     """A Hessian that is not positive definite (float noise made large here) gets doubled damping, and the log says so."""
     indefinite = torch.eye(4) - 0.55 * torch.ones(4, 4) / 2
     caplog.set_level("WARNING")
-    monkeypatch.setattr(layerwise.logger, "warning", lambda message: caplog.records.append(message))
-    _, _, damping = layerwise._factorize_with_more_damping("layer", indefinite, 0.01)
+    monkeypatch.setattr(solve.logger, "warning", lambda message: caplog.records.append(message))
+    _, damping = solve._with_enough_damping(factorize, "layer", indefinite, 0.01)
     assert damping == 0.16
     assert len(caplog.records) == 4
     with pytest.raises(NumericalError, match=r"layer is not positive definite even with damping 0\.5"):
-        layerwise._factorize_with_more_damping("layer", torch.eye(4) - torch.ones(4, 4), 0.01)
+        solve._with_enough_damping(factorize, "layer", torch.eye(4) - torch.ones(4, 4), 0.01)
 
 
 def test_infinite_inputs_are_refused():
@@ -164,14 +194,6 @@ def test_pattern_that_does_not_divide_is_refused_before_any_work():
 def test_nothing_to_calibrate_on_is_refused(sequences):
     with pytest.raises(DataError, match="the calibration set is empty"):
         prune_layerwise(random_model("llama"), sequences, PruningConfig(method="wanda"))
-
-
-@pytest.mark.parametrize("config", [MixtralConfig(**SMALL, **MOE), Qwen3MoeConfig(**SMALL, **MOE, head_dim=8)])
-def test_fused_experts_are_refused_by_name(config):
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    with pytest.raises(ModelError, match=r"model\.layers\.0\.mlp\.experts\.gate_up_proj fuses the experts"):
-        prune_layerwise(model, random_sequences(), PruningConfig())
 
 
 def test_same_seed_gives_the_same_bits():

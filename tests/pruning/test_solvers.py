@@ -38,7 +38,8 @@ def statistics(inputs, full=True):
 
 
 def run_sparsegpt(weight, inputs, pattern, damping=0.01):
-    return sparsegpt(weight, *factorize(statistics(inputs).hessian, damping), pattern)
+    [pruned] = sparsegpt([weight], *factorize(statistics(inputs).hessian, damping), pattern)
+    return pruned
 
 
 def assert_close_where_agreeing(ours, theirs, mask):
@@ -82,6 +83,31 @@ def test_sparsegpt_equals_naive(pattern, seed):
     assert (margin[first] < 1e-3).all()
 
 
+@pytest.mark.parametrize("pattern", [Unstructured(0.5), NofM(2, 4)], ids=str)
+def test_layers_with_one_input_are_swept_together_as_if_alone(pattern):
+    """Stacked rows keep a threshold per layer."""
+    weight, inputs = layer(rows=40)
+    weight[24:] *= 3
+    parts = list(weight.split([24, 16]))
+    together = sparsegpt(parts, *factorize(statistics(inputs).hessian, 0.01), pattern)
+    for part, result in zip(parts, together, strict=True):
+        theirs, mask, _ = naive_sparsegpt(part, inputs, **named(pattern))
+        assert_close_where_agreeing(result, theirs, mask)
+
+
+def test_weighted_statistics_equal_repeated_tokens():
+    _, inputs = layer(tokens=60, columns=150)
+    times = torch.arange(60) % 3
+    repeated = inputs.repeat_interleave(times, dim=0)
+    weighted = InputStatistics(150, True, torch.device("cpu"))
+    weighted.add(inputs[times > 0], times[times > 0].float())
+    torch.testing.assert_close(weighted.hessian, statistics(repeated).hessian, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(weighted.hessian, 2 / len(repeated) * repeated.T @ repeated, rtol=1e-4, atol=1e-4)
+    diagonal = InputStatistics(150, False, torch.device("cpu"))
+    diagonal.add(inputs[times > 0], times[times > 0].float())
+    torch.testing.assert_close(diagonal.squared_norms, repeated.square().sum(dim=0), rtol=1e-4, atol=1e-4)
+
+
 def test_sparsegpt_keeps_groups_whole_that_do_not_divide_the_block():
     weight, inputs = layer(columns=150)
     theirs, mask, _ = naive_sparsegpt(weight, inputs, kept=2, size=3, block=126)
@@ -118,7 +144,7 @@ def test_sparsegpt_update_is_optimal_for_one_pruned_weight():
     hessian = statistics(inputs).hessian.double()
     weight[0, 0] = 1e-3
     factor, dead = factorize(hessian, 1e-9)
-    pruned = sparsegpt(weight, factor, dead, Unstructured(0.0001))
+    [pruned] = sparsegpt([weight], factor, dead, Unstructured(0.0001))
     assert (pruned == 0).nonzero().tolist() == [[0, 0]]
     target = inputs.double() @ weight[0].double()
     best = torch.linalg.lstsq(inputs[:, 1:].double(), target[:, None]).solution[:, 0]
@@ -137,7 +163,7 @@ def test_exact_ties_go_in_column_order():
 def test_sparsegpt_prunes_all_entries_that_tie_with_the_threshold():
     weight = torch.tensor([[1.0, 2.0, 2.0, 2.0, 3.0, 4.0, 5.0, 6.0]])
     factor = torch.eye(8)
-    pruned = sparsegpt(weight, factor, torch.zeros(8, dtype=torch.bool), Unstructured(0.25))
+    [pruned] = sparsegpt([weight], factor, torch.zeros(8, dtype=torch.bool), Unstructured(0.25))
     assert pruned.tolist() == [[0, 0, 0, 0, 3, 4, 5, 6]]
 
 

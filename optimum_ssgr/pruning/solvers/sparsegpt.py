@@ -1,11 +1,16 @@
 """SparseGPT: one-shot pruning with weight updates (Frantar and Alistarh, arXiv 2301.00774)."""
 
+from collections.abc import Sequence
+
 import torch
 
-from ..patterns import NofM, Pattern, lowest_per_group
+from ..patterns import NofM, Pattern, Unstructured, lowest_per_group
 
 
+# Columns between two choices of what to prune (unstructured), and columns whose errors are handed on one by one. A group of an
+# N:M pattern straddles neither.
 BLOCK = 128
+STEP = 32
 
 
 def factorize(hessian: torch.Tensor, damping: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -22,7 +27,7 @@ def factorize(hessian: torch.Tensor, damping: float) -> tuple[torch.Tensor, torc
         The upper factor U, float [in, in], and the inputs that were never active, bool [in].
 
     Raises:
-        torch.linalg.LinAlgError: The damped Hessian is not positive definite.
+        torch.linalg.LinAlgError: The damped Hessian is not positive definite, or nearly not.
     """
     hessian = hessian.clone()
     diagonal = hessian.diagonal()
@@ -31,51 +36,64 @@ def factorize(hessian: torch.Tensor, damping: float) -> tuple[torch.Tensor, torc
     diagonal += damping * diagonal.mean()
     lower = torch.linalg.cholesky(hessian.flip(0, 1))
     identity = torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
-    return torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1).contiguous(), dead
+    factor = torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1).contiguous()
+    if not factor.isfinite().all():
+        raise torch.linalg.LinAlgError("the factor is not finite.")
+    return factor, dead
 
 
-def sparsegpt(weight: torch.Tensor, factor: torch.Tensor, dead: torch.Tensor, pattern: Pattern) -> torch.Tensor:
+def sparsegpt(
+    weights: Sequence[torch.Tensor], factor: torch.Tensor, dead: torch.Tensor, pattern: Pattern
+) -> list[torch.Tensor]:
     """Prune column by column, each time moving the error onto the columns not yet visited (algorithm 1).
 
+    Rows do not depend on each other, so linear layers that are fed the same input are swept together. The sweep works on the
+    transposed weights, where a column is contiguous, and hands errors on lazily: at once within `STEP` columns, by one matrix
+    product to the rest of the block, and by one to the blocks after it.
+
     Args:
-        weight: float [out, in].
+        weights: Weights of the linear layers that share the input, float [out, in] each.
         factor: Upper factor U of the inverse Hessian, float [in, in].
         dead: Inputs that were never active, bool [in]; their weights become zero.
-        pattern: Unstructured compares the scores W² / U_jj² within blocks of all rows by 128 columns and prunes those up to
-            and including the one at position int(numel * sparsity), so ties with it go too; N:M chooses group by group on
-            the weights updated so far.
+        pattern: Unstructured compares the scores W² / U_jj² within blocks of one layer's rows by 128 columns and prunes those
+            up to and including the one at position int(numel * sparsity), so ties with it go too; N:M chooses group by group
+            on the weights updated so far.
 
     Returns:
-        The pruned and updated weights, in the factor's dtype, [out, in].
+        The pruned and updated weights, in the factor's dtype, [out, in] each.
     """
-    weight = weight.to(factor.dtype, copy=True)
-    weight[:, dead] = 0
-    columns = weight.shape[1]
-    # A group must not straddle two blocks.
-    width = max(BLOCK // pattern.size, 1) * pattern.size if isinstance(pattern, NofM) else BLOCK
-    for start in range(0, columns, width):
-        end = min(start + width, columns)
-        block, block_factor = weight[:, start:end].clone(), factor[start:end, start:end]
-        pruned = _block_mask(block, block_factor, pattern)
+    rows = [len(weight) for weight in weights]
+    columns = torch.cat([weight.T.to(factor.dtype) for weight in weights], dim=1)
+    columns[dead] = 0
+    inverse = factor.diagonal().reciprocal().unsqueeze(1)
+    width, step = (max(size // pattern.size, 1) * pattern.size if isinstance(pattern, NofM) else size for size in (BLOCK, STEP))
+    for start in range(0, len(columns), width):
+        end = min(start + width, len(columns))
+        block, block_factor, block_inverse = columns[start:end], factor[start:end, start:end], inverse[start:end]
+        pruned = _block_mask(block, block_inverse, rows, pattern)
+        gains = pruned * block_inverse
         errors = torch.empty_like(block)
-        for j in range(end - start):
-            if isinstance(pattern, NofM) and j % pattern.size == 0:
-                group = slice(j, j + pattern.size)
-                pruned[:, group] = lowest_per_group(_scores(block[:, group], block_factor[group, group]), pattern)
-            kept = block[:, j].masked_fill(pruned[:, j], 0)
-            errors[:, j] = (block[:, j] - kept) / block_factor[j, j]
-            block[:, j:].addr_(errors[:, j], block_factor[j, j:], alpha=-1)
-        weight[:, start:end] = block.masked_fill(pruned, 0)
-        weight[:, end:] -= errors @ factor[start:end, end:]
-    return weight
+        for first in range(0, end - start, step):
+            last = min(first + step, end - start)
+            for j in range(first, last):
+                if isinstance(pattern, NofM) and j % pattern.size == 0:
+                    group = slice(j, j + pattern.size)
+                    scores = (block[group] * block_inverse[group]).square_()
+                    pruned[group] = lowest_per_group(scores.T, pattern).T
+                    torch.mul(pruned[group], block_inverse[group], out=gains[group])
+                torch.mul(block[j], gains[j], out=errors[j])
+                block[j + 1 : last].addr_(block_factor[j, j + 1 : last], errors[j], alpha=-1)
+            block[last:].addmm_(block_factor[first:last, last:].T, errors[first:last], alpha=-1)
+        block.masked_fill_(pruned, 0)
+        columns[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1)
+    return [part.T.contiguous() for part in columns.split(rows, dim=1)]
 
 
-def _scores(block: torch.Tensor, block_factor: torch.Tensor) -> torch.Tensor:
-    return block.square() / block_factor.diagonal().square()
-
-
-def _block_mask(block: torch.Tensor, block_factor: torch.Tensor, pattern: Pattern) -> torch.Tensor:
-    if isinstance(pattern, NofM) or pattern.sparsity == 0:
-        return torch.zeros_like(block, dtype=torch.bool)
-    scores = _scores(block, block_factor)
-    return scores <= scores.flatten().sort().values[int(scores.numel() * pattern.sparsity)]
+def _block_mask(block: torch.Tensor, inverse: torch.Tensor, rows: list[int], pattern: Pattern) -> torch.Tensor:
+    """Choose what goes in a transposed block [columns, rows], each layer's rows by themselves; nothing yet for N:M."""
+    pruned = torch.zeros_like(block, dtype=torch.bool)
+    if isinstance(pattern, Unstructured) and pattern.sparsity > 0:
+        for layer, mask in zip(block.split(rows, dim=1), pruned.split(rows, dim=1), strict=True):
+            scores = (layer * inverse).square_()
+            mask.copy_(scores <= scores.flatten().kthvalue(int(scores.numel() * pattern.sparsity) + 1).values)
+    return pruned

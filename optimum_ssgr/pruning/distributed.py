@@ -1,0 +1,63 @@
+"""Several processes on one job: each takes some of the sequences, all end with the same weights.
+
+Without an initialised process group every function here is the identity, so that callers need not ask.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import distributed
+
+from ..errors import ConfigError
+
+
+Item = TypeVar("Item")
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return distributed.get_rank() if world_size() > 1 else 0
+
+
+def own_share(items: Sequence[Item]) -> Sequence[Item]:
+    """Return this process's share of the calibration sequences.
+
+    Raises:
+        ConfigError: There are fewer sequences than processes.
+    """
+    if len(items) < world_size():
+        raise ConfigError(f"{len(items)} calibration sequences cannot be split over {world_size()} processes; start fewer.")
+    return items[rank() :: world_size()]
+
+
+def all_reduce(tensor: torch.Tensor) -> None:
+    """Replace a tensor by its sum over all processes."""
+    if world_size() > 1:
+        _on_backend(tensor, distributed.all_reduce)
+
+
+def broadcast(tensor: torch.Tensor, source: int) -> None:
+    """Replace a tensor by that of one process."""
+    if world_size() > 1:
+        _on_backend(tensor, lambda moved: distributed.broadcast(moved, source))
+
+
+def barrier() -> None:
+    """Wait until every process has come here."""
+    if world_size() > 1:
+        distributed.barrier()
+
+
+def _on_backend(tensor: torch.Tensor, operation: Callable[[torch.Tensor], object]) -> None:
+    """Run a collective on a contiguous tensor that lies where the backend can reach it: NCCL wants CUDA memory."""
+    device = torch.device("cuda") if distributed.get_backend() == "nccl" else tensor.device
+    moved = tensor.to(device).contiguous()
+    operation(moved)
+    if moved.data_ptr() != tensor.data_ptr():
+        tensor.copy_(moved)

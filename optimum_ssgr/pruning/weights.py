@@ -1,0 +1,67 @@
+"""Where a model's weights are while it is pruned: in the model, with accelerate, or in the files of a checkpoint."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Protocol
+
+from accelerate.utils import OffloadedWeightsLoader, has_offloaded_params
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..errors import ModelError
+
+
+class Weights(Protocol):
+    """Brings parts of a model into memory and takes them away again."""
+
+    def probed(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Return the model, or one like it, that a few tokens can be run through to see how it is wired."""
+
+    def around(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+        """Hold what comes before the blocks."""
+
+    def block(self, name: str, block: nn.Module) -> AbstractContextManager[None]:
+        """Hold a block's weights; what was changed is kept."""
+
+
+class ResidentWeights:
+    """The weights are in the model, or accelerate brings them in from the CPU."""
+
+    def probed(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Return the model itself.
+
+        Raises:
+            ModelError: Some weights are offloaded to disk, where pruned ones cannot be put back.
+        """
+        for module in model.modules():
+            if has_offloaded_params(module):
+                loader = module._hf_hook.weights_map.dataset
+                if isinstance(loader, OffloadedWeightsLoader) and loader.index:
+                    raise ModelError("some weights are offloaded to disk, where they cannot be pruned; use streaming instead.")
+        return model
+
+    def around(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+        """Do nothing: everything is there."""
+        return nullcontext()
+
+    def block(self, name: str, block: nn.Module) -> AbstractContextManager[None]:
+        """Hold a block's offloaded weights on their execution device."""
+        return brought_in(block)
+
+
+@contextmanager
+def brought_in(block: nn.Module) -> Iterator[None]:
+    """Hold a block's offloaded weights on the execution device, and put them back at the end as they are then."""
+    modules = [module for module in block.modules() if has_offloaded_params(module)]
+    for module in modules:
+        module._hf_hook.pre_forward(module)
+        module._hf_hook.offload = False  # so that its forward passes do not fetch the weights again
+    try:
+        yield
+    finally:
+        for module in modules:
+            hook = module._hf_hook
+            for name, parameter in module.named_parameters(recurse=hook.place_submodules):
+                hook.weights_map[name].copy_(parameter.data)
+            hook.offload = True
+            hook.post_forward(module, None)
