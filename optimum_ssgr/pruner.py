@@ -1,6 +1,8 @@
 """`SSGRPruner`: the whole way from a dense reasoning model to a sparse checkpoint, one method per stage."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,11 @@ from .calibration.build import (
     select_text,
     tokenizer_hash,
 )
-from .calibration.dataset import CalibrationSet
+from .calibration.dataset import CalibrationSet, content_hash
 from .calibration.text import characters_for, load_documents
 from .checkpoints.load import load_model
 from .checkpoints.save import save_checkpoint
+from .checkpoints.streaming import StreamedWeights, load_streamed, save_streamed
 from .config import CalibrationConfig, PruningConfig, SamplingConfig
 from .errors import ConfigError, DataError
 from .evaluation.evaluate import evaluate
@@ -29,6 +32,9 @@ from .evaluation.metrics import summarize
 from .hub.cards import model_card
 from .output import check_unused
 from .problems.load import load_problems
+from .pruning.activations import ActivationStore
+from .pruning.distributed import rank, world_size
+from .pruning.journal import Journal, open_journal
 from .pruning.layerwise import check_prunable, prune_layerwise
 from .pruning.report import PruningReport
 from .records import GradedRollout, Problem
@@ -44,12 +50,21 @@ class SSGRPruner:
         model: Causal language model; it is pruned in place.
         tokenizer: Its tokenizer, with a chat template.
         trust_remote_code: Whether code from the checkpoint may run when the saved model is reloaded.
+        streamed: What reads the weights of a model that is on the meta device; None when the weights are in the model.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, trust_remote_code: bool = False) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        trust_remote_code: bool = False,
+        streamed: StreamedWeights | None = None,
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.trust_remote_code = trust_remote_code
+        self.streamed = streamed
+        self._journal_dir: Path | None = None
         self._provenance: dict[str, Any] | None = None
 
     @classmethod
@@ -62,6 +77,7 @@ class SSGRPruner:
         device_map: str | dict[str, str] | None = None,
         trust_remote_code: bool = False,
         token: str | bool | None = None,
+        streaming: bool = False,
     ) -> Self:
         """Load a model and its tokenizer.
 
@@ -72,11 +88,14 @@ class SSGRPruner:
             device_map: Where to place the layers, as in transformers.
             trust_remote_code: Whether code from the checkpoint may run.
             token: Hub token.
+            streaming: For models larger than memory: read one block at a time from the checkpoint. Such a model can be pruned
+                and saved, but neither generates nor is evaluated; `device_map` is then the one device to compute on.
 
         Raises:
             ModelError: The model or its tokenizer cannot be loaded.
         """
-        model, tokenizer = load_model(
+        load = load_streamed if streaming else load_model
+        loaded = load(
             model_id,
             revision=revision,
             dtype=dtype,
@@ -84,7 +103,8 @@ class SSGRPruner:
             trust_remote_code=trust_remote_code,
             token=token,
         )
-        return cls(model, tokenizer, trust_remote_code)
+        model, tokenizer, streamed = loaded if streaming else (*loaded, None)
+        return cls(model, tokenizer, trust_remote_code, streamed)
 
     def build_calibration(
         self,
@@ -148,53 +168,88 @@ class SSGRPruner:
         return generate_rollouts(self.model, self.tokenizer, load_problems(problems), config, batch_size, instruction)
 
     def prune(
-        self, calibration: CalibrationSet | Dataset | str | Path | None = None, config: PruningConfig | None = None
+        self,
+        calibration: CalibrationSet | Dataset | str | Path | None = None,
+        config: PruningConfig | None = None,
+        *,
+        journal_dir: str | Path | None = None,
+        activation_gb: float = 8.0,
     ) -> PruningReport:
         """Prune the model in place.
 
         Args:
-            calibration: A calibration set, its folder, or a data set with a column `input_ids`; None for magnitude pruning.
+            calibration: A calibration set, its folder, or a data set with a column `input_ids` and perhaps `token_weights`;
+                None for magnitude pruning.
             config: Method, sparsity or pattern.
+            journal_dir: Folder for finished blocks: when the same call is made again after an interruption, it goes on there
+                and ends with the same bits. A streamed model needs one; its pruned blocks stay there.
+            activation_gb: For a streamed model, hidden states beyond so many GB go to disk.
 
         Raises:
-            SSGRError: The architecture, the pattern or the calibration set does not fit, or the numbers are not usable.
+            SSGRError: The architecture, the pattern or the calibration set does not fit, the journal belongs to another run, or
+                the numbers are not usable.
         """
         config = config or PruningConfig()
+        if self.streamed and journal_dir is None:
+            raise ConfigError("a streamed model needs a journal_dir, where its pruned blocks are written.")
+        config = dataclasses.replace(config, mode=config.mode or ("two_pass" if self.streamed else "staged"))
         check_prunable(self.model, config)
-        sequences, manifest = self._sequences(calibration, config)
-        report = PruningReport.of(self.model, prune_layerwise(self.model, sequences, config))
-        self._provenance = {
+        sequences, token_weights, manifest = self._sequences(calibration, config)
+        provenance = self._origin(config)
+        with _journal(journal_dir) as journal:
+            store = None
+            if journal:
+                hashed = content_hash(sequences, token_weights)
+                journal.check_fingerprint(provenance | {"calibration": hashed, "processes": world_size()})
+                store = ActivationStore(journal.activations(), int(activation_gb * 1e9)) if self.streamed else None
+            layers = prune_layerwise(
+                self.model,
+                sequences,
+                config,
+                token_weights=token_weights,
+                journal=journal,
+                weights=self.streamed,
+                store=store,
+            )
+        self._journal_dir = Path(journal_dir) if journal_dir else None
+        report = PruningReport.of(self.model, layers)
+        self._provenance = provenance | {"calibration": manifest, "sparsity": report.to_dict()}
+        return report
+
+    def _origin(self, config: PruningConfig) -> dict[str, Any]:
+        """Return what decides the outcome of pruning, besides the calibration tokens."""
+        return {
             "base_model": self.model.config._name_or_path,
             "base_commit": getattr(self.model.config, "_commit_hash", None),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
             "pruning": config.to_dict(),
-            "calibration": manifest,
-            "sparsity": report.to_dict(),
             "versions": {
                 "optimum-ssgr": __version__,
                 "torch": torch.__version__,
                 "transformers": transformers.__version__,
             },
         }
-        return report
 
     def _sequences(
         self, calibration: CalibrationSet | Dataset | str | Path | None, config: PruningConfig
-    ) -> tuple[list[list[int]], dict[str, Any] | None]:
-        if config.method == "magnitude":
-            return [], None
+    ) -> tuple[list[list[int]], list[list[float]] | None, dict[str, Any] | None]:
+        """Return token ids, their weights and the manifest of what to calibrate on."""
+        if not config.needs_calibration:
+            return [], None, None
         if calibration is None:
-            raise ConfigError(f"the method {config.method} needs a calibration set.")
+            raise ConfigError(f"pruning with method {config.method}, allocation {config.allocation} needs a calibration set.")
         if isinstance(calibration, Dataset):
             if "input_ids" not in calibration.column_names:
                 raise DataError("the calibration data set has no column input_ids.")
-            return list(calibration["input_ids"]), None
+            weighted = "token_weights" in calibration.column_names
+            return list(calibration["input_ids"]), list(calibration["token_weights"]) if weighted else None, None
         loaded = calibration if isinstance(calibration, CalibrationSet) else CalibrationSet.load_from_disk(calibration)
         if loaded.manifest.get("tokenizer_hash") != tokenizer_hash(self.tokenizer):
             raise DataError(
                 f"the calibration set was made with the tokenizer of {loaded.manifest.get('model')}, which is another one "
                 "than this model's; build it again with this model."
             )
-        return loaded.sequences, loaded.manifest
+        return loaded.sequences, None, loaded.manifest
 
     def evaluate(
         self,
@@ -241,4 +296,19 @@ class SSGRPruner:
         if self._provenance is None:
             raise ConfigError("prune the model before saving it.")
         card = model_card(self._provenance)
-        save_checkpoint(self.model, self.tokenizer, folder, self._provenance, card, self.trust_remote_code)
+        rest = (self._provenance, card, self.trust_remote_code)
+        if self.streamed:
+            blocks = Journal(self._journal_dir).blocks()
+            save_streamed(self.model, self.tokenizer, folder, self.streamed, blocks, *rest)
+        else:
+            save_checkpoint(self.model, self.tokenizer, folder, *rest)
+
+
+@contextmanager
+def _journal(folder: str | Path | None) -> Iterator[Journal | None]:
+    """Open a journal, locked by the first process of a job; None without a folder."""
+    if folder is None or rank() > 0:
+        yield folder and Journal(Path(folder))
+        return
+    with open_journal(folder) as journal:
+        yield journal

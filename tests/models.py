@@ -7,16 +7,19 @@ from transformers import (
     Gemma3TextConfig,
     GemmaConfig,
     GPT2Config,
+    GptOssConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     PhiConfig,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 
 SMALL = {
-    "vocab_size": 64,
+    "vocab_size": 704,
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
@@ -37,14 +40,20 @@ CONFIGS = {
     "gemma3, sliding": Gemma3TextConfig(**SMALL, head_dim=8, sliding_window=4),
     "mistral, sliding": MistralConfig(**SMALL, head_dim=8, sliding_window=4),
     "phi": PhiConfig(**SMALL),
-    "gpt2": GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64, n_inner=64, eos_token_id=2),
+    "gpt2": GPT2Config(vocab_size=704, n_embd=32, n_layer=2, n_head=4, n_positions=64, n_inner=64, eos_token_id=2),
+}
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+MIXTURES = {
+    "mixtral": MixtralConfig(**SMALL, **EXPERTS),
+    "qwen3 moe": Qwen3MoeConfig(**SMALL, **EXPERTS, num_experts=4, moe_intermediate_size=32, head_dim=8),
+    "gpt-oss": GptOssConfig(**SMALL, **EXPERTS, head_dim=8, sliding_window=4),
 }
 
 
 def random_model(name, seed=0):
     """Make a model whose weights are large enough for its outputs to depend on every one of them."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[name], attn_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_config((CONFIGS | MIXTURES)[name], attn_implementation="eager").eval()
     for parameter in model.parameters():
         if parameter.ndim == 1:
             torch.nn.init.uniform_(parameter, 0.3, 1.7)

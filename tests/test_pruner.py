@@ -13,7 +13,7 @@ from datasets import Dataset
 from optimum_ssgr import CalibrationConfig, PruningConfig, SamplingConfig, SSGRPruner
 from optimum_ssgr.errors import ConfigError, DataError, ModelError
 from optimum_ssgr.problems.load import load_problems
-from optimum_ssgr.pruning.blocks import find_blocks, find_linears, weight_matrix
+from optimum_ssgr.pruning.blocks import find_blocks, find_matrices
 from optimum_ssgr.pruning.patterns import Unstructured
 from optimum_ssgr.pruning.solvers.sparsegpt import factorize, sparsegpt
 from optimum_ssgr.pruning.statistics import InputStatistics
@@ -76,16 +76,16 @@ def test_naive_parity_on_real_layers(reasoner, calibration):
     model, _ = reasoner
     blocks = find_blocks(model)
     for name, key in (("model.layers.0", "self_attn.q_proj"), ("model.layers.3", "mlp.down_proj")):
-        linear, seen = find_linears(name, blocks[name])[key], []
-        hook = linear.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0][0]))
+        matrix, seen = find_matrices(name, blocks[name])[f"{key}.weight"], []
+        hook = matrix.module.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0][0]))
         with torch.no_grad():
             for sequence in calibration.sequences:
                 model(torch.tensor([sequence]))
         hook.remove()
-        inputs, weight = torch.cat(seen), weight_matrix(linear)[:32]
+        inputs, weight = torch.cat(seen), matrix.weight()[:32]
         statistics = InputStatistics(inputs.shape[1], True, torch.device("cpu"))
         statistics.add(inputs)
-        ours = sparsegpt(weight, *factorize(statistics.hessian, 0.01), Unstructured(0.5))
+        [ours] = sparsegpt([weight], *factorize(statistics.hessian, 0.01), Unstructured(0.5))
         theirs, mask, _ = naive_sparsegpt(weight, inputs, sparsity=0.5)
         assert ((ours == 0) == mask).float().mean() >= 0.999
         assert reconstruction_error(weight, ours, inputs) == pytest.approx(

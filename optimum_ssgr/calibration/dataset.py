@@ -46,11 +46,11 @@ ROLLOUT_FEATURES = Features(
 )
 
 
-def content_hash(sequences: Sequence[Sequence[int]]) -> str:
-    """Hash token ids, so that two sets are the same exactly when their hashes are."""
+def content_hash(sequences: Sequence[Sequence[int]], token_weights: Sequence[Sequence[float]] | None = None) -> str:
+    """Hash token ids and their weights, so that two sets are the same exactly when their hashes are."""
     digest = hashlib.sha256()
-    for ids in sequences:
-        digest.update((",".join(map(str, ids)) + "\n").encode())
+    for values in (*sequences, *(token_weights or ())):
+        digest.update((",".join(map(str, values)) + "\n").encode())
     return digest.hexdigest()
 
 

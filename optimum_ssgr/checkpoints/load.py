@@ -9,7 +9,7 @@ from ..reasoner import NAME as EMBEDDED
 from ..reasoner import WEIGHTS
 
 
-_LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, SafetensorError)
+LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, SafetensorError)
 
 
 def load_model(
@@ -34,13 +34,13 @@ def load_model(
     Raises:
         ModelError: The model or its tokenizer cannot be loaded.
     """
-    source = str(WEIGHTS) if model_id == EMBEDDED else model_id
+    source = source_of(model_id)
     shared = {"revision": revision, "trust_remote_code": trust_remote_code, "token": token}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **shared)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=device_map, use_safetensors=True, **shared)
-    except _LOADING_ERRORS as error:
-        raise _cannot_load(model_id, error) from error
+    except LOADING_ERRORS as error:
+        raise cannot_load(model_id, error) from error
     model.config._name_or_path = model_id
     return model.eval(), tokenizer
 
@@ -53,15 +53,21 @@ def load_skeleton(
     Raises:
         ModelError: The config cannot be loaded.
     """
-    source = str(WEIGHTS) if model_id == EMBEDDED else model_id
+    source = source_of(model_id)
     try:
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code, token=token)
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    except _LOADING_ERRORS as error:
-        raise _cannot_load(model_id, error) from error
+    except LOADING_ERRORS as error:
+        raise cannot_load(model_id, error) from error
 
 
-def _cannot_load(model_id: str, error: Exception) -> ModelError:
+def source_of(model_id: str) -> str:
+    """Return the Hub id or folder behind a model's name."""
+    return str(WEIGHTS) if model_id == EMBEDDED else model_id
+
+
+def cannot_load(model_id: str, error: Exception) -> ModelError:
+    """Say in one sentence why a model could not be loaded."""
     lines = str(error).strip().splitlines()
     return ModelError(f"cannot load the model '{model_id}': {lines[0] if lines else type(error).__name__}")

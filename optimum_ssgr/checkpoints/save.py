@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import has_offloaded_params
+from accelerate.utils.modeling import get_state_dict_offloaded_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import OutputError
@@ -12,6 +14,7 @@ from ..output import new_folder
 
 
 PROVENANCE = "ssgr_config.json"
+CHECK_TEXT = "Reload check: 1 + 1 = 2, <think> and </think>.\n"
 
 
 def save_checkpoint(
@@ -39,22 +42,36 @@ def save_checkpoint(
     """
     with new_folder(folder) as partial:
         model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        (partial / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
-        (partial / "README.md").write_text(card)
+        write_beside(partial, tokenizer, provenance, card)
         _check_reload(model, tokenizer, partial, trust_remote_code)
+
+
+def write_beside(folder: Path, tokenizer: PreTrainedTokenizerBase, provenance: dict[str, Any], card: str) -> None:
+    """Write what goes beside the weights: tokenizer, provenance and card."""
+    tokenizer.save_pretrained(folder)
+    (folder / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
+    (folder / "README.md").write_text(card)
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, trust_remote_code: bool) -> None:
+    """Load the tokenizer as a user would and compare token ids.
+
+    Raises:
+        OutputError: The reloaded tokenizer differs.
+    """
+    again = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    if again(CHECK_TEXT).input_ids != tokenizer(CHECK_TEXT).input_ids:
+        raise OutputError("the saved tokenizer does not load back as it was: it gives other token ids.")
 
 
 def _check_reload(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, trust_remote_code: bool) -> None:
     """Load the folder as a user would, compare every weight, and generate a few tokens."""
     reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype, trust_remote_code=trust_remote_code)
     theirs = reloaded.state_dict()
-    for name, tensor in model.state_dict().items():
+    offloaded = any(has_offloaded_params(module) for module in model.modules())
+    for name, tensor in (get_state_dict_offloaded_model(model) if offloaded else model.state_dict()).items():
         if name not in theirs or not torch.equal(tensor.cpu(), theirs[name].cpu()):
             raise OutputError(f"the saved checkpoint does not load back as it was: {name} differs.")
-    text = "Reload check: 1 + 1 = 2, <think> and </think>.\n"
-    again = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    if again(text).input_ids != tokenizer(text).input_ids:
-        raise OutputError("the saved tokenizer does not load back as it was: it gives other token ids.")
-    ids = torch.tensor([again(text).input_ids], device=reloaded.device)
+    check_tokenizer(tokenizer, folder, trust_remote_code)
+    ids = torch.tensor([tokenizer(CHECK_TEXT).input_ids], device=reloaded.device)
     reloaded.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)

@@ -32,9 +32,11 @@ class SSGRSubcommand(BaseOptimumCLICommand):
                 raise
             self.parser.exit(2 if isinstance(error, ConfigError) else 1, f"{self.parser.prog}: error: {error}\n")
         except KeyboardInterrupt:
-            self.parser.exit(130, f"\n{self.parser.prog}: interrupted; nothing was written. {self.how_to_resume}\n")
+            self.parser.exit(130, f"\n{self.parser.prog}: interrupted; {self.after_interruption(self.args)}\n")
 
-    how_to_resume = "Run the same command to start again."
+    def after_interruption(self, args: Namespace) -> str:
+        """Say what is left of an interrupted run, and how to go on."""
+        return "nothing was written. Run the same command to start again."
 
     def execute(self, args: Namespace) -> None:
         """Do the command's work."""

@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from ..config import METHODS, STRATEGIES, CalibrationConfig, PruningConfig, SamplingConfig
+from ..config import ALLOCATIONS, METHODS, MODES, STRATEGIES, CalibrationConfig, PruningConfig, SamplingConfig
 
 
 def add_model(parser: ArgumentParser, several: bool = False) -> None:
@@ -98,6 +98,12 @@ def add_pruning(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("pruning")
     group.add_argument("--method", default="sparsegpt", help=f"{', '.join(METHODS)} (default: %(default)s)")
     group.add_argument("--sparsity", type=float, help="share of weights to remove (default: 0.5)")
+    group.add_argument(
+        "--mode", help=f"{' or '.join(MODES)}: one pass behind the pruned layers, or two with less memory (default: staged)"
+    )
+    group.add_argument(
+        "--allocation", default="uniform", help=f"{' or '.join(ALLOCATIONS)}: sparsity of the blocks (default: %(default)s)"
+    )
     group.add_argument("--pattern", help="N:M pattern such as 2:4: N of every M weights stay")
     group.add_argument(
         "--damping", type=float, default=PruningConfig.damping, help="damping of the Hessian (default: %(default)s)"

@@ -1,5 +1,6 @@
 """`optimum-cli ssgr prune`: prune a model, block by block."""
 
+import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,20 +27,40 @@ class PruneCommand(SSGRSubcommand):
         parser.add_argument("--calibration", type=Path, help="folder of a calibration set; made on the spot when left out")
         flags.add_problems(parser, required=False)
         flags.add_calibration(parser)
+        group = parser.add_argument_group("models larger than memory")
+        group.add_argument(
+            "--streaming", action="store_true", help="read one block at a time from the checkpoint; needs --calibration"
+        )
+        group.add_argument(
+            "--activation-gb",
+            type=float,
+            default=8.0,
+            help="with --streaming, keep this much of the hidden states in memory and the rest on disk (default: %(default)s)",
+        )
+
+    def after_interruption(self, args: Namespace) -> str:
+        """Say where the finished blocks are."""
+        return f"finished blocks are kept in {journal_of(args.output)}. Run the same command to go on."
 
     def execute(self, args: Namespace) -> None:
         """Prune the model and save the checkpoint."""
         config = flags.pruning_config(args)
         calibration_config = flags.calibration_config(args)
-        needs_building = config.method != "magnitude" and args.calibration is None
+        needs_building = config.needs_calibration and args.calibration is None
         if needs_building and args.problems is None and args.text is None:
             raise ConfigError(f"the method {config.method} needs --calibration, or --problems to make a calibration set.")
+        if needs_building and args.streaming:
+            raise ConfigError("--streaming needs --calibration: a model larger than memory cannot write its own traces here.")
+        if needs_building and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError("several processes need --calibration; make it first with ssgr calibrate.")
         if needs_building:
             calibrate.check_inputs(args, calibration_config)
         from ..calibration.dataset import CalibrationSet
         from ..checkpoints.load import load_skeleton
         from ..output import check_unused
         from ..pruner import SSGRPruner
+        from ..pruning.distributed import barrier, rank, start_processes
+        from ..pruning.journal import Journal
         from ..pruning.layerwise import check_prunable
 
         check_unused(args.output)
@@ -52,21 +73,31 @@ class PruneCommand(SSGRSubcommand):
             if needs_building:
                 calibrate.plan(args, calibration_config, problems)
             return
-        pruner = SSGRPruner.from_pretrained(args.model, **flags.load_arguments(args))
+        start_processes()
+        pruner = SSGRPruner.from_pretrained(args.model, **flags.load_arguments(args), streaming=args.streaming)
         if needs_building:
             calibration = pruner.build_calibration(
                 problems, calibration_config, text=text, batch_size=args.batch_size, instruction=args.instruction
             )
-        report = pruner.prune(calibration, config)
-        pruner.save_pretrained(args.output)
-        say(str(report))
-        say(f"checkpoint written to {args.output}, reloaded and checked")
+        journal = journal_of(args.output)
+        report = pruner.prune(calibration, config, journal_dir=journal, activation_gb=args.activation_gb)
+        if rank() == 0:
+            pruner.save_pretrained(args.output)
+            Journal(journal).remove()
+            say(str(report))
+            say(f"checkpoint written to {args.output}, reloaded and checked")
+        barrier()
+
+
+def journal_of(output: Path) -> Path:
+    """Return the folder beside the output that finished blocks are kept in until all are done."""
+    return output.with_name(f"{output.name}.journal")
 
 
 def plan(args: Namespace, config: PruningConfig, skeleton: "PreTrainedModel", linears: dict) -> None:
     """Print what would be done."""
-    layers = [linear for members in linears.values() for linear in members.values()]
-    weights = sum(layer.weight.numel() for layer in layers)
+    layers = [matrix for members in linears.values() for matrix in members.values()]
+    weights = sum(layer.weight().numel() for layer in layers)
     say(f"model        {args.model}, {skeleton.num_parameters():,} parameters")
     say(f"prunes       {len(layers)} linear layers in {len(linears)} blocks, {weights:,} weights")
     say(f"method       {config.method}, {config.pattern or f'{config.sparsity:.0%}'}")

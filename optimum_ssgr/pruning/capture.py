@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -122,7 +123,8 @@ def probe_outputs(model: PreTrainedModel, blocks: Sequence[nn.Module], ids: torc
     outputs: list[Any] = []
     hooks = [block.register_forward_hook(lambda *call: outputs.append(call[-1])) for block in blocks]
     try:
-        model(ids, use_cache=False)
+        # Without a cache transformers looks for packed sequences, which takes values that the meta device has not.
+        model(ids, use_cache=ids.is_meta)
     finally:
         for hook in hooks:
             hook.remove()
@@ -183,8 +185,9 @@ def capture_inputs(
 
 
 def model_device(model: PreTrainedModel) -> torch.device:
-    """Return the device that takes the token ids."""
-    return next((parameter.device for parameter in model.parameters() if not parameter.is_meta), torch.device("cpu"))
+    """Return the device that takes the token ids: the first that holds anything, or the meta device when none does."""
+    tensors = chain(model.parameters(), model.buffers())
+    return next((tensor.device for tensor in tensors if not tensor.is_meta), torch.device("meta"))
 
 
 def _held_once(tensor: torch.Tensor, held: dict[tuple[Any, ...], list[torch.Tensor]]) -> torch.Tensor:

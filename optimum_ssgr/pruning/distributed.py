@@ -3,6 +3,7 @@
 Without an initialised process group every function here is the identity, so that callers need not ask.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -13,6 +14,14 @@ from ..errors import ConfigError
 
 
 Item = TypeVar("Item")
+
+
+def start_processes() -> None:
+    """Join the other processes that `torchrun` or `accelerate launch` started, if any."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 
 
 def world_size() -> int:

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..errors import OutputError
+from .distributed import rank
 from .solve import LayerReport
 
 
@@ -87,6 +88,17 @@ class Journal:
             raise OutputError(f"{path} is damaged; remove it and run the same command again to prune its block anew.") from None
         reports = [LayerReport(**{**layer, "shape": tuple(layer["shape"])}) for layer in about["layers"]]
         return about["dense"], reports, tensors
+
+    def blocks(self) -> list[Path]:
+        """Return the files of the finished blocks, in order."""
+        return sorted(self.folder.glob("block-*.safetensors"))
+
+    def activations(self) -> Path:
+        """Make an empty folder for activations that do not fit in memory."""
+        folder = self.folder / f"activations-{rank()}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
 
     def remove(self) -> None:
         """Delete the journal, once its blocks are safe elsewhere."""

@@ -160,7 +160,7 @@ def test_report_gives_denominators():
     linear = 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 64)
     assert report.prunable == linear
     assert report.zeros == linear // 2
-    assert report.parameters == linear + 64 * 32 + 5 * 32
+    assert report.parameters == linear + 704 * 32 + 5 * 32
     assert report.to_dict()["sparsity_of_all"] == report.zeros / report.parameters
 
 

@@ -1,0 +1,163 @@
+"""Runs that are cut off: what is finished stays, and the same command ends with the same bits."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+
+from optimum_ssgr.config import PruningConfig
+from optimum_ssgr.errors import OutputError
+from optimum_ssgr.pruner import SSGRPruner
+from optimum_ssgr.pruning.journal import open_journal
+from optimum_ssgr.reasoner import NAME
+
+from .test_layerwise import random_sequences
+
+
+# Prunes the embedded reasoner; argv: journal, folder to save to, mode, settings of the job as JSON.
+SCRIPT = """
+import json, sys
+from datasets import Dataset
+from optimum_ssgr import PruningConfig, SSGRPruner
+journal, folder, streaming, job = sys.argv[1], sys.argv[2], sys.argv[3] == "streaming", json.loads(sys.argv[4])
+pruner = SSGRPruner.from_pretrained("tiny-reasoner", streaming=streaming)
+data = Dataset.from_dict({"input_ids": job["sequences"]})
+pruner.prune(data, PruningConfig(**job["config"]), journal_dir=journal)
+pruner.save_pretrained(folder)
+"""
+SEQUENCES = random_sequences((60, 90, 40, 75, 110, 35))
+JOB = {"config": {"method": "sparsegpt", "sparsity": 0.5}, "sequences": SEQUENCES}
+
+
+def start(folder, *, mode="resident", limit=None):
+    arguments = [sys.executable, "-c", SCRIPT, folder / "journal", folder / "out", mode, json.dumps(JOB)]
+
+    def limit_files():
+        if limit:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        list(map(str, arguments)), env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=limit_files
+    )
+
+
+def weights_in(folder):
+    return {key: tensor for path in sorted(folder.glob("*.safetensors")) for key, tensor in load_file(path).items()}
+
+
+def finished_blocks(folder):
+    return sorted(path.name for path in (folder / "journal").glob("block-*.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folders = {}
+    for mode in ("resident", "streaming"):
+        folders[mode] = tmp_path_factory.mktemp(mode)
+        process = start(folders[mode], mode=mode)
+        assert process.wait() == 0, process.stderr.read()
+    return folders
+
+
+@pytest.mark.parametrize("mode", ["resident", "streaming"])
+@pytest.mark.parametrize("after", [1, 3])
+def test_killed_and_run_again_gives_the_same_bits(tmp_path, uninterrupted, mode, after):
+    with start(tmp_path, mode=mode) as process:
+        while len(finished_blocks(tmp_path)) < after:
+            assert process.poll() is None, process.stderr.read()
+        process.send_signal(signal.SIGKILL)
+    assert after <= len(finished_blocks(tmp_path)) <= 4
+    assert not (tmp_path / "out").exists()
+    with start(tmp_path, mode=mode) as again:
+        _, errors = again.communicate()
+    assert again.returncode == 0, errors
+    ours, theirs = weights_in(tmp_path / "out"), weights_in(uninterrupted[mode] / "out")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    reports = [json.loads((folder / "out" / "ssgr_config.json").read_text()) for folder in (tmp_path, uninterrupted[mode])]
+    assert reports[0] == reports[1]
+
+
+def prune(folder, config, sequences=6, change=None):
+    pruner = SSGRPruner.from_pretrained(NAME)
+    if change:
+        change(pruner.model)
+    pruner.prune(Dataset.from_dict({"input_ids": SEQUENCES[:sequences]}), config, journal_dir=folder)
+    return pruner
+
+
+@pytest.fixture
+def begun(tmp_path, uninterrupted):
+    """A journal with two finished blocks."""
+    shutil.copytree(uninterrupted["resident"] / "journal", tmp_path / "journal")
+    for name in finished_blocks(tmp_path)[2:]:
+        (tmp_path / "journal" / name).unlink()
+    return tmp_path / "journal"
+
+
+def double_a_weight(model):
+    model.model.layers[1].mlp.up_proj.weight.data[0, 0] *= 2
+
+
+@pytest.mark.parametrize(
+    "changed, named",
+    [
+        ({"config": PruningConfig(sparsity=0.6)}, "pruning was .*0.5.* and is now .*0.6"),
+        ({"config": PruningConfig(), "sequences": 5}, "calibration was"),
+        ({"config": PruningConfig(), "change": double_a_weight}, r"the weights of model\.layers\.1 are not those"),
+        ({"config": PruningConfig(), "change": lambda model: model.bfloat16()}, "dtype was float32 and is now bfloat16"),
+    ],
+    ids=["config", "calibration", "weights", "dtype"],
+)
+def test_another_run_does_not_go_on(begun, changed, named):
+    before = {path.name: path.read_bytes() for path in begun.glob("*.safetensors")}
+    with pytest.raises(OutputError, match=named):
+        prune(begun, **changed)
+    assert before == {path.name: path.read_bytes() for path in begun.glob("*.safetensors")}
+
+
+def test_a_damaged_block_is_named(begun):
+    [_, second] = sorted(begun.glob("block-*"))
+    whole = second.read_bytes()
+    second.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(OutputError, match=r"block-00001\.safetensors is damaged; remove it and run the same command again"):
+        prune(begun, PruningConfig())
+    second.unlink()
+    prune(begun, PruningConfig())
+    assert second.read_bytes() == whole
+
+
+def test_a_damaged_fingerprint_is_named(begun):
+    (begun / "fingerprint.json").write_text("{")
+    with pytest.raises(OutputError, match="is damaged; remove"):
+        prune(begun, PruningConfig())
+
+
+def test_two_processes_do_not_share_a_journal(begun):
+    with open_journal(begun), pytest.raises(OutputError, match="another process is pruning into"):
+        prune(begun, PruningConfig())
+    prune(begun, PruningConfig())
+
+
+def test_full_disk_keeps_what_is_finished(tmp_path, uninterrupted):
+    """Files may not grow beyond a size that lets the journal begin but not a block be written; then they may again."""
+    with start(tmp_path, limit=1_000_000) as process:
+        _, errors = process.communicate()
+    assert process.returncode != 0
+    assert "make room and run the same command again to go on" in errors
+    assert not (tmp_path / "out").exists()
+    assert [path.name for path in (tmp_path / "journal").glob("*.partial")] == []
+    with start(tmp_path) as again:
+        _, errors = again.communicate()
+    assert again.returncode == 0, errors
+    ours, theirs = weights_in(tmp_path / "out"), weights_in(uninterrupted["resident"] / "out")
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
