@@ -1,88 +1,208 @@
-"""Read the sparsity of a checkpoint from its safetensors files, one tensor at a time, without building the model."""
+"""Read the sparsity of a checkpoint from its safetensors files, slice by slice, without building the model."""
 
+import json
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
 from ..errors import DataError
+from ..reasoner import NAME as EMBEDDED
+from ..reasoner import WEIGHTS
 
 
-PATTERNS = ((1, 4), (2, 4), (2, 8), (4, 8), (8, 16), (16, 32))
+INDEX = "model.safetensors.index.json"
+# Tightest first: what keeps to 1:4 also keeps to 2:8, and what keeps to either also keeps to 2:4.
+PATTERNS = ((1, 4), (2, 8), (2, 4), (4, 8), (8, 16), (16, 32))
+SLICE_BYTES = 64 * 2**20
+_FLOAT_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}  # narrower floats are quantized weights
+_GROUP_ROWS = max(m for _, m in PATTERNS)  # whole groups of every pattern fit into as many rows
 _IN_BLOCK = re.compile(r"\.\d+\.")
+_ROUTER = re.compile(r"\.(gate|router|shared_expert_gate)\.weight$")
 
 
 @dataclass(frozen=True)
 class TensorSparsity:
-    """The sparsity of one weight matrix.
+    """The sparsity of one tensor.
 
     Args:
         name: Name of the tensor.
         shape: Its shape.
-        zeros: Entries that are zero.
-        pattern: Tightest known N:M pattern its rows keep to, or None.
+        zeros: Entries that are zero; None when the tensor is quantized or holds integers, where a zero says nothing.
+        patterns: Known N:M patterns it keeps to along its inputs, tightest first.
     """
 
     name: str
     shape: tuple[int, ...]
-    zeros: int
-    pattern: str | None
+    zeros: int | None
+    patterns: tuple[str, ...] = ()
 
     @property
     def weights(self) -> int:
         """Number of entries."""
-        return int(torch.Size(self.shape).numel())
+        return math.prod(self.shape)
+
+    @property
+    def pattern(self) -> str | None:
+        """Tightest known pattern, or None."""
+        return self.patterns[0] if self.patterns else None
 
 
-def find_pattern(matrix: torch.Tensor) -> str | None:
-    """Return the tightest of the known N:M patterns that every row keeps to, or None.
+def find_checkpoint(source: str, revision: str | None = None) -> Path:
+    """Find the folder of a checkpoint; of one on the Hub, only the safetensors files and their index are fetched.
 
     Args:
-        matrix: [out, in].
+        source: Local folder, Hub id, or `tiny-reasoner` for the embedded model.
+        revision: Branch, tag or commit on the Hub.
+
+    Raises:
+        DataError: It is neither a folder nor can it be fetched.
     """
-    kept = matrix != 0
-    for n, m in PATTERNS:
-        if matrix.shape[1] % m == 0 and bool((kept.unflatten(1, (-1, m)).sum(-1) <= n).all()):
-            return f"{n}:{m}"
-    return None
+    if source == EMBEDDED:
+        return WEIGHTS
+    if Path(source).is_dir():
+        return Path(source)
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=["*.safetensors", INDEX]))
+    except Exception as error:  # the libraries below raise many kinds; all of them mean that nothing can be fetched
+        reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+        raise DataError(f"there is no folder {source}, and it cannot be fetched from the Hub: {reason[0]}") from error
 
 
 def checkpoint_files(folder: str | Path) -> list[Path]:
-    """List the safetensors files of a checkpoint.
+    """List the safetensors files of a checkpoint: those its index names, or all where there is no index.
 
     Raises:
-        DataError: There are none; other weight formats are not read because loading them can run code.
+        DataError: There are none (other weight formats are not read because loading them can run code), the index cannot be
+            read, or a file it names is missing.
     """
-    files = sorted(Path(folder).glob("*.safetensors"))
+    folder = Path(folder)
+    index = folder / INDEX
+    files = sorted({folder / name for name in _read_index(index).values()} if index.is_file() else folder.glob("*.safetensors"))
     if not files:
         raise DataError(f"there are no safetensors files in {folder}.")
+    for path in files:
+        if not path.is_file():
+            raise DataError(f"{index} names {path.name}, which is missing; download or save the checkpoint again.")
     return files
 
 
-def inspect_checkpoint(folder: str | Path) -> Iterator[TensorSparsity]:
-    """Yield the sparsity of every tensor of a checkpoint; only matrices of numbered blocks are checked for patterns.
+def inspect_checkpoint(folder: str | Path, slice_bytes: int = SLICE_BYTES) -> Iterator[TensorSparsity]:
+    """Yield the sparsity of every tensor of a checkpoint; only what may be a matrix of a block is checked for patterns.
 
     Args:
         folder: Folder with safetensors files.
+        slice_bytes: Most bytes of a tensor to read at a time; at least 32 rows of a matrix are read.
 
     Raises:
-        DataError: The folder holds no safetensors files, or a damaged one.
+        DataError: The folder holds no safetensors files, or a damaged one, or they are not what the index says.
     """
+    index = Path(folder) / INDEX
+    placed = _read_index(index) if index.is_file() else {}
     for path in checkpoint_files(folder):
+        expected = {name for name, file in placed.items() if index.parent / file == path}
         try:
             with safe_open(path, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118  (not a dict)
-                    tensor = tensors.get_tensor(name)
-                    matrix = tensor.ndim == 2 and _IN_BLOCK.search(name) is not None
-                    pattern = find_pattern(tensor) if matrix else None
-                    yield TensorSparsity(name, tuple(tensor.shape), int((tensor == 0).sum()), pattern)
+                names = list(tensors.keys())
+                for name in sorted(expected.difference(names)):
+                    raise DataError(f"{index} places {name} in {path.name}, which lacks it; download or save it again.")
+                for name in names:
+                    yield _inspect(name, tensors.get_slice(name), slice_bytes)
         except SafetensorError as error:
             raise DataError(f"{path} is damaged ({error}); download or save it again.") from None
 
 
-def is_block_matrix(tensor: TensorSparsity) -> bool:
-    """Tell whether a tensor is a weight matrix of a numbered block, which is where pruning happens."""
-    return len(tensor.shape) == 2 and _IN_BLOCK.search(tensor.name) is not None
+def block_matrices(tensors: Collection[TensorSparsity]) -> list[TensorSparsity]:
+    """Return the weight matrices of numbered blocks, which is where pruning happens; fused experts count as one.
+
+    Embeddings, the output head, routers between experts, biases, convolutions over single channels and quantized tensors
+    are left out.
+    """
+    mixes = any(".experts." in tensor.name for tensor in tensors)
+    found = [tensor for tensor in tensors if tensor.zeros is not None and _may_be_matrix(tensor.name, tensor.shape)]
+    return [tensor for tensor in found if not (mixes and _ROUTER.search(tensor.name))]
+
+
+def quantized_matrices(tensors: Collection[TensorSparsity]) -> list[TensorSparsity]:
+    """Return the quantized or packed tensors of numbered blocks, whose sparsity cannot be told."""
+    return [tensor for tensor in tensors if tensor.zeros is None and len(tensor.shape) > 1 and _IN_BLOCK.search(tensor.name)]
+
+
+def common_pattern(matrices: Collection[TensorSparsity]) -> str | None:
+    """Return the tightest known pattern that every one of the matrices keeps to, or None."""
+    shared = set.intersection(*(set(matrix.patterns) for matrix in matrices)) if matrices else set()
+    return next((f"{n}:{m}" for n, m in PATTERNS if f"{n}:{m}" in shared), None)
+
+
+def _read_index(index: Path) -> dict[str, str]:
+    """Return the file of every tensor, by the index of a sharded checkpoint."""
+    try:
+        return {str(name): str(file) for name, file in json.loads(index.read_text())["weight_map"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise DataError(f"{index} is damaged; download or save it again.") from None
+
+
+def _may_be_matrix(name: str, shape: Sequence[int]) -> bool:
+    """Tell whether a tensor can be the weight of a linear layer or the fused weights of experts, by name and shape."""
+    if not _IN_BLOCK.search(name) or 0 in shape:
+        return False
+    return (len(shape) == 2 and name.endswith(".weight")) or (len(shape) == 3 and shape[1] > 1 and shape[2] > 1)
+
+
+def _inspect(name: str, stored: Any, slice_bytes: int) -> TensorSparsity:
+    """Count and check one tensor.
+
+    The pattern may run along the last dimension, as in linear layers [out, in] and experts [experts, out, in], or along the
+    one before it, as in layers that are stored transposed: GPT-2's Conv1D and the experts of GPT-OSS.
+    """
+    shape = tuple(stored.get_shape())
+    if stored.get_dtype() not in _FLOAT_BYTES:
+        return TensorSparsity(name, shape, None)
+    matrix = _may_be_matrix(name, shape)
+    held = {along: [(n, m) for n, m in PATTERNS if matrix and shape[along] % m == 0] for along in (-1, -2)}
+    zeros = 0
+    for piece in _pieces(stored, shape, _FLOAT_BYTES[stored.get_dtype()], slice_bytes):
+        kept = piece != 0
+        count = int(kept.count_nonzero())
+        zeros += kept.numel() - count
+        for along, patterns in held.items():
+            possible = [(n, m) for n, m in patterns if count * m <= n * kept.numel()]
+            most = _most_kept(kept, along) if possible else {}
+            held[along] = [(n, m) for n, m in possible if most[m] <= n]
+    return TensorSparsity(name, shape, zeros, tuple(f"{n}:{m}" for n, m in PATTERNS if any((n, m) in held[a] for a in held)))
+
+
+def _most_kept(kept: torch.Tensor, along: int) -> dict[int, int]:
+    """Return the most entries kept in a group of 2, 4, 8 and so on consecutive ones along a dimension, by size of the group."""
+    counts = kept.view(torch.uint8).movedim(along, -1)
+    most: dict[int, int] = {}
+    size = 1
+    while size < _GROUP_ROWS and counts.shape[-1] % 2 == 0:
+        counts, size = counts[..., ::2] + counts[..., 1::2], 2 * size
+        most[size] = int(counts.max())
+    return most
+
+
+def _pieces(stored: Any, shape: tuple[int, ...], item_bytes: int, slice_bytes: int) -> Iterator[torch.Tensor]:
+    """Read a tensor in pieces of bounded size that cut no group of rows apart."""
+    if not shape:
+        yield stored[...]
+    elif len(shape) == 3 and shape[1] > 1 and shape[2] > 1:
+        for rows in _row_ranges(shape[1], shape[2] * item_bytes, slice_bytes):
+            for matrix in range(shape[0]):
+                yield stored[matrix, rows]
+    else:
+        for rows in _row_ranges(shape[0], math.prod(shape[1:]) * item_bytes, slice_bytes):
+            yield stored[rows]
+
+
+def _row_ranges(rows: int, row_bytes: int, slice_bytes: int) -> Iterator[slice]:
+    groups = max(1, slice_bytes // max(1, row_bytes * _GROUP_ROWS))
+    for start in range(0, rows, groups * _GROUP_ROWS):
+        yield slice(start, min(rows, start + groups * _GROUP_ROWS))

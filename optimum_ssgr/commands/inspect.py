@@ -1,7 +1,7 @@
 """`optimum-cli ssgr inspect`: the sparsity of a checkpoint, read from its files."""
 
+import textwrap
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 from ..errors import DataError
 from .base import SSGRSubcommand, say
@@ -9,22 +9,26 @@ from .flags import add_quiet
 
 
 class InspectCommand(SSGRSubcommand):
-    """Show the sparsity of every pruned layer and in total."""
+    """Show the sparsity of every pruned layer and in total, and which runtimes can use it."""
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Add the command's flags."""
-        parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder of the checkpoint")
+        parser.add_argument("checkpoint", metavar="CHECKPOINT", help="local folder, Hub id, or tiny-reasoner")
+        parser.add_argument("--revision", help="branch, tag or commit on the Hub")
         add_quiet(parser)
 
     def execute(self, args: Namespace) -> None:
-        """Print the sparsity of every layer and in total."""
-        if not args.checkpoint.is_dir():
-            raise DataError(f"there is no folder {args.checkpoint}.")
-        from ..checkpoints.inspect import inspect_checkpoint, is_block_matrix
+        """Print the sparsity of every layer and in total, and what to expect of it."""
+        from ..checkpoints.inspect import block_matrices, find_checkpoint, inspect_checkpoint, quantized_matrices
+        from ..checkpoints.runtimes import what_to_expect
 
-        tensors = list(inspect_checkpoint(args.checkpoint))
-        matrices = [tensor for tensor in tensors if is_block_matrix(tensor)]
+        tensors = list(inspect_checkpoint(find_checkpoint(args.checkpoint, args.revision)))
+        matrices, quantized = block_matrices(tensors), quantized_matrices(tensors)
+        if not matrices and quantized:
+            raise DataError(
+                f"the weights of {args.checkpoint} are quantized, so their zeros say nothing; inspect the original."
+            )
         if not matrices:
             raise DataError(f"the checkpoint {args.checkpoint} holds no weight matrices in numbered blocks.")
         width = max(len(tensor.name) for tensor in matrices)
@@ -32,8 +36,11 @@ class InspectCommand(SSGRSubcommand):
             shape = " x ".join(map(str, tensor.shape))
             say(f"{tensor.name:<{width}}  {shape:>14}  {tensor.zeros / tensor.weights:>7.2%}  {tensor.pattern or ''}".rstrip())
         zeros, weights = sum(t.zeros for t in matrices), sum(t.weights for t in matrices)
-        everything = sum(tensor.weights for tensor in tensors)
+        everything = sum(tensor.weights for tensor in tensors if tensor.zeros is not None)
         say(
             f"{zeros:,} of {weights:,} weights in {len(matrices)} matrices are zero ({zeros / weights:.2%}; "
             f"{zeros / everything:.2%} of all {everything:,} stored parameters)"
         )
+        if quantized:
+            say(f"{len(quantized)} quantized tensors such as {quantized[0].name} are not counted: their zeros say nothing")
+        say("\n" + textwrap.fill(what_to_expect(matrices), width=100, break_on_hyphens=False))

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from optimum_ssgr.reasoner import WEIGHTS
 
@@ -84,7 +85,8 @@ MISTAKES = {
     "not a calibration set": (["prune", "out", *MODEL, "--calibration", "used"], 1, "used is not a calibration set"),
     "prune into used": (["prune", "used", *MODEL, "--method", "magnitude"], 1, "used is not empty"),
     "no such model": (["prune", "out", "-m", "no/such", "--method", "magnitude"], 1, "cannot load the model 'no/such'"),
-    "no such checkpoint": (["inspect", "none"], 1, "there is no folder none"),
+    "no such checkpoint": (["inspect", "no/such"], 1, "there is no folder no/such, and it cannot be fetched from the Hub"),
+    "no weights": (["inspect", "used"], 1, "there are no safetensors files in used"),
     "no samples": (["evaluate", *MODEL, "--problems", "problems.jsonl", "--samples", "0"], 2, "samples must be at least 1"),
     "few problems": (["demo", "out", "--num-problems", "1"], 2, "num_problems must be at least 2"),
     "demo into used": (["demo", "used"], 1, "used is not empty"),
@@ -125,10 +127,12 @@ def test_calibrate_prune_inspect_evaluate(tmp_path):
     assert "(50.00%;" in done.stdout
 
     done = ssgr("inspect", "model", cwd=tmp_path)
-    lines = done.stdout.splitlines()
+    table, expectation = done.stdout.split("\n\n")
+    lines = table.splitlines()
     assert len(lines) == 29
     assert all(line.endswith("2:4") for line in lines[:-1])
     assert "(50.00%;" in lines[-1]
+    assert expectation.startswith("All 28 matrices are 2:4. ")
 
     sampling = ["--temperature", "0", "--max-new-tokens", "200", "--split", "dev", "--num-problems", "10"]
     models = ["-m", "tiny-reasoner", "model"]
@@ -143,6 +147,16 @@ def test_calibrate_prune_inspect_evaluate(tmp_path):
 
     done = ssgr("evaluate", *MODEL, "--problems", "tiny-reasoner", "--output", "e.json", cwd=tmp_path)
     assert (done.returncode, "e.json exists" in done.stderr) == (1, True)
+
+
+def test_inspect_says_plainly_when_nothing_gains(tmp_path):
+    weights = load_file(WEIGHTS / "model.safetensors")
+    save_file({name: weight.masked_fill(weight < 0, 0) for name, weight in weights.items()}, tmp_path / "model.safetensors")
+    done = ssgr("inspect", ".", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    text = " ".join(done.stdout.split("\n\n")[1].split())
+    assert text.startswith("The zeros are unstructured. No runtime in wide use runs this pattern faster than the dense model.")
+    assert "The files are as large as the dense model's" in text
 
 
 def test_prune_builds_its_own_calibration(tmp_path):
