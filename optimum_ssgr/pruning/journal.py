@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..errors import OutputError
@@ -68,8 +68,10 @@ class Journal:
         """
         tensors = {f"{name}.{key}": tensor.cpu().contiguous() for key, tensor in block.state_dict().items()}
         about = {"dense": dense_hash, "layers": [asdict(report) for report in reports]}
-        metadata = {"format": "pt", "ssgr": json.dumps(about)}
-        _write_whole(self.path(index), lambda partial: save_file(tensors, partial, metadata))
+        # Beside the tensors, because the order of entries in a safetensors header is not always the same; and before them,
+        # because a block counts as finished once its tensors are there.
+        _write_whole(self.path(index).with_suffix(".json"), lambda partial: partial.write_text(json.dumps(about) + "\n"))
+        _write_whole(self.path(index), lambda partial: save_file(tensors, partial, {"format": "pt"}))
 
     def read(self, index: int) -> "tuple[str, list[LayerReport], dict[str, torch.Tensor]] | None":
         """Return a finished block's dense hash, its reports and its tensors by name; None when it is not finished.
@@ -81,10 +83,9 @@ class Journal:
         if not path.exists():
             return None
         try:
-            with safe_open(path, framework="pt") as file:
-                about = json.loads(file.metadata()["ssgr"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
-        except (SafetensorError, json.JSONDecodeError, KeyError, TypeError):
+            about = json.loads(path.with_suffix(".json").read_text())
+            tensors = load_file(path)
+        except (SafetensorError, json.JSONDecodeError, FileNotFoundError):
             raise OutputError(f"{path} is damaged; remove it and run the same command again to prune its block anew.") from None
         reports = [LayerReport(**{**layer, "shape": tuple(layer["shape"])}) for layer in about["layers"]]
         return about["dense"], reports, tensors

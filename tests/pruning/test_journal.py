@@ -80,11 +80,8 @@ def test_killed_and_run_again_gives_the_same_bits(tmp_path, uninterrupted, mode,
     with start(tmp_path, mode=mode) as again:
         _, errors = again.communicate()
     assert again.returncode == 0, errors
-    ours, theirs = weights_in(tmp_path / "out"), weights_in(uninterrupted[mode] / "out")
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    reports = [json.loads((folder / "out" / "ssgr_config.json").read_text()) for folder in (tmp_path, uninterrupted[mode])]
-    assert reports[0] == reports[1]
+    ours, theirs = ({path.name: path.read_bytes() for path in (f / "out").iterdir()} for f in (tmp_path, uninterrupted[mode]))
+    assert ours == theirs
 
 
 def prune(folder, config, sequences=6, change=None):
@@ -126,7 +123,7 @@ def test_another_run_does_not_go_on(begun, changed, named):
 
 
 def test_a_damaged_block_is_named(begun):
-    [_, second] = sorted(begun.glob("block-*"))
+    [_, second] = sorted(begun.glob("block-*.safetensors"))
     whole = second.read_bytes()
     second.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(OutputError, match=r"block-00001\.safetensors is damaged; remove it and run the same command again"):

@@ -201,3 +201,42 @@ def test_same_seed_gives_the_same_bits():
     for model in (first, second):
         prune_layerwise(model, random_sequences(), PruningConfig(sparsity=0.6))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_tokens_without_weight_are_as_if_they_were_not_counted():
+    """The prompt masked by zeros: statistics from the last tokens only, which still see the first ones."""
+    model, reference, sequences = random_model("llama"), random_model("llama"), random_sequences()
+    weights = [[0.0] * (len(ids) // 2) + [1.0] * (len(ids) - len(ids) // 2) for ids in sequences]
+    config = PruningConfig(method="wanda", sparsity=0.5, mode="two_pass")
+    reports = prune_layerwise(model, sequences, config, token_weights=weights)
+    assert {report.tokens for report in reports} == {int(sum(map(sum, weights)))}
+
+    seen = []
+    attention = reference.model.layers[0].self_attn.q_proj
+    hook = attention.register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))
+    with torch.no_grad():
+        for ids in sequences:
+            reference(torch.tensor([ids]))
+    hook.remove()
+    counted = torch.cat([inputs[len(inputs) // 2 :] for inputs in seen])
+    theirs, _ = naive_wanda(attention.weight.detach(), counted, sparsity=0.5)
+    assert ((model.model.layers[0].self_attn.q_proj.weight == 0) == (theirs == 0)).float().mean() > 0.999
+
+
+def test_weights_scale_a_tokens_share():
+    """A token of weight 3 counts as if its sequence had been there three times."""
+    model, reference = random_model("llama"), random_model("llama")
+    [first, second] = random_sequences((40, 40))
+    config = PruningConfig(sparsity=0.5)
+    prune_layerwise(model, [first, second], config, token_weights=[[3.0] * 40, [1.0] * 40])
+    prune_layerwise(reference, [first, first, first, second], config)
+    assert agreement(model, reference) >= 0.999
+
+
+@pytest.mark.parametrize(
+    "weights, told",
+    [([[1.0]], "as many token weights as tokens"), ([[-1.0] * 5], "0 or more"), ([[0.0] * 5], "calibration set is empty")],
+)
+def test_token_weights_that_make_no_sense_are_refused(weights, told):
+    with pytest.raises(DataError, match=told):
+        prune_layerwise(random_model("llama"), random_sequences((5,)), PruningConfig(), token_weights=weights)

@@ -1,0 +1,107 @@
+"""Several processes, and models that accelerate has spread out: the result of one process with everything in memory."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from accelerate import cpu_offload, dispatch_model
+from safetensors.torch import load_file
+
+from optimum_ssgr.config import PruningConfig
+from optimum_ssgr.errors import ModelError
+from optimum_ssgr.pruning.layerwise import prune_layerwise
+
+from ..models import random_model
+from .test_layerwise import random_sequences
+
+
+SEQUENCES = random_sequences((60, 40, 55, 30, 48, 52, 31, 44, 20))
+# Prunes with the others of a torchrun job; argv: model, method, mode, folder for the outcome.
+SCRIPT = """
+import sys
+from safetensors.torch import save_file
+from optimum_ssgr.config import PruningConfig
+from optimum_ssgr.pruning.distributed import rank, start_processes
+from optimum_ssgr.pruning.layerwise import prune_layerwise
+from tests.models import random_model
+from tests.pruning.test_distributed import SEQUENCES
+name, method, mode, folder = sys.argv[1:]
+start_processes()
+model = random_model(name)
+reports = prune_layerwise(model, SEQUENCES, PruningConfig(method=method, sparsity=0.5, mode=mode))
+tokens = {report.tokens for report in reports if "experts" not in report.name}
+assert tokens == {sum(map(len, SEQUENCES))}, tokens
+save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items()}, f"{folder}/{rank()}.safetensors")
+"""
+
+
+@pytest.mark.parametrize(
+    "name, method, mode, processes",
+    [
+        ("qwen3", "sparsegpt", "staged", 2),
+        ("qwen3", "sparsegpt", "two_pass", 4),
+        ("llama", "wanda", "staged", 4),
+        ("llama", "alps", "staged", 2),
+        ("qwen3 moe", "sparsegpt", "staged", 2),
+    ],
+)
+def test_processes_end_with_the_masks_of_one(tmp_path, name, method, mode, processes):
+    (tmp_path / "job.py").write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    arguments = [tmp_path / "job.py", name, method, mode, tmp_path]
+    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    alone = random_model(name)
+    prune_layerwise(alone, SEQUENCES, PruningConfig(method=method, sparsity=0.5, mode=mode))
+    first, *others = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(processes))
+    for other in others:
+        assert all(torch.equal(first[key], other[key]) for key in first)  # bit for bit the same in all processes
+    different = sum(int(((first[key] == 0) != (tensor == 0)).sum()) for key, tensor in alone.state_dict().items())
+    assert different <= (2 if method != "alps" else 40)  # sums in another order may decide a near-tie otherwise
+    ids = torch.tensor(SEQUENCES[0])[None]
+    expected = alone(ids).logits
+    alone.load_state_dict(first)
+    torch.testing.assert_close(alone(ids).logits, expected, rtol=0.05, atol=0.05)
+
+
+def environment():
+    import os
+    from pathlib import Path
+
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+def test_more_processes_than_sequences_are_refused(tmp_path):
+    (tmp_path / "job.py").write_text(SCRIPT.replace("SEQUENCES,", "SEQUENCES[:1],"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", tmp_path / "job.py"]
+    done = subprocess.run(
+        list(map(str, [*command, "llama", "wanda", "staged", tmp_path])), capture_output=True, text=True, env=environment()
+    )
+    assert done.returncode != 0
+    assert "1 calibration sequences cannot be split over 2 processes" in done.stderr
+
+
+@pytest.mark.parametrize("mode", ["staged", "two_pass"])
+@pytest.mark.parametrize("spread", ["whole model", "one block"])
+def test_weights_offloaded_to_the_cpu_are_pruned_where_they_are(mode, spread):
+    resident, offloaded = random_model("llama"), random_model("llama")
+    if spread == "whole model":
+        cpu_offload(offloaded, execution_device="cpu")
+    else:
+        cpu_offload(offloaded.model.layers[1], execution_device="cpu")
+    config = PruningConfig(sparsity=0.5, mode=mode)
+    prune_layerwise(resident, SEQUENCES, config)
+    prune_layerwise(offloaded, SEQUENCES, config)
+    assert all(parameter.is_meta for parameter in offloaded.model.layers[1].parameters())
+    ids = torch.tensor(SEQUENCES[0])[None]
+    assert torch.equal(offloaded(ids).logits, resident(ids).logits)
+
+
+def test_weights_offloaded_to_disk_are_refused(tmp_path):
+    model = random_model("llama")
+    names = ["model.embed_tokens", "model.layers.0", "model.norm", "model.rotary_emb", "lm_head"]
+    device_map = dict.fromkeys(names, "cpu") | {"model.layers.1": "disk"}
+    model = dispatch_model(model, device_map, main_device="cpu", offload_dir=tmp_path)
+    with pytest.raises(ModelError, match="offloaded to disk, where they cannot be pruned; use streaming"):
+        prune_layerwise(model, SEQUENCES, PruningConfig())
