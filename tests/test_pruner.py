@@ -85,6 +85,7 @@ def test_naive_parity_on_real_layers(reasoner, calibration):
         inputs, weight = torch.cat(seen), matrix.weight()[:32]
         statistics = InputStatistics(inputs.shape[1], True, torch.device("cpu"))
         statistics.add(inputs)
+        statistics.finish()
         [ours] = sparsegpt([weight], *factorize(statistics.hessian, 0.01), Unstructured(0.5))
         theirs, mask, _ = naive_sparsegpt(weight, inputs, sparsity=0.5)
         assert ((ours == 0) == mask).float().mean() >= 0.999

@@ -99,7 +99,7 @@ def run(problems: "list[Problem]", configs: dict[str, PruningConfig], checkpoint
     summaries: dict[tuple[str, str], list[dict[str, Any]]] = {(m, s): [] for m in METHODS for s in STRATEGIES}
     correct: dict[tuple[str, str], list[list[bool]]] = {key: [] for key in summaries}
     for seed in SEEDS:
-        calibrations = _calibrate(dense, seed)
+        calibrations = calibrate(dense, seed)
         for method, strategy in summaries:
             pruner = SSGRPruner(copy.deepcopy(dense.model), dense.tokenizer)
             report = pruner.prune(calibrations[strategy], configs[method])
@@ -124,7 +124,7 @@ def run(problems: "list[Problem]", configs: dict[str, PruningConfig], checkpoint
     return {"dense": dense_summary, "rows": rows, "differences": differences, "versions": _versions()}
 
 
-def _calibrate(dense: "SSGRPruner", seed: int) -> dict[str, Any]:
+def calibrate(dense: "SSGRPruner", seed: int) -> dict[str, Any]:
     """Make one calibration set per strategy, of equal size, from fresh problems and from general text."""
     import dataclasses
 

@@ -1,5 +1,6 @@
 """`optimum-cli ssgr prune`: prune a model, block by block."""
 
+import dataclasses
 import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -70,6 +71,8 @@ class PruneCommand(SSGRSubcommand):
         linears = check_prunable(skeleton, config)
         if args.dry_run:
             plan(args, config, skeleton, linears)
+            if calibration or not config.needs_calibration:
+                predict(args, config, skeleton, calibration.sequences if calibration else [])
             if needs_building:
                 calibrate.plan(args, calibration_config, problems)
             return
@@ -103,3 +106,29 @@ def plan(args: Namespace, config: PruningConfig, skeleton: "PreTrainedModel", li
     say(f"method       {config.method}, {config.pattern or f'{config.sparsity:.0%}'}")
     say(f"removes      {int(weights * config.target_sparsity):,} weights ({config.target_sparsity:.0%} of them)")
     say(f"writes       {args.output}, about {skeleton.get_memory_footprint() / 1e6:,.0f} MB")
+
+
+def predict(args: Namespace, config: PruningConfig, skeleton: "PreTrainedModel", sequences: list[list[int]]) -> None:
+    """Print what it would take on this machine."""
+    import resource
+
+    import torch
+
+    from ..pruning.plan import make_plan
+
+    dtype = skeleton.dtype if args.dtype == "auto" else getattr(torch, args.dtype)
+    device = torch.device("cpu" if args.device_map in (None, "auto") else args.device_map)
+    baseline = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    found = make_plan(
+        skeleton,
+        [len(ids) for ids in sequences],
+        dataclasses.replace(config, mode=config.mode or ("two_pass" if args.streaming else "staged")),
+        dtype=dtype,
+        device=device,
+        streaming=args.streaming,
+        activation_bytes=int(args.activation_gb * 1e9),
+    )
+    say(f"takes        {found.seconds:,.0f} s for pruning and writing, on {device.type} with {torch.get_num_threads()} threads")
+    total = (baseline + found.memory) / 1e9
+    say(f"memory       {total:,.2f} GB at most, {baseline / 1e9:.2f} GB of it Python and its libraries")
+    say(f"disk         {found.disk / 1e9:,.2f} GB at most")

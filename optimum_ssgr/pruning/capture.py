@@ -94,7 +94,7 @@ def _replaced_forwards(blocks: Sequence[nn.Module], forwards: Sequence[Any]) -> 
                 block.forward = forward
 
 
-def _call_arguments(
+def call_arguments(
     model: PreTrainedModel, blocks: Sequence[nn.Module], tuples: Sequence[bool], ids: torch.Tensor
 ) -> tuple[torch.Tensor, list[Arguments]]:
     """Return what goes into the first block, and every block's other arguments.
@@ -114,7 +114,7 @@ def _call_arguments(
         return forward
 
     with _replaced_forwards(blocks, [stand_aside(index) for index in range(len(blocks))]), suppress(_Stop):
-        model(ids, use_cache=False)
+        model(ids, use_cache=ids.is_meta)  # see `probe_outputs`
     return calls[0][0], [arguments for _, arguments in calls]
 
 
@@ -143,7 +143,7 @@ def check_chain(model: PreTrainedModel, blocks: Sequence[nn.Module], outputs: Se
     Raises:
         ModelError: The blocks hand more to each other than hidden states.
     """
-    hidden, arguments = _call_arguments(model, blocks, [isinstance(output, tuple) for output in outputs], ids)
+    hidden, arguments = call_arguments(model, blocks, [isinstance(output, tuple) for output in outputs], ids)
     batch = MicroBatch(Activation(hidden, None, False), None, arguments)
     for index, block in enumerate(blocks):
         with brought_in(block):
@@ -177,7 +177,7 @@ def capture_inputs(
     batches: list[MicroBatch] = []
     held: dict[tuple[Any, ...], list[torch.Tensor]] = {}
     for ids, weights in make_batches(sequences):
-        hidden, arguments = _call_arguments(model, blocks, tuples, ids.to(device))
+        hidden, arguments = call_arguments(model, blocks, tuples, ids.to(device))
         arguments = tree_map_only(torch.Tensor, lambda tensor: _held_once(tensor, held), arguments)
         importance = None if bool((weights == 1).all()) else weights.flatten().to(hidden.device)
         batches.append(MicroBatch(store.new(hidden), importance, arguments))

@@ -172,7 +172,7 @@ def _allocate(
             turns = staged(index, block, matrices[name], calibration.stages[name], calibration.batches, full=False)
             for stage, statistics in turns:
                 for share, of_share in zip(stage.shares, statistics, strict=True):
-                    of_share.reduce()
+                    of_share.finish()
                     scored += [(matrices[name][member].weight(), of_share.squared_norms.sqrt()) for member in share]
             ratios.append(outlier_ratio(scored))
     sparsities = owl_sparsities(ratios, config.sparsity)
@@ -193,7 +193,9 @@ def _prune_or_restore(
     finished = journal.read(index) if journal else None
     dense = hash_block(block) if journal else ""
     if finished is None:
-        reports = list(_prune_block(index, name, block, matrices, calibration, config, pattern))
+        reports = list(
+            prune_block(index, name, block, matrices, calibration.stages.get(name, []), calibration.batches, config, pattern)
+        )
         if journal and rank() == 0:
             journal.write(index, name, block, dense, reports)
         barrier()
@@ -209,26 +211,41 @@ def _prune_or_restore(
     return reports
 
 
-def _prune_block(
+def prune_block(
     index: int,
     name: str,
     block: nn.Module,
     matrices: Mapping[str, Matrix],
-    calibration: _Calibration,
+    stages: Sequence[Stage],
+    batches: Sequence[MicroBatch],
     config: PruningConfig,
     pattern: Pattern,
 ) -> Iterator[LayerReport]:
-    """Prune one block; its matrices are reported in their order in the block."""
+    """Prune one block and replace the hidden states by what it makes of them.
+
+    Args:
+        index: Number of the block.
+        name: Its name.
+        block: The block, with its weights.
+        matrices: Its prunable matrices by name.
+        stages: Its stages.
+        batches: This process's share of the calibration tokens.
+        config: Method and mode.
+        pattern: What to prune to.
+
+    Yields:
+        Reports in the order of the matrices.
+    """
     reports: dict[str, LayerReport] = {}
     if config.method == "magnitude":
         reports = {key: prune_by_magnitude(name, matrix, pattern) for key, matrix in matrices.items()}
-        advance(index, block, calibration.batches)
+        advance(index, block, batches)
     else:
         traverse = TRAVERSALS[config.mode or "staged"]
         full = config.method in SECOND_ORDER
-        for stage, statistics in traverse(index, block, matrices, calibration.stages[name], calibration.batches, full):
+        for stage, statistics in traverse(index, block, matrices, stages, batches, full):
             for share, of_share in zip(stage.shares, statistics, strict=True):
-                of_share.reduce()
+                of_share.finish()
                 members = [matrices[member] for member in share]
                 pruned = prune_share(name, members, of_share, config, pattern)
                 reports |= dict(zip(share, pruned, strict=True))

@@ -46,12 +46,19 @@ class InputStatistics:
             end = start + TILE
             self._sums[start:end, start:].addmm_(inputs[:, start:end].T, inputs[:, start:])
 
-    def reduce(self) -> None:
-        """Add up what all processes have seen."""
+    def finish(self) -> None:
+        """Add up what all processes have seen and bring the sums to their final form, in place; nothing can be added after."""
         all_reduce(self._sums)
         totals = torch.tensor([self.tokens, self._weight], dtype=torch.float64)
         all_reduce(totals)
         self.tokens, self._weight = int(totals[0]), totals[1].item()
+        self._sums *= 2 / max(self._weight, 1e-30)
+        if self.full:
+            for start in range(0, len(self._sums), TILE):
+                end = start + TILE
+                tile = self._sums[start:end, start:end]
+                tile.copy_(tile.triu() + tile.triu(1).T)
+                self._sums[end:, start:end] = self._sums[start:end, end:].T
 
     def is_finite(self) -> bool:
         """Tell whether every sum is a finite number."""
@@ -60,10 +67,9 @@ class InputStatistics:
     @property
     def hessian(self) -> torch.Tensor:
         """H = 2/N * sum of w x xᵀ, with N the sum of the tokens' weights w; float32 [columns, columns]."""
-        upper = self._sums.triu()
-        return (upper + upper.triu(1).T).mul_(2 / self._weight)
+        return self._sums
 
     @property
     def squared_norms(self) -> torch.Tensor:
-        """Sum of each input's weighted square, float32 [columns]."""
+        """The diagonal of H, which is 2/N times each input's squared norm; float32 [columns]."""
         return self._sums.diagonal() if self.full else self._sums

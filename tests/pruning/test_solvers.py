@@ -34,6 +34,7 @@ def statistics(inputs, full=True):
     gathered = InputStatistics(inputs.shape[1], full, torch.device("cpu"))
     for part in inputs.split(130):
         gathered.add(part)
+    gathered.finish()
     return gathered
 
 
@@ -101,11 +102,14 @@ def test_weighted_statistics_equal_repeated_tokens():
     repeated = inputs.repeat_interleave(times, dim=0)
     weighted = InputStatistics(150, True, torch.device("cpu"))
     weighted.add(inputs[times > 0], times[times > 0].float())
+    weighted.finish()
     torch.testing.assert_close(weighted.hessian, statistics(repeated).hessian, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(weighted.hessian, 2 / len(repeated) * repeated.T @ repeated, rtol=1e-4, atol=1e-4)
     diagonal = InputStatistics(150, False, torch.device("cpu"))
     diagonal.add(inputs[times > 0], times[times > 0].float())
-    torch.testing.assert_close(diagonal.squared_norms, repeated.square().sum(dim=0), rtol=1e-4, atol=1e-4)
+    diagonal.finish()
+    norms = repeated.square().sum(dim=0)
+    torch.testing.assert_close(diagonal.squared_norms, 2 / len(repeated) * norms, rtol=1e-4, atol=1e-4)
 
 
 def test_sparsegpt_keeps_groups_whole_that_do_not_divide_the_block():

@@ -29,12 +29,13 @@ def factorize(hessian: torch.Tensor, damping: float) -> tuple[torch.Tensor, torc
     Raises:
         torch.linalg.LinAlgError: The damped Hessian is not positive definite, or nearly not.
     """
-    hessian = hessian.clone()
-    diagonal = hessian.diagonal()
-    dead = diagonal == 0
-    diagonal[dead] = 1
+    reverse = hessian.flip(0, 1)
+    diagonal = reverse.diagonal()
+    dead = (diagonal == 0).flip(0)
+    diagonal[diagonal == 0] = 1
     diagonal += damping * diagonal.mean()
-    lower = torch.linalg.cholesky(hessian.flip(0, 1))
+    lower = torch.linalg.cholesky(reverse)
+    del reverse  # these matrices can be the largest thing in memory
     identity = torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
     factor = torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1).contiguous()
     if not factor.isfinite().all():

@@ -1,0 +1,74 @@
+"""Compare `staged` and `two_pass` pruning, and ALPS and OWL, by what is left of the embedded reasoner.
+
+    python benchmarks/modes.py --num-problems 400 --seeds 5
+
+Every row is the same dense model, pruned with the same calibration sets (`ssgr`, 12,000 tokens, one set per seed) and evaluated
+on the same problems of the dev split with greedy decoding. Errors are standard errors over problems and seeds; differences are
+paired.
+"""
+
+import argparse
+import copy
+
+import numpy as np
+
+from optimum_ssgr import PruningConfig, SSGRPruner
+from optimum_ssgr.commands.demo import BATCH_SIZE, EVALUATION, calibrate
+from optimum_ssgr.evaluation.evaluate import evaluate
+from optimum_ssgr.evaluation.metrics import mean_over_seeds
+from optimum_ssgr.problems.load import load_problems
+from optimum_ssgr.reasoner import NAME
+
+
+ROWS = {
+    "sparsegpt 50 % two_pass": PruningConfig(sparsity=0.5, mode="two_pass"),
+    "sparsegpt 50 % staged": PruningConfig(sparsity=0.5, mode="staged"),
+    "sparsegpt 2:4 two_pass": PruningConfig(pattern="2:4", mode="two_pass"),
+    "sparsegpt 2:4 staged": PruningConfig(pattern="2:4", mode="staged"),
+    "wanda 50 % two_pass": PruningConfig(method="wanda", sparsity=0.5, mode="two_pass"),
+    "wanda 50 % staged": PruningConfig(method="wanda", sparsity=0.5, mode="staged"),
+    "alps 50 % staged": PruningConfig(method="alps", sparsity=0.5, mode="staged"),
+    "sparsegpt 60 % staged": PruningConfig(sparsity=0.6, mode="staged"),
+    "sparsegpt 60 % staged owl": PruningConfig(sparsity=0.6, mode="staged", allocation="owl"),
+    "alps 60 % staged": PruningConfig(method="alps", sparsity=0.6, mode="staged"),
+}
+# Each compared with the row before it in the comparison.
+PAIRS = (
+    ("sparsegpt 50 % staged", "sparsegpt 50 % two_pass"),
+    ("sparsegpt 2:4 staged", "sparsegpt 2:4 two_pass"),
+    ("wanda 50 % staged", "wanda 50 % two_pass"),
+    ("alps 50 % staged", "sparsegpt 50 % staged"),
+    ("alps 60 % staged", "sparsegpt 60 % staged"),
+    ("sparsegpt 60 % staged owl", "sparsegpt 60 % staged"),
+)
+
+
+def main() -> None:
+    """Prune, evaluate and print two Markdown tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--num-problems", type=int, default=400)
+    parser.add_argument("--seeds", type=int, default=5)
+    args = parser.parse_args()
+    dense = SSGRPruner.from_pretrained(NAME)
+    problems = load_problems(NAME, split="dev", limit=args.num_problems)
+    correct: dict[str, list[list[bool]]] = {name: [] for name in ROWS}
+    for seed in range(args.seeds):
+        calibration = calibrate(dense, seed)["ssgr"]
+        for name, config in ROWS.items():
+            pruner = SSGRPruner(copy.deepcopy(dense.model), dense.tokenizer)
+            pruner.prune(calibration, config)
+            graded = evaluate(pruner.model, pruner.tokenizer, problems, EVALUATION, batch_size=BATCH_SIZE)
+            correct[name].append([item.verdict.correct for item in graded])
+    scores = {name: np.array(found, dtype=float) for name, found in correct.items()}
+    print("| pruned by | problems solved |\n|---|---|")
+    for name, found in scores.items():
+        mean, error = mean_over_seeds(found)
+        print(f"| {name} | {mean:.1%} +- {error:.1%} |")
+    print("\n| difference | points |\n|---|---|")
+    for first, second in PAIRS:
+        mean, error = mean_over_seeds(scores[first] - scores[second])
+        print(f"| {first} - {second} | {100 * mean:+.1f} +- {100 * error:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
