@@ -1,13 +1,14 @@
-"""Prune a random-weight Qwen2 whose weights are several times what streaming may hold, and compare the plan with what happens.
+"""Prune a random-weight Llama whose weights are several times what streaming may hold, and compare the plan with what happens.
 
     python benchmarks/memory.py
 
-For a run in memory (both modes) and for a streamed one: peak resident memory, disk and seconds as `--dry-run` predicts them, and as
-a process of its own then takes. The bound of a streamed run is one block, its statistics and one set of hidden states.
+For a run in memory (both modes) and for a streamed one: peak resident memory and seconds as `--dry-run` predicts them, and as a
+process of its own then takes. The bound of a streamed run is one block, its statistics and one set of hidden states.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import re
 import subprocess
@@ -17,7 +18,7 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from optimum_ssgr.calibration.build import tokenizer_hash
 from optimum_ssgr.calibration.dataset import CalibrationSet
@@ -34,7 +35,7 @@ def prepare(folder: Path, args: argparse.Namespace) -> None:
     """Write the model, with the embedded reasoner's tokenizer, and random tokens as its calibration set."""
     _, tokenizer = load_model(NAME)
     torch.manual_seed(0)
-    config = Qwen2Config(
+    config = LlamaConfig(
         hidden_size=args.hidden,
         intermediate_size=args.intermediate,
         num_hidden_layers=args.blocks,
@@ -43,7 +44,7 @@ def prepare(folder: Path, args: argparse.Namespace) -> None:
         vocab_size=len(tokenizer),
         tie_word_embeddings=False,
     )
-    Qwen2ForCausalLM(config).save_pretrained(folder / "model", max_shard_size="200MB")
+    LlamaForCausalLM(config).save_pretrained(folder / "model", max_shard_size="200MB")
     tokenizer.save_pretrained(folder / "model")
     ids = torch.randint(0, len(tokenizer), (args.sequences, args.length)).tolist()
     sequences = [CalibrationSequence((), tuple(sequence), "random") for sequence in ids]
@@ -70,28 +71,21 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare(folder, args)
+        # In another process: a command's peak memory counts that of the process which starts it.
+        preparing = multiprocessing.get_context("spawn").Process(target=prepare, args=(folder, args))
+        preparing.start()
+        preparing.join()
         weights = sum(path.stat().st_size for path in (folder / "model").glob("*.safetensors"))
         block = weights / args.blocks
         squares = 3 * args.hidden**2 + args.intermediate**2
         bound = block + 4 * squares + 4 * args.sequences * args.length * args.hidden
-        print(
-            f"weights {weights / 1e9:.2f} GB, {weights / bound:.1f} times one block, its statistics and one set of hidden states"
-        )
+        print(f"weights {weights / 1e9:.2f} GB, {weights / bound:.1f} times the bound of {bound / 1e9:.3f} GB")
         print(json.dumps(vars(args)))
-        print(
-            "| run | peak GB, predicted | measured | libraries alone | seconds, predicted | measured |\n|---|---|---|---|---|---|"
-        )
+        print("| run | peak GB, predicted | measured | libraries alone | seconds, predicted | measured |")
+        print("|---|---|---|---|---|---|")
         for number, (run, flags) in enumerate(RUNS.items()):
-            common = [
-                "prune",
-                str(folder / f"out{number}"),
-                "-m",
-                str(folder / "model"),
-                "--calibration",
-                str(folder / "calibration"),
-            ]
-            command = [str(CLI), "ssgr", *common, *flags, "--quiet"]
+            paths = [folder / f"out{number}", "-m", folder / "model", "--calibration", folder / "calibration"]
+            command = [str(CLI), "ssgr", "prune", *map(str, paths), *flags, "--quiet"]
             plan, _, _ = measure([*command, "--dry-run"])
             _, seconds, peak = measure(command)
             told, libraries = re.search(r"memory +([\d.]+) GB at most, ([\d.]+) GB", plan).groups()

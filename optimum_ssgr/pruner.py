@@ -237,7 +237,8 @@ class SSGRPruner:
         if not config.needs_calibration:
             return [], None, None
         if calibration is None:
-            raise ConfigError(f"pruning with method {config.method}, allocation {config.allocation} needs a calibration set.")
+            asking = f"the allocation {config.allocation}" if config.method == "magnitude" else f"the method {config.method}"
+            raise ConfigError(f"{asking} needs a calibration set.")
         if isinstance(calibration, Dataset):
             if "input_ids" not in calibration.column_names:
                 raise DataError("the calibration data set has no column input_ids.")

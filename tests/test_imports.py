@@ -1,8 +1,10 @@
 """The import directions that keep the stages apart, and what the command line may load."""
 
 import ast
+import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,20 @@ def imports_of(path):
             )
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "optimum_ssgr":
             yield ([*node.module.split("."), "__init__"])[1]
+
+
+def test_everything_imported_is_installed_with_the_package():
+    declared = {re.match(r"[\w.-]+", line)[0].lower() for line in requires("optimum-ssgr") if "extra ==" not in line}
+    modules = {
+        name.split(".")[0]
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and not node.level)
+        for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+    }
+    for module in modules - set(sys.stdlib_module_names) - {"optimum_ssgr"}:
+        owners = {owner.lower().replace("_", "-") for owner in packages_distributions()[module]}
+        assert owners & declared, f"{module} is not among the dependencies"
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))

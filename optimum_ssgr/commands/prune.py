@@ -110,15 +110,14 @@ def plan(args: Namespace, config: PruningConfig, skeleton: "PreTrainedModel", li
 
 def predict(args: Namespace, config: PruningConfig, skeleton: "PreTrainedModel", sequences: list[list[int]]) -> None:
     """Print what it would take on this machine."""
-    import resource
-
+    import psutil
     import torch
 
     from ..pruning.plan import make_plan
 
     dtype = skeleton.dtype if args.dtype == "auto" else getattr(torch, args.dtype)
     device = torch.device("cpu" if args.device_map in (None, "auto") else args.device_map)
-    baseline = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    baseline = psutil.Process().memory_info().rss
     found = make_plan(
         skeleton,
         [len(ids) for ids in sequences],

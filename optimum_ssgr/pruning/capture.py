@@ -16,7 +16,8 @@ from .activations import Activation, ActivationStore
 from .weights import brought_in
 
 
-BATCH_TOKENS = 8192
+# Enough for fast matrix products, few enough that what a block makes of them inside stays small.
+BATCH_TOKENS = 2048
 # What a block is called with besides the hidden states.
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 

@@ -91,6 +91,7 @@ def make_plan(
         args, kwargs = tree_map_only(torch.Tensor, lambda tensor: torch.ones_like(tensor, device=device), arguments[0])
         arguments = [(args, {key: None if key == "past_key_values" else value for key, value in kwargs.items()})]
     seconds = _time_block(block_name, block, arguments, stages, config, dtype, device, ids.shape[1], sum(lengths))
+    seconds += _time_files(block_name, block, dtype, streaming)
     return Plan(int(memory), int(disk), seconds * len(blocks))
 
 
@@ -153,13 +154,26 @@ def _time_block(
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        Journal(Path(folder)).write(0, name, block, hash_block(block), [])
-        writing = 2 * (time.perf_counter() - start)  # to the journal, and to the checkpoint
     if not config.needs_calibration:
-        return seconds(0) + writing
+        return seconds(0)
     seconds(1)  # warms up
     once, twice = seconds(1), seconds(2)
     per_token = max(twice - once, 0.0) / positions
-    return max(once - per_token * positions, 0.0) + per_token * tokens + writing
+    return max(once - per_token * positions, 0.0) + per_token * tokens
+
+
+def _time_files(name: str, skeleton: nn.Module, dtype: torch.dtype, streaming: bool) -> float:
+    """Write and read a block, and reckon the seconds for all that is done with its files."""
+    block = copy.deepcopy(skeleton).to(dtype).to_empty(device="cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder))
+        start = time.perf_counter()
+        hash_block(block)
+        hashed = time.perf_counter()
+        journal.write(0, name, block, "", [])
+        written = time.perf_counter()
+        journal.read(0)
+        read = time.perf_counter()
+    # To the journal and the checkpoint, which is then loaded; a streamed run links the files and reads the original ones.
+    writes, reads = (1, 2) if streaming else (2, 1)
+    return (hashed - start) + writes * (written - hashed) + reads * (read - written)

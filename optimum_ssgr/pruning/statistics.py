@@ -40,7 +40,7 @@ class InputStatistics:
             self._weight += weights.sum().item()
             inputs = inputs * weights.sqrt().unsqueeze(1)
         if not self.full:
-            self._sums += torch.linalg.vector_norm(inputs, dim=0).square()
+            self._sums += inputs.square().sum(0)  # four times as fast as `vector_norm` along this dimension
             return
         for start in range(0, inputs.shape[1], TILE):
             end = start + TILE

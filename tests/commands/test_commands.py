@@ -169,17 +169,21 @@ def test_prune_builds_its_own_calibration(tmp_path):
     assert provenance["calibration"]["calibration"]["strategy"] == "text"
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
-    """A limit on the size of files stands for the disk: the weights do not fit, what comes before them does."""
+def test_a_full_disk_keeps_the_finished_blocks(tmp_path):
+    """A limit on the size of files stands for the disk: each block fits, the whole checkpoint does not."""
 
     def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
 
     command = [OPTIMUM_CLI, "ssgr", *PRUNE, "--sparsity", "0.5"]
     done = subprocess.run(command, cwd=tmp_path, preexec_fn=limit, capture_output=True, text=True)
     assert done.returncode == 1
     assert "error: cannot write out: " in done.stderr.splitlines()[-1]
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["out.journal"]
+    assert len(list((tmp_path / "out.journal").glob("block-*.safetensors"))) == 4
+
+    assert ssgr(*PRUNE, "--sparsity", "0.5", cwd=tmp_path).returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_truncated_checkpoint_is_refused(tmp_path):

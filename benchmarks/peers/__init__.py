@@ -1,0 +1,1 @@
+"""What `benchmarks/peers.py` runs: the common setting, the contenders and the worker that measures one of them."""

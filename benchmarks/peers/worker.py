@@ -1,0 +1,87 @@
+"""Measure one contender once, in a process of its own: `python -m peers.worker TASK`, TASK a `Task` as JSON.
+
+The clock runs, and memory is watched, while the model is pruned: not while libraries are imported, the model is loaded or its
+quality is judged. A short forward pass before that pays for what PyTorch sets up at first use.
+"""
+
+import ctypes
+import dataclasses
+import gc
+import importlib.metadata
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import Qwen2ForCausalLM
+
+from .setting import Task, read, realised_sparsity, relative_error
+
+
+def memory(field: str) -> int:
+    """Return a field of Linux's record of this process in bytes: `VmRSS` now, `VmHWM` at most."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return 1024 * int(line.split()[1])
+    raise OSError(f"/proc/self/status has no {field}; this benchmark needs Linux.")
+
+
+def reset_peak() -> int:
+    """Give freed memory back to the system, forget the peak so far, and return what is left."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return memory("VmRSS")
+
+
+def make_contender(task: Task, calibration: torch.Tensor) -> tuple[str, Callable[[Qwen2ForCausalLM], None]]:
+    """Import a contender and set it up; return its package, for the version, and what prunes a model."""
+    if task.contender in ("sparsegpt", "wanda"):
+        from . import originals
+
+        prune = getattr(originals, task.contender)(task.repo, task.pattern)
+        return "transformers", lambda model: prune(model, calibration)
+    if task.contender == "llm-compressor":
+        from . import llm_compressor
+
+        return "llmcompressor", llm_compressor.contender(task.method, task.pattern, calibration, task.batch)
+    from optimum_ssgr.config import PruningConfig
+    from optimum_ssgr.pruning.layerwise import prune_layerwise
+
+    share = {"pattern": "2:4"} if task.pattern == "2:4" else {"sparsity": 0.5}
+    config = PruningConfig(method=task.method, **share, **({"mode": task.mode} if task.mode else {}))
+    sequences = calibration.tolist()
+    return "transformers", lambda model: prune_layerwise(model, sequences, config)
+
+
+def main() -> None:
+    """Load the model, prune it, and write time, memory and quality."""
+    task = Task(**json.loads(sys.argv[1]))
+    torch.set_num_threads(task.threads)
+    calibration = read(task.folder, "calibration")
+    package, prune = make_contender(task, calibration)
+    model = Qwen2ForCausalLM.from_pretrained(task.folder, dtype="auto").eval()
+    with torch.no_grad():
+        model(calibration[:1, :8])
+    before = reset_peak()
+    began = time.perf_counter()
+    prune(model)
+    seconds = time.perf_counter() - began
+    peak = memory("VmHWM")
+    result = {
+        **dataclasses.asdict(task),
+        "seconds": seconds,
+        "added": peak - before,
+        "peak": peak,
+        "sparsity": realised_sparsity(model),
+        "error": relative_error(model, task.folder),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", package)},
+    }
+    Path(task.result).write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
