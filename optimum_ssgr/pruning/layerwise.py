@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..config import PruningConfig
-from ..errors import ConfigError, DataError, OutputError
+from ..errors import ConfigError, DataError, ModelError, OutputError
 from .activations import ActivationStore
 from .allocation import outlier_ratio, owl_sparsities
 from .blocks import Matrix, find_blocks, find_matrices
@@ -39,6 +39,14 @@ def check_prunable(model: PreTrainedModel, config: PruningConfig) -> dict[str, d
         ConfigError: The pattern does not divide a layer's inputs.
     """
     matrices = {name: find_matrices(name, block) for name, block in find_blocks(model).items()}
+    owners: dict[nn.Module, str] = {}
+    for block_name, members in matrices.items():
+        for name, matrix in members.items():
+            if owners.setdefault(matrix.module, block_name) != block_name:
+                raise ModelError(
+                    f"{block_name}.{name} is also a layer of {owners[matrix.module]}; blocks that share weights cannot be "
+                    "pruned one after the other."
+                )
     if config.n_of_m:
         for block_name, members in matrices.items():
             for name, matrix in members.items():

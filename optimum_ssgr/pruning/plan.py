@@ -83,7 +83,8 @@ def make_plan(
         memory = max(embeddings, largest + activations - spilled + work)
         disk = whole + spilled + (whole - largest * len(blocks))
     else:
-        memory, disk = whole + activations + work, 2 * whole
+        # Pruning; then the saved checkpoint is loaded beside the model and compared with it.
+        memory, disk = whole + max(activations + work, whole), 2 * whole
     arguments = []
     if config.needs_calibration:
         tuples = [isinstance(output, tuple) for output in outputs]

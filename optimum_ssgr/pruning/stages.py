@@ -1,5 +1,6 @@
 """In which order a block's weight matrices are used, and which of them share their inputs."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ def noted(matrices: Mapping[str, Mapping[str, Matrix]]) -> Iterator[dict[str, li
         For every block's name its stages in the order of the forward pass; filled in at the end.
 
     Raises:
-        ModelError: A matrix is never used, so that there would be nothing to calibrate it on.
+        ModelError: A matrix is never used, so that there would be nothing to calibrate it on, or more than once.
     """
     events: dict[str, list[tuple[int, tuple[str, ...]]]] = {name: [] for name in matrices}
     kept: list[torch.Tensor] = []  # holds the inputs, so that no two of them share an id
@@ -62,8 +63,10 @@ def noted(matrices: Mapping[str, Mapping[str, Matrix]]) -> Iterator[dict[str, li
         yield stages
     for block, found in matrices.items():
         stages[block] = _as_stages(found, events[block])
-        used = {name for stage in stages[block] for share in stage.shares for name in share}
-        if missing := set(found) - used:
+        used = Counter(name for stage in stages[block] for share in stage.shares for name in share)
+        if repeated := [name for name, times in used.items() if times > 1]:
+            raise ModelError(f"{block}.{repeated[0]} is run more than once in its block; its inputs cannot be seen at once.")
+        if missing := set(found) - set(used):
             raise ModelError(f"{block}.{min(missing)} is not run as a layer of its own, so its inputs cannot be seen.")
 
 

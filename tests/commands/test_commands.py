@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from optimum_ssgr.reasoner import WEIGHTS
@@ -167,6 +169,80 @@ def test_prune_builds_its_own_calibration(tmp_path):
     provenance = json.loads((tmp_path / "out" / "ssgr_config.json").read_text())
     assert provenance["calibration"]["counts"]["sequences"] == 8
     assert provenance["calibration"]["calibration"]["strategy"] == "text"
+
+
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("calibration")
+    (folder / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 200)
+    text = ["--strategy", "text", "--text", "text.txt", "--text-length", "100", "--num-sequences", "8"]
+    done = ssgr("calibrate", "set", *MODEL, *text, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "set"
+
+
+def weights_in(folder):
+    return {key: tensor for path in folder.glob("*.safetensors") for key, tensor in load_file(path).items()}
+
+
+def test_streamed_and_resident_runs_write_the_same_weights(tmp_path, calibration):
+    for name, flags in {"resident": ["--mode", "two_pass"], "streamed": ["--streaming", "--activation-gb", "0"]}.items():
+        done = ssgr("prune", name, *MODEL, "--calibration", calibration, *flags, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    resident, streamed = weights_in(tmp_path / "resident"), weights_in(tmp_path / "streamed")
+    assert resident.keys() == streamed.keys()
+    assert all(torch.equal(resident[key], streamed[key]) for key in resident)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["resident", "streamed"]
+
+
+def test_torchrun_writes_one_checkpoint(tmp_path, calibration):
+    arguments = ["ssgr", "prune", "out", *MODEL, "--calibration", calibration, "--method", "wanda", "--pattern", "2:4"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, "--module", "optimum.commands.optimum_cli", *map(str, arguments)]
+    settings = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("checkpoint written to out, reloaded and checked") == 1
+    alone = ssgr("prune", "alone", *arguments[3:], cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    together, single = weights_in(tmp_path / "out"), weights_in(tmp_path / "alone")
+    different = sum(int(((together[key] == 0) != (single[key] == 0)).sum()) for key in single)
+    assert different <= 4  # sums in another order may decide a near-tie otherwise
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "out"]
+
+
+def test_an_interrupted_prune_goes_on(tmp_path, calibration):
+    arguments = ["prune", "out", *MODEL, "--calibration", calibration, "--method", "alps", "--sparsity", "0.6"]
+    command = [OPTIMUM_CLI, "ssgr", *map(str, arguments)]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        while not (tmp_path / "out.journal" / "block-00000.safetensors").exists() and process.poll() is None:
+            pass
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    assert "finished blocks are kept in out.journal. Run the same command to go on." in rest
+    assert [path.name for path in tmp_path.iterdir()] == ["out.journal"]
+
+    done = ssgr(*arguments[:-1], "0.5", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "out.journal holds the beginning of another run: pruning was" in done.stderr.splitlines()[-1]
+
+    for name in ("out", "whole"):
+        done = ssgr("prune", name, *arguments[2:], cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    resumed, whole = weights_in(tmp_path / "out"), weights_in(tmp_path / "whole")
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+
+
+def test_a_dry_run_predicts_less_memory_for_streaming(workspace, calibration):
+    memory = []
+    for flags in ([], ["--streaming"]):
+        done = ssgr("prune", "new", *MODEL, "--calibration", calibration, *flags, "--dry-run", cwd=workspace)
+        assert done.returncode == 0, done.stderr
+        total, libraries = re.search(r"memory +([\d.]+) GB at most, ([\d.]+) GB", done.stdout).groups()
+        memory.append(float(total) - float(libraries))
+    assert memory[1] <= memory[0]
+    assert not (workspace / "new").exists()
 
 
 def test_a_full_disk_keeps_the_finished_blocks(tmp_path):

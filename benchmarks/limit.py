@@ -1,0 +1,104 @@
+"""Tell which share of the processor's measured matrix-product speed pruning a block with SparseGPT (staged) reaches, and where.
+
+    python benchmarks/limit.py --threads 1
+
+Operations are counted as the algorithms need them: the forward pass by PyTorch's own counter, the Hessian's upper triangle, one
+Cholesky factorization and one triangular inverse, and the sweep over the columns not yet visited. The limit is their number over
+the speed of a large float32 matrix product, measured before. Each part is also timed by itself; medians of the repeats.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from peers.setting import Setting, build_model
+from torch.utils.flop_counter import FlopCounterMode
+
+from optimum_ssgr.config import PruningConfig
+from optimum_ssgr.pruning.layerwise import prune_layerwise
+from optimum_ssgr.pruning.patterns import Unstructured
+from optimum_ssgr.pruning.solvers.sparsegpt import factorize, sparsegpt
+from optimum_ssgr.pruning.statistics import InputStatistics
+
+
+def seconds(run: Callable[[], object], repeats: int) -> float:
+    """Return the median time of a call, after one to warm up."""
+    run()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return median(times)
+
+
+@torch.no_grad()
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    square = torch.randn(2048, 2048)
+    peak = 2 * 2048**3 / seconds(lambda: square @ square, args.repeats)
+    setting = Setting()
+    model = build_model(setting)
+    tokens = torch.randint(setting.vocabulary, (setting.sequences, setting.length))
+    count = tokens.numel()
+    with FlopCounterMode(display=False) as counter:
+        model.model(tokens[:4], use_cache=False)
+    forward = counter.get_total_flops() * count / tokens[:4].numel()
+
+    attention = model.model.layers[0].self_attn
+    projections = [layer.out_features for layer in (attention.q_proj, attention.k_proj, attention.v_proj)]
+    hidden, wide = setting.hidden, setting.intermediate
+    # For every stage of a block its inputs and the outputs of the layers that share them.
+    stages = [(hidden, projections), (hidden, [hidden]), (hidden, [wide, wide]), (wide, [hidden])]
+    inputs = {columns: torch.randn(2048, columns) for columns in (hidden, wide)}
+
+    def accumulate(columns: int) -> InputStatistics:
+        statistics = InputStatistics(columns, True, torch.device("cpu"))
+        for _ in range(count // 2048):
+            statistics.add(inputs[columns])
+        return statistics
+
+    hessians = {columns: accumulate(columns) for columns in inputs}
+    for statistics in hessians.values():
+        statistics.finish()
+    factors = {columns: factorize(statistics.hessian, 0.01) for columns, statistics in hessians.items()}
+    weights = [(columns, [torch.randn(rows, columns) for rows in outputs]) for columns, outputs in stages]
+    parts = {
+        "forward": (forward, lambda: [model.model(tokens[i : i + 4], use_cache=False) for i in range(0, len(tokens), 4)], 1),
+        "Hessian": (sum(count * n**2 for n, _ in stages), lambda: [accumulate(n) for n, _ in stages], setting.blocks),
+        "factorization": (
+            sum(2 * n**3 / 3 for n, _ in stages),
+            lambda: [factorize(hessians[n].hessian, 0.01) for n, _ in stages],
+            setting.blocks,
+        ),
+        "sweep": (
+            sum(sum(rows) * n**2 for n, rows in stages),
+            lambda: [sparsegpt(group, *factors[n], Unstructured(0.5)) for n, group in weights],
+            setting.blocks,
+        ),
+    }
+    print(f"matrix products reach {peak / 1e9:.0f} GFLOP/s with {args.threads} thread(s); {setting}")
+    print("| part | GFLOP | seconds at that speed | seconds | share |\n|---|---|---|---|---|")
+    operations = 0.0
+    for name, (per_time, run, times) in parts.items():
+        operations += per_time * times
+        taken = seconds(run, args.repeats) * times
+        print(
+            f"| {name} | {per_time * times / 1e9:.1f} | {per_time * times / peak:.2f} | {taken:.2f} | "
+            f"{per_time * times / peak / taken:.0%} |",
+            flush=True,
+        )
+    sequences = tokens.tolist()
+    taken = seconds(lambda: prune_layerwise(model, sequences, PruningConfig(sparsity=0.5, mode="staged")), args.repeats)
+    print(f"| everything | {operations / 1e9:.1f} | {operations / peak:.2f} | {taken:.2f} | {operations / peak / taken:.0%} |")
+
+
+if __name__ == "__main__":
+    main()

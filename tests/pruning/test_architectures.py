@@ -1,0 +1,115 @@
+"""Architectures beyond plain decoders: all of what is reported is pruned, and nothing else is touched."""
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    DeepseekV3Config,
+    Gemma3Config,
+    Gemma3nTextConfig,
+    Gemma4TextConfig,
+    JambaConfig,
+    Mamba2Config,
+    Qwen2MoeConfig,
+    Qwen3NextConfig,
+)
+
+from optimum_ssgr.config import PruningConfig
+from optimum_ssgr.errors import ModelError
+from optimum_ssgr.pruning.layerwise import prune_layerwise
+
+from ..models import CONFIGS, SMALL, random_model
+from .test_layerwise import random_sequences
+
+
+EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
+LINEAR = {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4}
+LATENT = {"q_lora_rank": 16, "kv_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+FOUR_BLOCKS = {**SMALL, "num_hidden_layers": 4, "head_dim": 8, "sliding_window": 4, "num_kv_shared_layers": 2}
+ALTERNATING = ["sliding_attention", "full_attention"] * 2
+VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 28}
+WORKING = {
+    "vision tower": Gemma3Config(
+        text_config=CONFIGS["gemma3, sliding"].to_dict(),
+        vision_config={**VISION, "patch_size": 14},
+        mm_tokens_per_image=4,
+        image_token_index=5,
+        boi_token_index=6,
+        eoi_token_index=7,
+    ),
+    "linear and full attention": Qwen3NextConfig(
+        **SMALL,
+        **EXPERTS,
+        **LINEAR,
+        head_dim=8,
+        num_experts=4,
+        shared_expert_intermediate_size=32,
+        layer_types=["linear_attention", "full_attention"],
+    ),
+    "shared keys and values": Gemma4TextConfig(
+        **FOUR_BLOCKS, layer_types=ALTERNATING, hidden_size_per_layer_input=8, vocab_size_per_layer_input=704
+    ),
+    "shared expert": Qwen2MoeConfig(**SMALL, **EXPERTS, num_experts=4, shared_expert_intermediate_size=32),
+    "latent attention, first block dense": DeepseekV3Config(
+        **{**SMALL, "num_key_value_heads": 4},
+        **EXPERTS,
+        **LATENT,
+        n_routed_experts=4,
+        n_group=1,
+        topk_group=1,
+        first_k_dense_replace=1,
+    ),
+    "state space": Mamba2Config(vocab_size=704, hidden_size=32, num_hidden_layers=2, num_heads=8, head_dim=8, n_groups=1),
+}
+
+
+def build(config):
+    torch.manual_seed(0)
+    factory = AutoModelForImageTextToText if isinstance(config, Gemma3Config) else AutoModelForCausalLM
+    return factory.from_config(config).eval()
+
+
+@pytest.mark.parametrize("mode", ["staged", "two_pass"])
+@pytest.mark.parametrize("name", WORKING)
+def test_what_is_reported_is_pruned_and_nothing_else(name, mode):
+    model = build(WORKING[name])
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    reports = prune_layerwise(model, random_sequences((60, 55, 58)), PruningConfig(method="sparsegpt", sparsity=0.5, mode=mode))
+    assert all(report.zeros / report.weights == pytest.approx(0.5, abs=0.02) for report in reports)
+    fused = (".experts.gate_up_proj", ".experts.down_proj")
+    pruned = {
+        next((key for key in before if key.endswith(fused) and report.name.startswith(f"{key}.")), report.name)
+        for report in reports
+    }
+    assert pruned <= before.keys()
+    changed = {key for key, tensor in model.state_dict().items() if not torch.equal(tensor, before[key])}
+    assert changed == pruned
+    assert not any("vision" in key or "embed" in key or "lm_head" in key or "router" in key for key in changed)
+
+
+def test_layers_run_twice_in_a_block_are_refused():
+    config = Gemma3nTextConfig(
+        **FOUR_BLOCKS | {"intermediate_size": [64] * 4},
+        layer_types=ALTERNATING,
+        vocab_size_per_layer_input=704,
+        hidden_size_per_layer_input=8,
+        laurel_rank=4,
+        activation_sparsity_pattern=[0.0] * 4,
+    )
+    with pytest.raises(ModelError, match="is run more than once in its block"):
+        prune_layerwise(build(config), random_sequences(), PruningConfig())
+
+
+def test_layers_whose_weights_are_used_apart_from_them_are_refused():
+    layers = {"attn_layer_period": 2, "attn_layer_offset": 1}
+    config = JambaConfig(**SMALL, **layers, num_experts=2, mamba_d_state=4, mamba_dt_rank=4, use_mamba_kernels=False)
+    with pytest.raises(ModelError, match=r"mamba\.dt_proj\.weight is not run as a layer of its own"):
+        prune_layerwise(build(config), random_sequences(), PruningConfig())
+
+
+def test_blocks_that_share_weights_are_refused():
+    model = random_model("llama")
+    model.model.layers[1].mlp = model.model.layers[0].mlp
+    with pytest.raises(ModelError, match=r"is also a layer of model\.layers\.0"):
+        prune_layerwise(model, random_sequences(), PruningConfig())
