@@ -3,8 +3,8 @@
     python benchmarks/limit.py --threads 1
 
 Operations are counted as the algorithms need them: the forward pass by PyTorch's own counter, the Hessian's upper triangle, one
-Cholesky factorization and one triangular inverse, and the sweep over the columns not yet visited. The limit is their number over
-the speed of a large float32 matrix product, measured before. Each part is also timed by itself; medians of the repeats.
+Cholesky factorization and one triangular inverse, and the sweep over the columns not yet visited. The limit is their number
+over the speed of a large float32 matrix product, measured before. Each part is also timed by itself; medians of the repeats.
 """
 
 import argparse
