@@ -214,7 +214,9 @@ def test_torchrun_writes_one_checkpoint(tmp_path, calibration):
 def test_an_interrupted_prune_goes_on(tmp_path, calibration):
     arguments = ["prune", "out", *MODEL, "--calibration", calibration, "--method", "alps", "--sparsity", "0.6"]
     command = [OPTIMUM_CLI, "ssgr", *map(str, arguments)]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    settings = os.environ | {"OMP_NUM_THREADS": "1"}  # as in `ssgr`: sums over other threads have other last bits
+    pipes = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(command, cwd=tmp_path, env=settings, **pipes) as process:
         while not (tmp_path / "out.journal" / "block-00000.safetensors").exists() and process.poll() is None:
             pass
         process.send_signal(signal.SIGINT)
