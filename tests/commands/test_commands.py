@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,13 @@ MODEL = ["-m", "tiny-reasoner"]
 
 def ssgr(*arguments, cwd, **environment):
     command = [OPTIMUM_CLI, "ssgr", *map(str, arguments)]
-    settings = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    return subprocess.run(command, cwd=cwd, env=settings, capture_output=True, text=True)
+    return subprocess.run(command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True)
+
+
+def interruptible(command, cwd):
+    """Start a command that listens to Ctrl-C even where the tests themselves run in the background, deaf to it."""
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listen)
 
 
 @pytest.fixture(scope="module")
@@ -199,8 +205,7 @@ def test_torchrun_writes_one_checkpoint(tmp_path, calibration):
     arguments = ["ssgr", "prune", "out", *MODEL, "--calibration", calibration, "--method", "wanda", "--pattern", "2:4"]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launch, "--module", "optimum.commands.optimum_cli", *map(str, arguments)]
-    settings = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("checkpoint written to out, reloaded and checked") == 1
     alone = ssgr("prune", "alone", *arguments[3:], cwd=tmp_path)
@@ -214,9 +219,7 @@ def test_torchrun_writes_one_checkpoint(tmp_path, calibration):
 def test_an_interrupted_prune_goes_on(tmp_path, calibration):
     arguments = ["prune", "out", *MODEL, "--calibration", calibration, "--method", "alps", "--sparsity", "0.6"]
     command = [OPTIMUM_CLI, "ssgr", *map(str, arguments)]
-    settings = os.environ | {"OMP_NUM_THREADS": "1"}  # as in `ssgr`: sums over other threads have other last bits
-    pipes = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    with subprocess.Popen(command, cwd=tmp_path, env=settings, **pipes) as process:
+    with interruptible(command, tmp_path) as process:
         while not (tmp_path / "out.journal" / "block-00000.safetensors").exists() and process.poll() is None:
             pass
         process.send_signal(signal.SIGINT)
@@ -297,7 +300,7 @@ def test_an_interrupted_run_says_so_and_leaves_nothing(tmp_path):
     """Interrupted while generating, which is known from its progress bar."""
     arguments = ["calibrate", "out", *MODEL, "--problems", "tiny-reasoner", "--max-new-tokens", "400", "--num-problems", "500"]
     command = [OPTIMUM_CLI, "ssgr", *arguments]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    with interruptible(command, tmp_path) as process:
         seen = ""
         while "generate:" not in seen:
             seen += process.stderr.read(1)
