@@ -30,6 +30,7 @@ from .errors import ConfigError, DataError
 from .evaluation.evaluate import evaluate
 from .evaluation.metrics import summarize
 from .hub.cards import model_card
+from .journal import check_fingerprint
 from .output import check_unused
 from .problems.load import load_problems
 from .pruning.activations import ActivationStore
@@ -200,7 +201,7 @@ class SSGRPruner:
             store = None
             if journal:
                 hashed = content_hash(sequences, token_weights)
-                journal.check_fingerprint(provenance | {"calibration": hashed, "processes": world_size()})
+                check_fingerprint(journal.folder, provenance | {"calibration": hashed, "processes": world_size()})
                 store = ActivationStore(journal.activations(), int(activation_gb * 1e9)) if self.streamed else None
             layers = prune_layerwise(
                 self.model,

@@ -13,19 +13,20 @@ import optimum_ssgr
 
 
 PACKAGE = Path(optimum_ssgr.__file__).parent
-BASE = {"errors", "config", "records", "output"}
+BASE = {"errors", "config", "records", "output", "journal"}
 # A stage may import the base and these; the order is that in which the data flows.
 ALLOWED = {
     "errors": set(),
     "config": {"errors"},
     "records": set(),
     "output": {"errors"},
+    "journal": {"errors"},
     "reasoner": BASE,
     "problems": BASE | {"reasoner"},
     "rollouts": BASE,
     "verification": BASE,
     "calibration": BASE | {"reasoner", "problems", "rollouts", "verification"},
-    "pruning": {"errors", "config"},
+    "pruning": {"errors", "config", "journal"},
     "checkpoints": BASE | {"reasoner", "pruning"},
     "hub": BASE,
     "evaluation": BASE | {"problems", "rollouts", "verification"},

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..config import PruningConfig
 from ..errors import ConfigError
+from ..journal import journal_of
 from . import calibrate, flags
 from .base import SSGRSubcommand, say
 
@@ -90,11 +91,6 @@ class PruneCommand(SSGRSubcommand):
             say(str(report))
             say(f"checkpoint written to {args.output}, reloaded and checked")
         barrier()
-
-
-def journal_of(output: Path) -> Path:
-    """Return the folder beside the output that finished blocks are kept in until all are done."""
-    return output.with_name(f"{output.name}.journal")
 
 
 def plan(args: Namespace, config: PruningConfig, skeleton: "PreTrainedModel", linears: dict) -> None:

@@ -2,30 +2,25 @@
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..errors import OutputError
+from ..journal import locked_folder, write_whole
 from .distributed import rank
 from .solve import LayerReport
 
 
-FINGERPRINT = "fingerprint.json"
-
-
 class Journal:
-    """A folder with one safetensors file per finished block, and a fingerprint of what made them.
+    """A folder with one safetensors file per finished block.
 
     Args:
         folder: The folder; use `open_journal` to make and lock it.
@@ -38,28 +33,6 @@ class Journal:
         """Return the file of a block."""
         return self.folder / f"block-{index:05d}.safetensors"
 
-    def check_fingerprint(self, fingerprint: Mapping[str, Any]) -> None:
-        """Note what makes the blocks, or compare it with what made those that are there.
-
-        Raises:
-            OutputError: The journal belongs to another run.
-        """
-        path = self.folder / FINGERPRINT
-        present = json.loads(json.dumps(fingerprint))
-        if not path.exists():
-            _write_whole(path, lambda partial: partial.write_text(json.dumps(present, indent=2) + "\n"))
-            return
-        try:
-            earlier = json.loads(path.read_text())
-        except json.JSONDecodeError:
-            raise OutputError(f"{path} is damaged; remove {self.folder} to start anew.") from None
-        for key in sorted({*earlier, *present}):
-            if earlier.get(key) != present.get(key):
-                raise OutputError(
-                    f"{self.folder} holds the beginning of another run: {key} was {earlier.get(key)} and is now "
-                    f"{present.get(key)}; repeat that run to finish it, or remove the folder to start anew."
-                )
-
     def write(self, index: int, name: str, block: nn.Module, dense_hash: str, reports: list[LayerReport]) -> None:
         """Keep a finished block: all of its tensors, and how it came about.
 
@@ -70,8 +43,8 @@ class Journal:
         about = {"dense": dense_hash, "layers": [asdict(report) for report in reports]}
         # Beside the tensors, because the order of entries in a safetensors header is not always the same; and before them,
         # because a block counts as finished once its tensors are there.
-        _write_whole(self.path(index).with_suffix(".json"), lambda partial: partial.write_text(json.dumps(about) + "\n"))
-        _write_whole(self.path(index), lambda partial: save_file(tensors, partial, {"format": "pt"}))
+        write_whole(self.path(index).with_suffix(".json"), lambda partial: partial.write_text(json.dumps(about) + "\n"))
+        write_whole(self.path(index), lambda partial: save_file(tensors, partial, {"format": "pt"}))
 
     def read(self, index: int) -> "tuple[str, list[LayerReport], dict[str, torch.Tensor]] | None":
         """Return a finished block's dense hash, its reports and its tensors by name; None when it is not finished.
@@ -113,19 +86,8 @@ def open_journal(folder: str | Path) -> Iterator[Journal]:
     Raises:
         OutputError: The folder cannot be written, or another process is using it.
     """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "lock", blocking=False)
-        lock.acquire()
-    except Timeout:
-        raise OutputError(f"another process is pruning into {folder}; wait for it or choose another folder.") from None
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror}.") from None
-    try:
-        yield Journal(folder)
-    finally:
-        lock.release()
+    with locked_folder(folder) as locked:
+        yield Journal(locked)
 
 
 def hash_block(block: nn.Module) -> str:
@@ -135,17 +97,3 @@ def hash_block(block: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under a temporary name and rename it, so that it is there whole or not at all."""
-    partial = path.with_suffix(".partial")
-    try:
-        write(partial)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"cannot write {path}: {reason}; make room and run the same command again to go on.") from error

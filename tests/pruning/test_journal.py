@@ -140,7 +140,7 @@ def test_a_damaged_fingerprint_is_named(begun):
 
 
 def test_two_processes_do_not_share_a_journal(begun):
-    with open_journal(begun), pytest.raises(OutputError, match="another process is pruning into"):
+    with open_journal(begun), pytest.raises(OutputError, match="another process is writing into"):
         prune(begun, PruningConfig())
     prune(begun, PruningConfig())
 
