@@ -12,7 +12,7 @@ from typing_extensions import Self
 from .errors import ConfigError
 
 
-STRATEGIES = ("ssgr", "self", "rac", "prompts", "text")
+STRATEGIES = ("ssgr", "self", "rac", "resp", "obc", "mix", "prompts", "text")
 METHODS = ("magnitude", "wanda", "sparsegpt", "alps")
 MODES = ("staged", "two_pass")
 ALLOCATIONS = ("uniform", "owl")
@@ -100,8 +100,9 @@ class CalibrationConfig(_JSONConfig):
 
     Args:
         strategy: `ssgr` (correct, challenging, moderately long self-generated traces), `self` (correct self-generated traces
-            at random), `rac` (unverified self-generated traces, arXiv 2509.12464), `prompts` (the questions alone) or `text`
-            (windows of general text).
+            at random), `rac` (unverified self-generated traces, arXiv 2509.12464), `resp` (the same, counting the responses'
+            tokens alone, arXiv 2512.02185), `obc` (pairs of a right and a wrong trace, arXiv 2609.17890), `mix` (the traces of
+            `ssgr` and general text), `prompts` (the questions alone) or `text` (windows of general text).
         num_sequences: Sequences to select at most; None for no limit.
         num_tokens: Tokens to select, prompt included; the last sequence is cut to meet it exactly. None for no limit.
         samples_per_problem: Rollouts sampled for each problem.
@@ -112,7 +113,10 @@ class CalibrationConfig(_JSONConfig):
         length_window: Percentiles of response length, among the correct rollouts of challenging problems, between which a
             trace is moderate (`ssgr`).
         max_per_problem: Traces selected from one problem at most.
-        text_length: Length of a window of general text, in tokens (`text`).
+        text_length: Length of a window of general text, in tokens (`text`, `mix`).
+        text_share: Share of the tokens that general text has in a mixture (`mix`).
+        adaptive: Sample a problem no further once it is decided whether it is challenging, and ask no more problems once the
+            budget is met (`ssgr`).
         seed: Seed of sampling and selection.
 
     Raises:
@@ -131,6 +135,8 @@ class CalibrationConfig(_JSONConfig):
     length_window: tuple[float, float] = (25.0, 75.0)
     max_per_problem: int = 2
     text_length: int = 2048
+    text_share: float = 0.5
+    adaptive: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -141,6 +147,11 @@ class CalibrationConfig(_JSONConfig):
         for name in ("samples_per_problem", "max_per_problem"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}.")
         _require(self.text_length >= 2, f"text_length must be at least 2, not {self.text_length}.")
+        _require(0 < self.text_share < 1, f"text_share must lie between 0 and 1, not {self.text_share}.")
+        _require(
+            not self.adaptive or self.strategy == "ssgr",
+            f"adaptive sampling looks for challenging problems, which the strategy {self.strategy} does not select by.",
+        )
         low, high = self.pass_rate
         _require(0 <= low <= high <= 1, f"pass_rate must be two shares between 0 and 1, low to high, not {low}, {high}.")
         low, high = self.length_window
@@ -155,7 +166,12 @@ class CalibrationConfig(_JSONConfig):
     @property
     def needs_rollouts(self) -> bool:
         """Whether the strategy selects among generated traces."""
-        return self.strategy in ("ssgr", "self", "rac")
+        return self.strategy not in ("prompts", "text")
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether the strategy selects windows of general text."""
+        return self.strategy in ("mix", "text")
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,15 @@ from typing_extensions import Self
 
 from . import __version__
 from .calibration.build import (
-    generate_rollouts,
-    select_calibration,
-    select_prompts,
-    select_text,
+    build_set,
+    check_text_length,
+    describe_origin,
+    encode_text,
     tokenizer_hash,
 )
 from .calibration.dataset import CalibrationSet, content_hash
+from .calibration.gather import gather_rollouts
+from .calibration.strategies import Sources
 from .calibration.text import characters_for, load_documents
 from .checkpoints.load import load_model
 from .checkpoints.save import save_checkpoint
@@ -39,6 +41,9 @@ from .pruning.journal import Journal, open_journal
 from .pruning.layerwise import check_prunable, prune_layerwise
 from .pruning.report import PruningReport
 from .records import GradedRollout, Problem
+from .rollouts.choose import IN_PROCESS, choose_engine
+from .rollouts.journal import open_rollout_journal
+from .rollouts.prompts import encode_prompts
 
 
 ProblemSource = str | Path | Iterable[Problem | Mapping[str, Any]]
@@ -115,8 +120,11 @@ class SSGRPruner:
         rollouts: Sequence[GradedRollout] | None = None,
         text: str | Path | Sequence[str] | None = None,
         output_dir: str | Path | None = None,
+        journal_dir: str | Path | None = None,
+        engine: str = IN_PROCESS,
         batch_size: int = 64,
         instruction: str = "",
+        about: Mapping[str, Any] | None = None,
     ) -> CalibrationSet:
         """Make the sequences to calibrate on.
 
@@ -124,10 +132,14 @@ class SSGRPruner:
             problems: What `load_problems` takes; not needed by the strategy `text` nor when `rollouts` are given.
             config: Strategy, sampling and selection; SSGR's defaults when None.
             rollouts: Rollouts of this model to select from, so that nothing is generated.
-            text: For the strategy `text`, what `load_documents` takes, or the documents themselves.
+            text: For the strategies `text` and `mix`, what `load_documents` takes, or the documents themselves.
             output_dir: Folder to save the set in.
-            batch_size: Most responses in the making at a time.
+            journal_dir: Folder for finished rollouts, see `generate_rollouts`.
+            engine: `transformers` to generate in this process, or the addresses of OpenAI-compatible servers that have this
+                model, separated by commas.
+            batch_size: Most responses in the making at a time; with servers, at each of them.
             instruction: Text appended to every question.
+            about: Further provenance for the manifest, such as where the problems come from.
 
         Raises:
             SSGRError: Something is missing, malformed or does not fit; before any generation where it can be known.
@@ -135,38 +147,69 @@ class SSGRPruner:
         config = config or CalibrationConfig()
         if output_dir is not None:
             check_unused(output_dir)
-        if config.strategy == "text":
-            if isinstance(text, str | Path):
-                text = load_documents(text, characters_for(config))
-            built = select_text(self.model, self.tokenizer, text or (), config)
-        elif rollouts is not None and config.needs_rollouts:
-            built = select_calibration(self.model, self.tokenizer, rollouts, config)
-        elif problems is None:
-            raise ConfigError(f"the strategy {config.strategy} needs problems.")
-        elif config.strategy == "prompts":
-            built = select_prompts(self.model, self.tokenizer, load_problems(problems), config, instruction)
-        else:
-            rollouts = self.generate_rollouts(problems, config, batch_size=batch_size, instruction=instruction)
-            built = select_calibration(self.model, self.tokenizer, rollouts, config)
+        sources, graded = Sources(), rollouts or ()
+        if config.needs_text:
+            check_text_length(self.model, config)
+            documents = load_documents(text, characters_for(config)) if isinstance(text, str | Path) else text or ()
+            sources = encode_text(self.tokenizer, documents, config)
+        if config.strategy == "prompts" or (config.needs_rollouts and rollouts is None):
+            if problems is None:
+                raise ConfigError(f"the strategy {config.strategy} needs problems.")
+            problems = load_problems(problems)
+        if config.strategy == "prompts":
+            sources = Sources(prompts=encode_prompts(self.tokenizer, problems, instruction))
+        elif config.needs_rollouts and rollouts is None:
+            graded = self.generate_rollouts(
+                problems,
+                config,
+                journal_dir=journal_dir,
+                engine=engine,
+                batch_size=batch_size,
+                instruction=instruction,
+            )
+        origin = describe_origin(self.model, self.tokenizer) | {"instruction": instruction, **(about or {})}
+        if config.needs_rollouts:
+            sources = dataclasses.replace(sources, rollouts=graded)
+            origin["engine"] = IN_PROCESS if engine == IN_PROCESS else "OpenAI-compatible server"
+        built = build_set(sources, config, origin, graded if config.needs_rollouts else ())
         if output_dir is not None:
             built.save_to_disk(output_dir)
         return built
 
     def generate_rollouts(
-        self, problems: ProblemSource, config: CalibrationConfig, *, batch_size: int = 64, instruction: str = ""
+        self,
+        problems: ProblemSource,
+        config: CalibrationConfig,
+        *,
+        journal_dir: str | Path | None = None,
+        engine: str = IN_PROCESS,
+        batch_size: int = 64,
+        instruction: str = "",
     ) -> list[GradedRollout]:
         """Generate and verify the rollouts that strategies select from.
 
         Args:
             problems: What `load_problems` takes.
             config: Samples per problem and sampling.
-            batch_size: Most responses in the making at a time.
+            journal_dir: Folder for finished rollouts: when the same call is made again after an interruption, only what is
+                missing is generated; so it is with more problems, more samples or other windows.
+            engine: See `build_calibration`.
+            batch_size: See `build_calibration`.
             instruction: Text appended to every question.
 
         Raises:
-            SSGRError: There are no problems, no chat template, or a prompt does not fit the context.
+            SSGRError: There are no problems, no chat template, a prompt does not fit the context, or the journal belongs to
+                another run.
         """
-        return generate_rollouts(self.model, self.tokenizer, load_problems(problems), config, batch_size, instruction)
+        problems = load_problems(problems)
+        prompts = encode_prompts(self.tokenizer, problems, instruction)
+        chosen = choose_engine(engine, self.model, self.tokenizer, config.sampling, batch_size)
+        if journal_dir is None:
+            return gather_rollouts(chosen, self.tokenizer, problems, prompts, config)
+        origin = describe_origin(self.model, self.tokenizer)
+        decisive = {key: origin[key] for key in ("model", "model_commit", "dtype", "tokenizer_hash")}
+        with open_rollout_journal(journal_dir, decisive | {"sampling": config.sampling.to_dict()}) as journal:
+            return gather_rollouts(chosen, self.tokenizer, problems, prompts, config, journal)
 
     def prune(
         self,
@@ -251,7 +294,7 @@ class SSGRPruner:
                 f"the calibration set was made with the tokenizer of {loaded.manifest.get('model')}, which is another one "
                 "than this model's; build it again with this model."
             )
-        return loaded.sequences, None, loaded.manifest
+        return loaded.sequences, loaded.token_weights, loaded.manifest
 
     def evaluate(
         self,

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 
 
+_SHARED: dict[int, int] = {}
+
+
 @dataclass(frozen=True)
 class Problem:
     """A question with a known final answer.
@@ -13,6 +16,7 @@ class Problem:
         answer: The final answer, as a LaTeX box would hold it.
         difficulty: Difficulty given by the problem's author, if any; selection measures its own.
         source: Where the problem comes from.
+        answer_kind: How answers are compared: `math`, `choice` (a letter) or `exact` (the same text).
     """
 
     id: str
@@ -20,6 +24,7 @@ class Problem:
     answer: str
     difficulty: float | None = None
     source: str | None = None
+    answer_kind: str = "math"
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,10 @@ class Rollout:
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
     finished: bool
+
+    def __post_init__(self) -> None:
+        # Millions of tokens are held at a time: equal ids share one object, or each would take 28 bytes more.
+        object.__setattr__(self, "response_ids", tuple(map(_SHARED.setdefault, self.response_ids, self.response_ids)))
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,7 @@ class CalibrationSequence:
         selected_by: The strategy, and the rule when the first one did not give enough.
         problem_id: Problem the sequence belongs to; None for general text.
         sample: Number of the rollout; None when there is none.
+        token_weights: How much each token of prompt and response counts, 0 or more; None when all count once.
     """
 
     prompt_ids: tuple[int, ...]
@@ -83,6 +93,7 @@ class CalibrationSequence:
     selected_by: str
     problem_id: str | None = None
     sample: int | None = None
+    token_weights: tuple[float, ...] | None = None
 
     @property
     def input_ids(self) -> tuple[int, ...]:

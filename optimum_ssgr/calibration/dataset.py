@@ -7,23 +7,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow
+import pyarrow.parquet
 from datasets import Dataset, Features, List, Value
 from typing_extensions import Self
 
+from ..config import CalibrationConfig
 from ..errors import DataError
 from ..output import new_folder
-from ..records import CalibrationSequence, GradedRollout
+from ..records import CalibrationSequence, GradedRollout, Problem, Rollout, Verdict
+from .funnel import funnel
+from .plots import plot_histograms
 from .selection import pass_rates
 
 
 MANIFEST = "manifest.json"
+HISTOGRAMS = "histograms.png"
 CALIBRATION_FEATURES = Features(
     {
         "problem_id": Value("string"),
+        "problem": Value("string"),
+        "answer": Value("string"),
         "sample": Value("int32"),
         "prompt_ids": List(Value("int32")),
         "response_ids": List(Value("int32")),
+        "token_weights": List(Value("float32")),
+        "response": Value("string"),
         "num_tokens": Value("int32"),
+        "correct": Value("bool"),
+        "pass_rate": Value("float32"),
         "selected_by": Value("string"),
     }
 )
@@ -32,6 +45,7 @@ ROLLOUT_FEATURES = Features(
         "problem_id": Value("string"),
         "problem": Value("string"),
         "answer": Value("string"),
+        "answer_kind": Value("string"),
         "sample": Value("int32"),
         "prompt_ids": List(Value("int32")),
         "response_ids": List(Value("int32")),
@@ -69,48 +83,67 @@ class CalibrationSet:
     manifest: dict[str, Any]
 
     @classmethod
-    def build(cls, sequences: Sequence[CalibrationSequence], graded: Sequence[GradedRollout], manifest: dict[str, Any]) -> Self:
+    def build(
+        cls,
+        sequences: Sequence[CalibrationSequence],
+        graded: Sequence[GradedRollout],
+        manifest: dict[str, Any],
+        config: CalibrationConfig,
+    ) -> Self:
         """Make a set from selected sequences.
 
         Args:
             sequences: What was selected, in order.
             graded: All rollouts; empty when the strategy needs none.
-            manifest: Provenance; counts and the content hash are added.
+            manifest: Provenance; counts and content hashes are added.
+            config: What the sequences were selected by.
         """
         rates = pass_rates(graded)
-        dataset = Dataset.from_list(
-            [
-                {
-                    "problem_id": sequence.problem_id,
-                    "sample": sequence.sample,
-                    "prompt_ids": list(sequence.prompt_ids),
-                    "response_ids": list(sequence.response_ids),
-                    "num_tokens": len(sequence.input_ids),
-                    "selected_by": sequence.selected_by,
-                }
-                for sequence in sequences
-            ],
-            features=CALIBRATION_FEATURES,
-        )
-        rollouts = _rollout_table(graded, rates) if graded else None
-        counts = {
-            "problems": len(rates),
-            "rollouts": len(graded),
-            "finished": sum(item.rollout.finished for item in graded),
-            "correct": sum(item.verdict.correct for item in graded),
-            "sequences": len(sequences),
-            "tokens": sum(len(sequence.input_ids) for sequence in sequences),
-        }
-        hashed = content_hash([sequence.input_ids for sequence in sequences])
-        return cls(dataset, rollouts, {**manifest, "counts": counts, "content_hash": hashed})
+        dataset = _table(_calibration_columns(sequences, graded, rates), CALIBRATION_FEATURES)
+        rollouts = _table(_rollout_columns(graded, rates), ROLLOUT_FEATURES) if graded else None
+        made = cls(dataset, rollouts, {**manifest, "counts": funnel(graded, sequences, config)})
+        return cls(dataset, rollouts, {**made.manifest, "content_hash": made._hash()})
 
     @property
     def sequences(self) -> list[list[int]]:
         """Token ids of every sequence, prompt and response together, exactly as generated."""
         return [row["prompt_ids"] + row["response_ids"] for row in self.dataset]
 
+    @property
+    def token_weights(self) -> list[list[float]] | None:
+        """How much every token counts; None when all count once."""
+        weights = self.dataset["token_weights"]
+        if not any(of for of in weights):
+            return None
+        return [of or [1.0] * row["num_tokens"] for of, row in zip(weights, self.dataset, strict=True)]
+
+    @property
+    def config(self) -> CalibrationConfig:
+        """The settings the set was made with."""
+        return CalibrationConfig.from_dict(self.manifest["calibration"])
+
+    def graded_rollouts(self) -> list[GradedRollout]:
+        """Return the rollouts as they were graded, to select from them again.
+
+        Raises:
+            DataError: The set has no rollouts.
+        """
+        if self.rollouts is None:
+            raise DataError("this calibration set holds no rollouts to select from; its strategy needed none.")
+        return [
+            GradedRollout(
+                Problem(row["problem_id"], row["problem"], row["answer"], answer_kind=row["answer_kind"]),
+                Rollout(
+                    row["problem_id"], row["sample"], tuple(row["prompt_ids"]), tuple(row["response_ids"]), row["finished"]
+                ),
+                Verdict(row["extracted_answer"], row["correct"], row["thought"]),
+                row["response"],
+            )
+            for row in self.rollouts
+        ]
+
     def save_to_disk(self, folder: str | Path) -> None:
-        """Write the set as Parquet files and a manifest; the folder appears only when all of it is there.
+        """Write the set as Parquet files, a manifest and histograms; the folder appears only when all of it is there.
 
         Raises:
             OutputError: The folder is in use or cannot be written.
@@ -121,6 +154,8 @@ class CalibrationSet:
                     (partial / name).mkdir()
                     data.to_parquet(partial / name / "train.parquet")
             (partial / MANIFEST).write_text(json.dumps(self.manifest, indent=2) + "\n")
+            if self.rollouts is not None:
+                plot_histograms(self.rollouts, self.dataset, self.config, partial / HISTOGRAMS)
 
     @classmethod
     def load_from_disk(cls, folder: str | Path) -> Self:
@@ -140,39 +175,63 @@ class CalibrationSet:
         except (json.JSONDecodeError, UnicodeDecodeError):
             raise DataError(f"the manifest of {folder} is damaged; build the calibration set again.") from None
         loaded = cls(dataset, rollouts, manifest)
-        if content_hash(loaded.sequences) != manifest.get("content_hash"):
+        if loaded._hash() != manifest.get("content_hash"):
             raise DataError(f"the sequences in {folder} do not match its manifest; build the calibration set again.")
         return loaded
 
+    def _hash(self) -> str:
+        return content_hash(self.sequences, self.token_weights)
 
-def _rollout_table(graded: Sequence[GradedRollout], rates: dict[str, float]) -> Dataset:
-    return Dataset.from_list(
-        [
-            {
-                "problem_id": item.problem.id,
-                "problem": item.problem.question,
-                "answer": item.problem.answer,
-                "sample": item.rollout.sample,
-                "prompt_ids": list(item.rollout.prompt_ids),
-                "response_ids": list(item.rollout.response_ids),
-                "response": item.text,
-                "num_tokens": len(item.rollout.response_ids),
-                "extracted_answer": item.verdict.answer,
-                "correct": item.verdict.correct,
-                "finished": item.rollout.finished,
-                "thought": item.verdict.thought,
-                "pass_rate": rates[item.problem.id],
-            }
-            for item in graded
+
+def _calibration_columns(
+    sequences: Sequence[CalibrationSequence], graded: Sequence[GradedRollout], rates: dict[str, float]
+) -> dict[str, list[Any]]:
+    """Columns of the selected sequences; what is known of their rollouts stands beside them."""
+    known = {(item.problem.id, item.rollout.sample): item for item in graded}
+    items = [known.get((sequence.problem_id, sequence.sample)) for sequence in sequences]
+    return {
+        "problem_id": [sequence.problem_id for sequence in sequences],
+        "problem": [item and item.problem.question for item in items],
+        "answer": [item and item.problem.answer for item in items],
+        "sample": [sequence.sample for sequence in sequences],
+        "prompt_ids": [np.asarray(sequence.prompt_ids, np.int32) for sequence in sequences],
+        "response_ids": [np.asarray(sequence.response_ids, np.int32) for sequence in sequences],
+        "token_weights": [
+            None if sequence.token_weights is None else np.asarray(sequence.token_weights, np.float32) for sequence in sequences
         ],
-        features=ROLLOUT_FEATURES,
-    )
+        "response": [item and item.text for item in items],
+        "num_tokens": [len(sequence.input_ids) for sequence in sequences],
+        "correct": [item and item.verdict.correct for item in items],
+        "pass_rate": [item and rates[item.problem.id] for item in items],
+        "selected_by": [sequence.selected_by for sequence in sequences],
+    }
+
+
+def _rollout_columns(graded: Sequence[GradedRollout], rates: dict[str, float]) -> dict[str, list[Any]]:
+    return {
+        "problem_id": [item.problem.id for item in graded],
+        "problem": [item.problem.question for item in graded],
+        "answer": [item.problem.answer for item in graded],
+        "answer_kind": [item.problem.answer_kind for item in graded],
+        "sample": [item.rollout.sample for item in graded],
+        "prompt_ids": [np.asarray(item.rollout.prompt_ids, np.int32) for item in graded],
+        "response_ids": [np.asarray(item.rollout.response_ids, np.int32) for item in graded],
+        "response": [item.text for item in graded],
+        "num_tokens": [len(item.rollout.response_ids) for item in graded],
+        "extracted_answer": [item.verdict.answer for item in graded],
+        "correct": [item.verdict.correct for item in graded],
+        "finished": [item.rollout.finished for item in graded],
+        "thought": [item.verdict.thought for item in graded],
+        "pass_rate": [rates[item.problem.id] for item in graded],
+    }
+
+
+def _table(columns: dict[str, list[Any]], features: Features) -> Dataset:
+    # Arrow takes arrays of token ids as they are; lists of lists of Python numbers would take nine times the memory.
+    return Dataset(pyarrow.table(columns, schema=features.arrow_schema))
 
 
 def _read_parquet(path: Path, features: Features) -> Dataset:
-    import pyarrow
-    import pyarrow.parquet
-
     try:
         table = pyarrow.parquet.read_table(path)
     except pyarrow.ArrowInvalid as error:

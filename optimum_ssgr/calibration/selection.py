@@ -2,12 +2,13 @@
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from statistics import mean
 
 import numpy as np
 
+from ..config import CalibrationConfig
 from ..records import CalibrationSequence, GradedRollout
 
 
@@ -19,11 +20,21 @@ def pass_rates(graded: Iterable[GradedRollout]) -> dict[str, float]:
     return {problem_id: mean(correct) for problem_id, correct in verdicts.items()}
 
 
+def challenging(correct: Sequence[GradedRollout], rates: dict[str, float], window: tuple[float, float]) -> list[GradedRollout]:
+    """Return the correct rollouts of problems whose pass rate lies in the window, its ends included."""
+    return [item for item in correct if window[0] <= rates[item.problem.id] <= window[1]]
+
+
 def length_bounds(graded: Sequence[GradedRollout], percentiles: tuple[float, float]) -> tuple[float, float]:
     """Return the lengths, in tokens, at two percentiles of the responses' lengths."""
     lengths = [len(item.rollout.response_ids) for item in graded]
     low, high = np.percentile(lengths, percentiles)
     return float(low), float(high)
+
+
+def moderate(graded: Sequence[GradedRollout], bounds: tuple[float, float]) -> list[GradedRollout]:
+    """Return the rollouts whose responses have a length within the bounds, in tokens, its ends included."""
+    return [item for item in graded if bounds[0] <= len(item.rollout.response_ids) <= bounds[1]]
 
 
 def seeded_order(graded: Iterable[GradedRollout], seed: int) -> list[GradedRollout]:
@@ -33,7 +44,7 @@ def seeded_order(graded: Iterable[GradedRollout], seed: int) -> list[GradedRollo
     return ordered
 
 
-def at_most_per_problem(sequences: Iterable[CalibrationSequence], most: int) -> Iterable[CalibrationSequence]:
+def at_most_per_problem(sequences: Iterable[CalibrationSequence], most: int) -> Iterator[CalibrationSequence]:
     """Drop sequences of a problem that has given `most` already."""
     taken: Counter[str | None] = Counter()
     for sequence in sequences:
@@ -53,7 +64,18 @@ def within_budget(
             break
         if left is not None:
             response = max(0, left - len(sequence.prompt_ids))
-            sequence = replace(sequence, prompt_ids=sequence.prompt_ids[:left], response_ids=sequence.response_ids[:response])
+            sequence = replace(
+                sequence,
+                prompt_ids=sequence.prompt_ids[:left],
+                response_ids=sequence.response_ids[:response],
+                token_weights=sequence.token_weights and sequence.token_weights[:left],
+            )
             left -= len(sequence.input_ids)
         chosen.append(sequence)
     return chosen
+
+
+def meets_budget(sequences: Sequence[CalibrationSequence], config: CalibrationConfig) -> bool:
+    """Tell whether as much was chosen as was asked for."""
+    tokens = sum(len(sequence.input_ids) for sequence in sequences)
+    return len(sequences) == config.num_sequences or tokens == config.num_tokens

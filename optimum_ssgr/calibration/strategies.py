@@ -1,17 +1,188 @@
-"""Calibration strategies: each turns rollouts, prompts or text into an endless-enough stream of sequences, best first."""
+"""Calibration strategies: each turns the same sources into an endless-enough stream of sequences, best first."""
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ..config import CalibrationConfig
 from ..errors import DataError
 from ..records import CalibrationSequence, GradedRollout
-from .selection import at_most_per_problem, length_bounds, pass_rates, seeded_order, within_budget
+from .selection import (
+    at_most_per_problem,
+    challenging,
+    length_bounds,
+    moderate,
+    pass_rates,
+    seeded_order,
+    within_budget,
+)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What strategies select from.
+
+    Args:
+        rollouts: All rollouts of all problems, graded, in any order.
+        prompts: Prompt token ids by problem id.
+        text_ids: General text, tokenized.
+        opening: Tokens put before every window of text, such as the beginning-of-text token.
+    """
+
+    rollouts: Sequence[GradedRollout] = ()
+    prompts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    text_ids: Sequence[int] = ()
+    opening: tuple[int, ...] = ()
+
+
+WIDENED = "any"
+"""Part of `selected_by` when the strategy's own windows gave too few."""
+
+
+def ssgr(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
+    """Yield correct, challenging, moderately long traces (SSGR, arXiv 2511.18864).
+
+    Moderate is measured among the correct traces of challenging problems, which are longer than those of easy ones. When the
+    windows give too few, they widen in this order, and `selected_by` says so: any problem that is sometimes solved;
+    any correct trace of moderate length; any correct trace.
+    """
+    rates, correct = pass_rates(sources.rollouts), _correct(sources.rollouts)
+    hard = challenging(correct, rates, config.pass_rate)
+    bounds = length_bounds(hard or correct, config.length_window)
+    steps = (
+        ("ssgr", moderate(hard, bounds)),
+        (f"ssgr: {WIDENED} pass rate below 1", [item for item in moderate(correct, bounds) if rates[item.problem.id] < 1]),
+        (f"ssgr: {WIDENED} pass rate", moderate(correct, bounds)),
+        (f"ssgr: {WIDENED} pass rate and length", correct),
+    )
+
+    def widening() -> Iterator[CalibrationSequence]:
+        seen: set[tuple[str, int]] = set()
+        for name, items in steps:
+            yield from (_sequence(item, name) for item in seeded_order(items, config.seed) if _key(item) not in seen)
+            seen |= {_key(item) for item in items}
+
+    yield from at_most_per_problem(widening(), config.max_per_problem)
+
+
+def self_generated(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
+    """Yield correct self-generated traces at random."""
+    yield from _at_random(_correct(sources.rollouts), "self", config)
+
+
+def rac(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
+    """Yield self-generated traces at random, right or wrong (RAC, arXiv 2509.12464)."""
+    yield from _at_random(sources.rollouts, "rac", config)
+
+
+def resp(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
+    """Yield the traces of `rac` with the prompt's tokens counting nothing (RESP, arXiv 2512.02185).
+
+    Of RESP this is the calibration alone: its gradient-based importance and its regeneration of traces while sparsity grows
+    belong to structured pruning and are not implemented.
+    """
+    for item in _at_random(sources.rollouts, "resp", config):
+        yield _on_response(item, 1.0)
+
+
+def obc(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
+    """Yield pairs of one right and one wrong trace of problems with both (OBC-Prune, arXiv 2609.17890).
+
+    The right one is of median length (the shorter of the middle two), the wrong one the longest. Prompts count nothing, and
+    the tokens of a pair's traces are weighted so that both count the same in total. The pairs are the paper's; its own token
+    weights were not at hand, so these weights are ours.
+    """
+    outcomes: dict[str, dict[bool, list[GradedRollout]]] = defaultdict(lambda: {True: [], False: []})
+    for item in sources.rollouts:
+        outcomes[item.problem.id][item.verdict.correct].append(item)
+    mixed = sorted(name for name, found in outcomes.items() if found[True] and found[False])
+    if not mixed:
+        raise DataError("no problem has both right and wrong rollouts, so the strategy obc finds no pairs; sample more.")
+    random.Random(config.seed).shuffle(mixed)
+    for name in mixed:
+        right, wrong = (sorted(outcomes[name][correct], key=_by_length) for correct in (True, False))
+        pair = right[(len(right) - 1) // 2], wrong[-1]
+        middle = sum(len(item.rollout.response_ids) for item in pair) / 2
+        for item in pair:
+            yield _on_response(_sequence(item, "obc"), middle / len(item.rollout.response_ids))
+
+
+def prompts(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
+    """Yield the questions alone, in a seeded order."""
+    order = sorted(sources.prompts)
+    random.Random(config.seed).shuffle(order)
+    yield from (CalibrationSequence(sources.prompts[problem_id], (), "prompts", problem_id) for problem_id in order)
+
+
+def text(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
+    """Yield windows of general text, none overlapping, in a seeded order."""
+    width = config.text_length - len(sources.opening)
+    starts = list(range(0, len(sources.text_ids) - width + 1, width))
+    if not starts:
+        raise DataError(f"the text has {len(sources.text_ids)} tokens, less than one window of {width}.")
+    random.Random(config.seed).shuffle(starts)
+    for start in starts:
+        yield CalibrationSequence((), sources.opening + tuple(sources.text_ids[start : start + width]), "text")
+
+
+def mix(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
+    """Yield the traces of `ssgr` and windows of general text by turns, so that the text has its share of the tokens.
+
+    Such mixtures are compared in arXiv 2510.10618 and 2606.03328.
+    """
+    streams = {False: ssgr(sources, config), True: text(sources, config)}
+    tokens = {False: 0, True: 0}
+    while True:
+        text_is_behind = tokens[True] * (1 - config.text_share) < tokens[False] * config.text_share
+        sequence = next(streams[text_is_behind], None)
+        if sequence is None:
+            return
+        tokens[text_is_behind] += len(sequence.input_ids)
+        yield sequence
+
+
+STRATEGIES: dict[str, Callable[[Sources, CalibrationConfig], Iterator[CalibrationSequence]]] = {
+    "ssgr": ssgr,
+    "self": self_generated,
+    "rac": rac,
+    "resp": resp,
+    "obc": obc,
+    "mix": mix,
+    "prompts": prompts,
+    "text": text,
+}
+
+
+def select(sources: Sources, config: CalibrationConfig) -> list[CalibrationSequence]:
+    """Select calibration sequences: a pure function of the sources, not of their order.
+
+    Args:
+        sources: Rollouts, prompts or text, whatever the strategy takes.
+        config: Strategy, windows, budgets and seed.
+
+    Raises:
+        DataError: Nothing qualifies.
+    """
+    return within_budget(STRATEGIES[config.strategy](sources, config), config.num_sequences, config.num_tokens)
+
+
+def _at_random(items: Iterable[GradedRollout], name: str, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
+    ordered = (_sequence(item, name) for item in seeded_order(items, config.seed))
+    return at_most_per_problem(ordered, config.max_per_problem)
 
 
 def _sequence(item: GradedRollout, selected_by: str) -> CalibrationSequence:
     rollout = item.rollout
     return CalibrationSequence(rollout.prompt_ids, rollout.response_ids, selected_by, rollout.problem_id, rollout.sample)
+
+
+def _on_response(sequence: CalibrationSequence, weight: float) -> CalibrationSequence:
+    """Weight the response's tokens, and the prompt's with nothing."""
+    weights = (0.0,) * len(sequence.prompt_ids) + (weight,) * len(sequence.response_ids)
+    return CalibrationSequence(
+        sequence.prompt_ids, sequence.response_ids, sequence.selected_by, sequence.problem_id, sequence.sample, weights
+    )
 
 
 def _correct(graded: Iterable[GradedRollout]) -> list[GradedRollout]:
@@ -24,80 +195,9 @@ def _correct(graded: Iterable[GradedRollout]) -> list[GradedRollout]:
     return correct
 
 
-def ssgr(graded: Sequence[GradedRollout], config: CalibrationConfig) -> Iterator[CalibrationSequence]:
-    """Yield correct, challenging, moderately long traces (SSGR, arXiv 2511.18864).
-
-    Moderate is measured among the correct traces of challenging problems, which are longer than those of easy ones. When the
-    windows give too few, they widen in this order, and `selected_by` says so: any problem that is sometimes solved;
-    any correct trace of moderate length; any correct trace.
-    """
-    correct, rates = _correct(graded), pass_rates(graded)
-    lowest, highest = config.pass_rate
-    challenging = [item for item in correct if lowest <= rates[item.problem.id] <= highest]
-    shortest, longest = length_bounds(challenging or correct, config.length_window)
-
-    def moderate(item: GradedRollout) -> bool:
-        return shortest <= len(item.rollout.response_ids) <= longest
-
-    rules = (
-        ("ssgr", lambda item: moderate(item) and lowest <= rates[item.problem.id] <= highest),
-        ("ssgr: any pass rate below 1", lambda item: moderate(item) and rates[item.problem.id] < 1),
-        ("ssgr: any pass rate", moderate),
-        ("ssgr: any pass rate and length", lambda item: True),
-    )
-    waiting = seeded_order(correct, config.seed)
-    for name, accepts in rules:
-        yield from (_sequence(item, name) for item in waiting if accepts(item))
-        waiting = [item for item in waiting if not accepts(item)]
+def _key(item: GradedRollout) -> tuple[str, int]:
+    return item.problem.id, item.rollout.sample
 
 
-def self_generated(graded: Sequence[GradedRollout], config: CalibrationConfig) -> Iterator[CalibrationSequence]:
-    """Yield correct self-generated traces at random."""
-    yield from (_sequence(item, "self") for item in seeded_order(_correct(graded), config.seed))
-
-
-def rac(graded: Sequence[GradedRollout], config: CalibrationConfig) -> Iterator[CalibrationSequence]:
-    """Yield self-generated traces at random, right or wrong (RAC, arXiv 2509.12464)."""
-    yield from (_sequence(item, "rac") for item in seeded_order(graded, config.seed))
-
-
-def prompts(encoded: Mapping[str, tuple[int, ...]], config: CalibrationConfig) -> Iterator[CalibrationSequence]:
-    """Yield the questions alone, in a seeded order."""
-    order = sorted(encoded)
-    random.Random(config.seed).shuffle(order)
-    yield from (CalibrationSequence(encoded[problem_id], (), "prompts", problem_id) for problem_id in order)
-
-
-def text(token_ids: Sequence[int], opening: tuple[int, ...], config: CalibrationConfig) -> Iterator[CalibrationSequence]:
-    """Yield windows of general text, none overlapping, in a seeded order.
-
-    Args:
-        token_ids: The text, tokenized.
-        opening: Tokens put before every window, such as the beginning-of-text token.
-        config: Length of a window, opening included, and seed.
-    """
-    width = config.text_length - len(opening)
-    starts = list(range(0, len(token_ids) - width + 1, width))
-    if not starts:
-        raise DataError(f"the text has {len(token_ids)} tokens, less than one window of {width}.")
-    random.Random(config.seed).shuffle(starts)
-    for start in starts:
-        yield CalibrationSequence((), opening + tuple(token_ids[start : start + width]), "text")
-
-
-ROLLOUT_STRATEGIES = {"ssgr": ssgr, "self": self_generated, "rac": rac}
-
-
-def select(graded: Sequence[GradedRollout], config: CalibrationConfig) -> list[CalibrationSequence]:
-    """Select calibration sequences among rollouts: a pure function of what they are, not of their order.
-
-    Args:
-        graded: All rollouts of all problems, graded.
-        config: Strategy, windows, budgets and seed.
-
-    Raises:
-        DataError: No rollout is correct and the strategy needs correct ones.
-    """
-    stream = ROLLOUT_STRATEGIES[config.strategy](graded, config)
-    limited = at_most_per_problem(stream, config.max_per_problem)
-    return within_budget(limited, config.num_sequences, config.num_tokens)
+def _by_length(item: GradedRollout) -> tuple[int, int]:
+    return len(item.rollout.response_ids), item.rollout.sample

@@ -36,8 +36,8 @@ def load_model(
     """
     source = source_of(model_id)
     shared = {"revision": revision, "trust_remote_code": trust_remote_code, "token": token}
+    tokenizer = load_tokenizer(model_id, **shared)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **shared)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=device_map, use_safetensors=True, **shared)
     except LOADING_ERRORS as error:
         raise cannot_load(model_id, error) from error
@@ -57,7 +57,25 @@ def load_skeleton(
     try:
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code, token=token)
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except LOADING_ERRORS as error:
+        raise cannot_load(model_id, error) from error
+    model.config._name_or_path = model_id
+    return model
+
+
+def load_tokenizer(
+    model_id: str, *, revision: str | None = None, trust_remote_code: bool = False, token: str | bool | None = None
+) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer alone.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(
+            source_of(model_id), revision=revision, trust_remote_code=trust_remote_code, token=token
+        )
     except LOADING_ERRORS as error:
         raise cannot_load(model_id, error) from error
 

@@ -1,11 +1,20 @@
 """`optimum-cli ssgr calibrate`: let a model write its own calibration set."""
 
+import shutil
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..config import CalibrationConfig
 from ..errors import ConfigError
+from ..journal import journal_of
 from . import flags
 from .base import SSGRSubcommand, say
+
+
+if TYPE_CHECKING:
+    from ..calibration.dataset import CalibrationSet
+    from ..pruner import SSGRPruner
 
 
 class CalibrateCommand(SSGRSubcommand):
@@ -17,48 +26,89 @@ class CalibrateCommand(SSGRSubcommand):
         flags.add_output(parser)
         flags.add_model(parser)
         flags.add_problems(parser, required=False)
-        flags.add_calibration(parser)
+        flags.add_generation(parser)
+        flags.add_selection(parser)
+
+    def after_interruption(self, args: Namespace) -> str:
+        """Say where the finished rollouts are."""
+        return kept(args.output, "rollouts")
 
     def execute(self, args: Namespace) -> None:
         """Build the calibration set and save it."""
         config = flags.calibration_config(args)
         check_inputs(args, config)
         from ..output import check_unused
-        from ..pruner import SSGRPruner
 
         check_unused(args.output)
         problems, text = read_inputs(args, config)
         if args.dry_run:
             plan(args, config, problems)
             return
-        pruner = SSGRPruner.from_pretrained(args.model, **flags.load_arguments(args))
-        built = pruner.build_calibration(
-            problems,
-            config,
-            text=text,
-            output_dir=args.output,
-            batch_size=args.batch_size,
-            instruction=args.instruction,
-        )
+        journal = journal_of(args.output)
+        built = build(load_pruner(args, config), args, config, problems, text, journal)
+        built.save_to_disk(args.output)
+        shutil.rmtree(journal, ignore_errors=True)
         describe(built.manifest["counts"])
         say(f"calibration set written to {args.output}")
 
 
+def kept(output: Path, what: str) -> str:
+    """Say what an interrupted run has left, and how to go on."""
+    journal = journal_of(output)
+    if not journal.exists():
+        return "nothing was written. Run the same command to start again."
+    return f"finished {what} are kept in {journal}. Run the same command to go on."
+
+
+def load_pruner(args: Namespace, config: CalibrationConfig) -> "SSGRPruner":
+    """Load the model, without its weights when they are not needed here."""
+    from ..checkpoints.load import load_skeleton, load_tokenizer
+    from ..pruner import SSGRPruner
+    from ..rollouts.choose import IN_PROCESS
+
+    if config.needs_rollouts and args.engine == IN_PROCESS:
+        return SSGRPruner.from_pretrained(args.model, **flags.load_arguments(args))
+    shared = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
+    return SSGRPruner(load_skeleton(args.model, **shared), load_tokenizer(args.model, **shared))
+
+
+def build(
+    pruner: "SSGRPruner",
+    args: Namespace,
+    config: CalibrationConfig,
+    problems: list | None,
+    text: list[str] | None,
+    journal: Path,
+) -> "CalibrationSet":
+    """Make the calibration set that the flags ask for; finished rollouts are kept in a journal."""
+    return pruner.build_calibration(
+        problems,
+        config,
+        text=text,
+        journal_dir=journal,
+        engine=args.engine,
+        batch_size=args.batch_size,
+        instruction=args.instruction,
+        about={"problems": {"source": args.problems, "split": args.split}} if args.problems else None,
+    )
+
+
 def check_inputs(args: Namespace, config: CalibrationConfig) -> None:
     """Refuse a strategy without what it calibrates on."""
-    if config.strategy == "text" and args.text is None:
-        raise ConfigError("the strategy text needs --text.")
+    if config.needs_text and args.text is None:
+        raise ConfigError(f"the strategy {config.strategy} needs --text.")
     if config.strategy != "text" and args.problems is None:
         raise ConfigError(f"the strategy {config.strategy} needs --problems.")
 
 
 def read_inputs(args: Namespace, config: CalibrationConfig) -> tuple[list | None, list[str] | None]:
-    """Read the problems or the text that a strategy needs."""
+    """Read the problems and the text that a strategy needs."""
     from ..calibration.text import characters_for, load_documents
     from ..problems.load import load_problems
 
+    text = load_documents(args.text, characters_for(config)) if config.needs_text else None
     if config.strategy == "text":
-        return None, load_documents(args.text, characters_for(config))
+        return None, text
     problems = load_problems(
         args.problems,
         split=args.split,
@@ -67,7 +117,7 @@ def read_inputs(args: Namespace, config: CalibrationConfig) -> tuple[list | None
         answer_column=args.answer_column,
         seed=config.seed,
     )
-    return problems, None
+    return problems, text
 
 
 def plan(args: Namespace, config: CalibrationConfig, problems: list | None) -> None:
@@ -88,7 +138,8 @@ def plan(args: Namespace, config: CalibrationConfig, problems: list | None) -> N
 
 
 def describe(counts: dict[str, int]) -> None:
-    """Print how many of what was generated came through each stage."""
-    stages = ("problems", "rollouts", "finished", "correct") if counts["rollouts"] else ()
-    for name in (*stages, "sequences", "tokens"):
-        say(f"{name:<12} {counts[name]:>10,}")
+    """Print the funnel: how many of what was generated came through each stage."""
+    for name, count in counts.items():
+        say(f"{name.replace('_', ' '):<22} {count:>12,}")
+    if "generated_tokens" in counts:
+        say(f"{counts['generated_tokens'] / counts['tokens']:.1f} tokens generated for every token kept")

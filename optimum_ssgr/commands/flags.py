@@ -48,37 +48,57 @@ def add_sampling(parser: ArgumentParser, defaults: Any) -> None:
     group.add_argument("--seed", type=int, default=defaults.seed, help="seed of everything random (default: %(default)s)")
 
 
-def add_calibration(parser: ArgumentParser) -> None:
-    """Add the flags of `CalibrationConfig`."""
+def add_generation(parser: ArgumentParser) -> None:
+    """Add the flags of `CalibrationConfig` that say which rollouts to generate, and where."""
     add_sampling(parser, CalibrationConfig)
+    group = parser.add_argument_group("generation")
+    group.add_argument("--samples-per-problem", type=int, help=f"rollouts for each problem {_default('samples_per_problem')}")
+    group.add_argument(
+        "--adaptive",
+        action="store_true",
+        default=None,
+        help="sample a problem no further once it is decided whether it is challenging, and stop when enough was found",
+    )
+    group.add_argument(
+        "--engine",
+        default="transformers",
+        help="transformers, or addresses of OpenAI-compatible servers that have the model, such as "
+        "http://localhost:8000/v1, separated by commas (default: %(default)s)",
+    )
+
+
+def add_selection(parser: ArgumentParser) -> None:
+    """Add the flags of `CalibrationConfig` that say what to select."""
     group = parser.add_argument_group("selection")
-    group.add_argument("--strategy", default="ssgr", help=f"{', '.join(STRATEGIES)} (default: %(default)s)")
+    group.add_argument("--strategy", help=f"{', '.join(STRATEGIES)} {_default('strategy')}")
     group.add_argument("--num-sequences", type=int, help="sequences to select (default: 128 unless --num-tokens is given)")
     group.add_argument("--num-tokens", type=int, help="tokens to select, prompts included")
-    group.add_argument("--samples-per-problem", type=int, default=16, help="rollouts for each problem (default: %(default)s)")
     group.add_argument(
         "--pass-rate",
         type=float,
         nargs=2,
-        default=CalibrationConfig.pass_rate,
         metavar=("LOW", "HIGH"),
-        help="share of correct rollouts that makes a problem challenging (default: 0.2 0.8)",
+        help=f"share of correct rollouts that makes a problem challenging {_default('pass_rate')}",
     )
     group.add_argument(
         "--length-window",
         type=float,
         nargs=2,
-        default=CalibrationConfig.length_window,
         metavar=("LOW", "HIGH"),
-        help="percentiles of length that make a trace moderate (default: 25 75)",
+        help=f"percentiles of length that make a trace moderate {_default('length_window')}",
     )
-    group.add_argument("--max-per-problem", type=int, default=2, help="traces from one problem at most (default: %(default)s)")
+    group.add_argument("--max-per-problem", type=int, help=f"traces from one problem at most {_default('max_per_problem')}")
     group.add_argument(
-        "--text", help="general text for the strategy text: a file, a Hub data set such as allenai/c4:en, or tiny-reasoner"
+        "--text",
+        help="general text for the strategies text and mix: a file, a Hub data set such as allenai/c4:en, or tiny-reasoner",
     )
-    group.add_argument(
-        "--text-length", type=int, default=2048, help="tokens in a window of general text (default: %(default)s)"
-    )
+    group.add_argument("--text-length", type=int, help=f"tokens in a window of general text {_default('text_length')}")
+    group.add_argument("--text-share", type=float, help=f"share of general text in the strategy mix {_default('text_share')}")
+
+
+def _default(name: str) -> str:
+    value = getattr(CalibrationConfig, name)
+    return f"(default: {' '.join(f'{end:g}' for end in value) if isinstance(value, tuple) else value})"
 
 
 def add_output(parser: ArgumentParser) -> None:
@@ -110,12 +130,19 @@ def add_pruning(parser: ArgumentParser) -> None:
     )
 
 
-def calibration_config(args: Namespace) -> CalibrationConfig:
-    """Read a `CalibrationConfig` off the flags."""
+def calibration_config(args: Namespace, defaults: CalibrationConfig | None = None) -> CalibrationConfig:
+    """Read a `CalibrationConfig` off the flags.
+
+    Args:
+        args: Parsed flags; those that were left out are None.
+        defaults: Settings for what was left out; the class's own when None.
+    """
     values = _fields(CalibrationConfig, args)
-    if args.num_sequences is None and args.num_tokens is None:
-        values["num_sequences"] = CalibrationConfig.num_sequences
-    return CalibrationConfig(**values)
+    if values.get("num_tokens") and "num_sequences" not in values:
+        values["num_sequences"] = None
+    elif values.get("num_sequences") and defaults is not None:
+        values.setdefault("num_tokens", None)
+    return dataclasses.replace(defaults or CalibrationConfig(), **values)
 
 
 def pruning_config(args: Namespace) -> PruningConfig:
@@ -139,5 +166,6 @@ def load_arguments(args: Namespace) -> dict[str, Any]:
 
 
 def _fields(config: type, args: Namespace) -> dict[str, Any]:
-    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(config)}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    """Return the flags that were given for a config's fields."""
+    given = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(config)}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value is not None}

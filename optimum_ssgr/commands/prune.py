@@ -28,7 +28,8 @@ class PruneCommand(SSGRSubcommand):
         flags.add_pruning(parser)
         parser.add_argument("--calibration", type=Path, help="folder of a calibration set; made on the spot when left out")
         flags.add_problems(parser, required=False)
-        flags.add_calibration(parser)
+        flags.add_generation(parser)
+        flags.add_selection(parser)
         group = parser.add_argument_group("models larger than memory")
         group.add_argument(
             "--streaming", action="store_true", help="read one block at a time from the checkpoint; needs --calibration"
@@ -41,8 +42,8 @@ class PruneCommand(SSGRSubcommand):
         )
 
     def after_interruption(self, args: Namespace) -> str:
-        """Say where the finished blocks are."""
-        return f"finished blocks are kept in {journal_of(args.output)}. Run the same command to go on."
+        """Say where the finished rollouts and blocks are."""
+        return calibrate.kept(args.output, "rollouts and blocks")
 
     def execute(self, args: Namespace) -> None:
         """Prune the model and save the checkpoint."""
@@ -79,11 +80,10 @@ class PruneCommand(SSGRSubcommand):
             return
         start_processes()
         pruner = SSGRPruner.from_pretrained(args.model, **flags.load_arguments(args), streaming=args.streaming)
-        if needs_building:
-            calibration = pruner.build_calibration(
-                problems, calibration_config, text=text, batch_size=args.batch_size, instruction=args.instruction
-            )
         journal = journal_of(args.output)
+        if needs_building:
+            rollouts = journal / "rollouts"
+            calibration = calibrate.build(pruner, args, calibration_config, problems, text, rollouts)
         report = pruner.prune(calibration, config, journal_dir=journal, activation_gb=args.activation_gb)
         if rank() == 0:
             pruner.save_pretrained(args.output)

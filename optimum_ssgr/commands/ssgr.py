@@ -7,6 +7,7 @@ from .demo import DemoCommand
 from .evaluate import EvaluateCommand
 from .inspect import InspectCommand
 from .prune import PruneCommand
+from .select import SelectCommand
 
 
 class SSGRCommand(BaseOptimumCLICommand):
@@ -15,6 +16,7 @@ class SSGRCommand(BaseOptimumCLICommand):
     COMMAND = CommandInfo("ssgr", "Prune reasoning models with calibration data they wrote themselves.")
     SUBCOMMANDS = (
         CommandInfo("calibrate", "Let a model write its own calibration set, verified and selected.", CalibrateCommand),
+        CommandInfo("select", "Select another calibration set from rollouts that are there.", SelectCommand),
         CommandInfo("prune", "Prune a model, block by block.", PruneCommand),
         CommandInfo("evaluate", "Measure accuracy, length, truncation and loops on problems.", EvaluateCommand),
         CommandInfo("inspect", "Show the sparsity of a checkpoint without building the model.", InspectCommand),

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..config import SamplingConfig
+from ..errors import DataError
 from ..records import GradedRollout, Problem
 from ..rollouts.local import LocalEngine
 from ..rollouts.prompts import encode_prompts
-from ..rollouts.sample import make_requests, sample_rollouts
+from ..rollouts.sample import make_requests, rollout_progress, sample_rollouts
 from ..verification.verify import grade_all
 
 
@@ -40,6 +41,9 @@ def evaluate(
         ConfigError: A prompt and the longest response exceed the model's context.
         DataError: There are no problems.
     """
-    requests = make_requests(problems, encode_prompts(tokenizer, problems, instruction), samples, sampling.seed)
-    rollouts = sample_rollouts(LocalEngine(model, sampling, batch_size), requests, "evaluate")
+    requests = make_requests(problems, encode_prompts(tokenizer, problems, instruction), range(samples), sampling.seed)
+    if not requests:
+        raise DataError("there are no problems to evaluate on.")
+    with rollout_progress(len(requests), "evaluate") as progress:
+        rollouts = sample_rollouts(LocalEngine(model, sampling, batch_size), requests, progress)
     return grade_all({problem.id: problem for problem in problems}, rollouts, tokenizer)

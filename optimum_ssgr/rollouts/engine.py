@@ -28,6 +28,10 @@ class Request:
 class Engine(Protocol):
     """Samples responses."""
 
+    def check(self, requests: Iterable[Request]) -> None:
+        """Refuse requests that cannot be answered, before any of them runs."""
+        ...
+
     def generate(self, requests: Iterable[Request]) -> Iterator[Rollout]:
         """Yield one rollout per request, in the order they finish."""
         ...

@@ -1,37 +1,54 @@
-"""Sample responses to problems: requests, an engine and a progress bar."""
+"""Sample responses to problems: requests, an engine, a journal and a progress bar."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 
 from tqdm.auto import tqdm
 
-from ..errors import DataError
 from ..records import Problem, Rollout
 from .engine import Engine, Request, request_seed
+from .journal import RolloutJournal
 
 
-def make_requests(problems: Sequence[Problem], prompts: dict[str, tuple[int, ...]], samples: int, seed: int) -> list[Request]:
-    """Ask for `samples` responses to every problem."""
+def make_requests(
+    problems: Sequence[Problem], prompts: Mapping[str, tuple[int, ...]], samples: Sequence[int], seed: int
+) -> list[Request]:
+    """Ask for the samples of the given numbers from every problem."""
     return [
         Request(problem.id, sample, prompts[problem.id], request_seed(seed, problem.id, sample))
         for problem in problems
-        for sample in range(samples)
+        for sample in samples
     ]
 
 
-def sample_rollouts(engine: Engine, requests: Sequence[Request], description: str = "generate") -> list[Rollout]:
-    """Run all requests and return the rollouts in the order they finish.
+def rollout_progress(total: int, description: str = "generate") -> tqdm:
+    """Return a progress bar for so many rollouts."""
+    return tqdm(total=total, desc=description, unit="rollout", smoothing=0)
+
+
+def sample_rollouts(
+    engine: Engine, requests: Sequence[Request], progress: tqdm, journal: RolloutJournal | None = None
+) -> list[Rollout]:
+    """Run all requests and return the rollouts, those that the journal has first.
+
+    Args:
+        engine: Generates what is missing.
+        requests: What to sample.
+        progress: Progress bar of `rollout_progress`, moved on by every rollout.
+        journal: Finished rollouts of an earlier run; new ones are appended. None keeps nothing.
 
     Raises:
-        DataError: There is nothing to generate.
+        OutputError: The journal cannot be written or holds other prompts.
     """
-    if not requests:
-        raise DataError("there are no problems to generate for.")
-    rollouts: list[Rollout] = []
-    tokens = 0
-    with tqdm(total=len(requests), desc=description, unit="rollout") as progress:
-        for rollout in engine.generate(requests):
-            rollouts.append(rollout)
-            tokens += len(rollout.response_ids)
-            progress.set_postfix({"tokens": tokens}, refresh=False)
-            progress.update()
+    earlier = [(request, journal.find(request) if journal else None) for request in requests]
+    rollouts = [rollout for _, rollout in earlier if rollout]
+    progress.update(len(rollouts))
+    started, tokens = time.monotonic(), 0
+    for rollout in engine.generate([request for request, rollout in earlier if not rollout]):
+        if journal:
+            journal.append(rollout)
+        rollouts.append(rollout)
+        tokens += len(rollout.response_ids)
+        progress.set_postfix({"tokens/s": round(tokens / (time.monotonic() - started))}, refresh=False)
+        progress.update()
     return rollouts

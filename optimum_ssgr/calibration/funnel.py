@@ -1,0 +1,37 @@
+"""The funnel: how many of what was generated came through each stage of the selection."""
+
+from collections.abc import Sequence
+
+from ..config import CalibrationConfig
+from ..records import CalibrationSequence, GradedRollout
+from .selection import challenging, length_bounds, moderate, pass_rates
+
+
+def funnel(graded: Sequence[GradedRollout], chosen: Sequence[CalibrationSequence], config: CalibrationConfig) -> dict[str, int]:
+    """Count what came through.
+
+    Args:
+        graded: All rollouts; empty when the strategy needs none.
+        chosen: What was selected.
+        config: Strategy and windows.
+
+    Returns:
+        `problems`, `rollouts`, `generated_tokens`, `finished`, `correct` and, when the strategy has windows,
+        `in_difficulty_window` and `in_length_window` (all of them left out without rollouts), then `sequences` and `tokens`.
+    """
+    counts: dict[str, int] = {}
+    if graded:
+        rates = pass_rates(graded)
+        correct = [item for item in graded if item.verdict.correct]
+        counts = {
+            "problems": len(rates),
+            "rollouts": len(graded),
+            "generated_tokens": sum(len(item.rollout.response_ids) for item in graded),
+            "finished": sum(item.rollout.finished for item in graded),
+            "correct": len(correct),
+        }
+        if config.strategy in ("ssgr", "mix"):
+            hard = challenging(correct, rates, config.pass_rate)
+            counts["in_difficulty_window"] = len(hard)
+            counts["in_length_window"] = len(moderate(hard, length_bounds(hard, config.length_window))) if hard else 0
+    return counts | {"sequences": len(chosen), "tokens": sum(len(sequence.input_ids) for sequence in chosen)}

@@ -1,0 +1,54 @@
+"""Select again from rollouts that were generated before."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ..config import CalibrationConfig
+from ..errors import DataError
+from .build import build_set, encode_text, tokenizer_hash
+from .dataset import CalibrationSet
+from .strategies import Sources
+
+
+logger = logging.get_logger(__name__)
+
+
+def reselect(
+    earlier: CalibrationSet,
+    config: CalibrationConfig,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    documents: Sequence[str] = (),
+) -> CalibrationSet:
+    """Make another calibration set from the rollouts of one, without generating anything.
+
+    Args:
+        earlier: A set with rollouts.
+        config: What to select; how the rollouts were sampled is taken from the earlier set.
+        tokenizer: The model's tokenizer, for the strategies that take text.
+        documents: General text for them.
+
+    Raises:
+        DataError: The set has no rollouts, the tokenizer is another model's, or nothing qualifies.
+    """
+    graded = earlier.graded_rollouts()
+    sampled = earlier.config
+    if sampled.adaptive:
+        logger.warning("the rollouts were sampled adaptively: challenging problems have more of them than others.")
+    config = dataclasses.replace(
+        config,
+        adaptive=False,
+        **{name: getattr(sampled, name) for name in ("samples_per_problem", "temperature", "top_p", "max_new_tokens")},
+    )
+    sources = Sources()
+    if config.needs_text:
+        if tokenizer is None or tokenizer_hash(tokenizer) != earlier.manifest["tokenizer_hash"]:
+            raise DataError(f"the strategy {config.strategy} needs the tokenizer that the rollouts were made with.")
+        sources = encode_text(tokenizer, documents, config)
+    prompts = {item.problem.id: item.rollout.prompt_ids for item in graded}
+    sources = dataclasses.replace(sources, rollouts=graded, prompts=prompts)
+    origin = {key: value for key, value in earlier.manifest.items() if key not in ("calibration", "counts", "content_hash")}
+    origin["reselected_from"] = {key: earlier.manifest[key] for key in ("calibration", "content_hash")}
+    return build_set(sources, config, origin, graded)

@@ -1,0 +1,43 @@
+"""`optimum-cli ssgr select`: another calibration set from the rollouts of one that is there, without generating again."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from ..errors import ConfigError
+from . import flags
+from .base import SSGRSubcommand, say
+from .calibrate import describe
+
+
+class SelectCommand(SSGRSubcommand):
+    """Select from rollouts again, by another strategy, other windows or another budget."""
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Add the command's flags."""
+        parser.add_argument("rollouts", type=Path, metavar="SET", help="folder of a calibration set with rollouts")
+        flags.add_output(parser)
+        flags.add_selection(parser)
+        parser.add_argument("--seed", type=int, help="seed of the selection (default: the set's own)")
+
+    def execute(self, args: Namespace) -> None:
+        """Select and save; settings that are not given stay as they are in the set."""
+        from ..calibration.dataset import CalibrationSet
+        from ..calibration.reselect import reselect
+        from ..calibration.text import characters_for, load_documents
+        from ..checkpoints.load import load_tokenizer
+        from ..output import check_unused
+
+        check_unused(args.output)
+        earlier = CalibrationSet.load_from_disk(args.rollouts)
+        config = flags.calibration_config(args, earlier.config)
+        if config.needs_text and args.text is None:
+            raise ConfigError(f"the strategy {config.strategy} needs --text.")
+        text = load_documents(args.text, characters_for(config)) if config.needs_text else ()
+        tokenizer = load_tokenizer(earlier.manifest["model"]) if config.needs_text else None
+        built = reselect(earlier, config, tokenizer, text)
+        describe(built.manifest["counts"])
+        if args.dry_run:
+            return
+        built.save_to_disk(args.output)
+        say(f"calibration set written to {args.output}")

@@ -1,0 +1,124 @@
+"""Finished rollouts on disk, appended one by one, so that a run that was cut off generates only what is missing."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging
+
+from ..errors import OutputError
+from ..journal import check_fingerprint, locked_folder
+from ..records import Rollout
+from .engine import Request
+
+
+logger = logging.get_logger(__name__)
+ROLLOUTS = "rollouts.jsonl"
+
+
+class RolloutJournal:
+    """A file with one line of JSON for every finished rollout; use `open_rollout_journal` to open it.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("ab")
+        self._found: dict[tuple[str, int], tuple[str, Rollout]] = {}
+        self._read()
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def find(self, request: Request) -> Rollout | None:
+        """Return the rollout of a request, or None when it was not finished.
+
+        Raises:
+            OutputError: The problem of that name had another prompt.
+        """
+        if (request.problem_id, request.sample) not in self._found:
+            return None
+        prompt, rollout = self._found[request.problem_id, request.sample]
+        if prompt != _hash_prompt(request.prompt_ids):
+            raise OutputError(
+                f"{self.path} holds rollouts of another question under the name {request.problem_id}; repeat that run to "
+                "finish it, or remove the folder to start anew."
+            )
+        return replace(rollout, prompt_ids=request.prompt_ids)
+
+    def append(self, rollout: Rollout) -> None:
+        """Write a finished rollout.
+
+        Raises:
+            OutputError: The disk is full.
+        """
+        row = {
+            "problem_id": rollout.problem_id,
+            "sample": rollout.sample,
+            "prompt": _hash_prompt(rollout.prompt_ids),
+            "finished": rollout.finished,
+            "response_ids": rollout.response_ids,
+        }
+        try:
+            self._file.write(json.dumps(row).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {self.path}: {error.strerror}; make room and run the same command again to go on."
+            ) from error
+
+    def close(self) -> None:
+        """Close the file, whatever a full disk still holds back."""
+        try:
+            self._file.close()
+        except OSError:
+            logger.warning(f"the last rollout could not be written to {self.path}.")
+
+    def _read(self) -> None:
+        """Read what is there; a last line that was cut off in the middle is removed."""
+        whole = 0
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    logger.warning(f"removed the last rollout of {self.path}, which was cut off while it was written.")
+                    break
+                try:
+                    row = json.loads(line)
+                    rollout = Rollout(row["problem_id"], row["sample"], (), row["response_ids"], row["finished"])
+                    self._found[rollout.problem_id, rollout.sample] = row["prompt"], rollout
+                except (ValueError, KeyError, TypeError):
+                    raise OutputError(
+                        f"line {number} of {self.path} is damaged; remove that line to generate its rollout again."
+                    ) from None
+                whole += len(line)
+        self._file.truncate(whole)
+
+
+@contextmanager
+def open_rollout_journal(folder: str | Path, fingerprint: Mapping[str, Any]) -> Iterator[RolloutJournal]:
+    """Make or open a journal and keep other processes out.
+
+    Args:
+        folder: Where to keep the rollouts.
+        fingerprint: What decides them: model, prompt and sampling.
+
+    Raises:
+        OutputError: The folder cannot be written, is in use, or belongs to another run.
+    """
+    with locked_folder(folder) as locked:
+        check_fingerprint(locked, fingerprint)
+        journal = RolloutJournal(locked / ROLLOUTS)
+        try:
+            yield journal
+        finally:
+            journal.close()
+
+
+def _hash_prompt(prompt_ids: Sequence[int]) -> str:
+    return hashlib.sha256(",".join(map(str, prompt_ids)).encode()).hexdigest()[:16]
