@@ -13,6 +13,7 @@ class Problem:
         answer: The final answer, as a LaTeX box would hold it.
         difficulty: Difficulty given by the problem's author, if any; selection measures its own.
         source: Where the problem comes from.
+        answer_kind: How answers are compared: `math`, `choice` (a letter) or `exact`.
     """
 
     id: str
@@ -20,6 +21,7 @@ class Problem:
     answer: str
     difficulty: float | None = None
     source: str | None = None
+    answer_kind: str = "math"
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ ALLOWED = {
     "reasoner": BASE,
     "problems": BASE | {"reasoner"},
     "rollouts": BASE,
-    "verification": BASE,
+    "verification": BASE | {"problems"},
     "calibration": BASE | {"reasoner", "problems", "rollouts", "verification"},
     "pruning": {"errors", "config"},
     "checkpoints": BASE | {"reasoner", "pruning"},

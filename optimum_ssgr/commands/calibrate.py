@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 
 from ..config import CalibrationConfig
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from . import flags
 from .base import SSGRSubcommand, say
 
@@ -27,7 +27,7 @@ class CalibrateCommand(SSGRSubcommand):
         from ..pruner import SSGRPruner
 
         check_unused(args.output)
-        problems, text = read_inputs(args, config)
+        problems, text, _ = read_inputs(args, config)
         if args.dry_run:
             plan(args, config, problems)
             return
@@ -38,7 +38,7 @@ class CalibrateCommand(SSGRSubcommand):
             text=text,
             output_dir=args.output,
             batch_size=args.batch_size,
-            instruction=args.instruction,
+            instruction=flags.instruction(args),
         )
         describe(built.manifest["counts"])
         say(f"calibration set written to {args.output}")
@@ -48,26 +48,32 @@ def check_inputs(args: Namespace, config: CalibrationConfig) -> None:
     """Refuse a strategy without what it calibrates on."""
     if config.strategy == "text" and args.text is None:
         raise ConfigError("the strategy text needs --text.")
+    if config.strategy == "text" and args.exclude:
+        raise ConfigError("--exclude compares problems, and the strategy text has none.")
     if config.strategy != "text" and args.problems is None:
         raise ConfigError(f"the strategy {config.strategy} needs --problems.")
 
 
-def read_inputs(args: Namespace, config: CalibrationConfig) -> tuple[list | None, list[str] | None]:
-    """Read the problems or the text that a strategy needs."""
+def read_inputs(args: Namespace, config: CalibrationConfig) -> tuple[list | None, list[str] | None, dict[str, int]]:
+    """Read the problems or the text that a strategy needs, and count the problems left out for evaluation's sake."""
     from ..calibration.text import characters_for, load_documents
     from ..problems.load import load_problems
+    from ..problems.overlap import remove_overlap
 
     if config.strategy == "text":
-        return None, load_documents(args.text, characters_for(config))
-    problems = load_problems(
-        args.problems,
-        split=args.split,
-        limit=args.num_problems,
-        question_column=args.question_column,
-        answer_column=args.answer_column,
-        seed=config.seed,
+        return None, load_documents(args.text, characters_for(config)), {}
+    problems = flags.read_problems(args, evaluation=False)
+    if not args.exclude:
+        return problems, None, {}
+    sets = [load_problems(name, evaluation=True, seed=config.seed) for name in args.exclude]
+    kept, removed = remove_overlap(problems, [problem for problems in sets for problem in problems])
+    say(
+        f"left out {len(problems) - len(kept):,} of {len(problems):,} problems that are in {', '.join(args.exclude)}: "
+        f"{removed['exact']:,} in whole, {removed['ngram']:,} in part"
     )
-    return problems, None
+    if not kept:
+        raise DataError("every problem is also in the evaluation sets; calibrate on others.")
+    return kept, None, removed
 
 
 def plan(args: Namespace, config: CalibrationConfig, problems: list | None) -> None:

@@ -3,9 +3,13 @@
 import dataclasses
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import ALLOCATIONS, METHODS, MODES, STRATEGIES, CalibrationConfig, PruningConfig, SamplingConfig
+
+
+if TYPE_CHECKING:
+    from ..records import Problem
 
 
 def add_model(parser: ArgumentParser, several: bool = False) -> None:
@@ -27,13 +31,15 @@ def add_problems(parser: ArgumentParser, required: bool) -> None:
     group.add_argument(
         "--problems",
         required=required,
-        help="Hub data set or JSON, JSON Lines, Parquet or CSV file with questions and answers, or tiny-reasoner",
+        help="Hub data set, such as openai/gsm8k or openai/gsm8k:main with a configuration, or JSON, JSON Lines, Parquet or "
+        "CSV file with questions and answers, or tiny-reasoner",
     )
-    group.add_argument("--split", help="split of the data set (default: train)")
+    group.add_argument("--problems-revision", help="branch, tag or commit of the data set on the Hub")
+    group.add_argument("--split", help="split of the data set (default: a known data set's own, else train)")
     group.add_argument("--num-problems", type=int, help="use this many problems at most")
     group.add_argument("--question-column", help="column of the question (default: found by its usual names)")
     group.add_argument("--answer-column", help="column of the final answer (default: found by its usual names)")
-    group.add_argument("--instruction", default="", help="text added to every question")
+    group.add_argument("--instruction", help="text added to every question (default: a known data set's own, else none)")
     group.add_argument("--batch-size", type=int, default=64, help="responses generated together (default: %(default)s)")
 
 
@@ -52,6 +58,14 @@ def add_calibration(parser: ArgumentParser) -> None:
     """Add the flags of `CalibrationConfig`."""
     add_sampling(parser, CalibrationConfig)
     group = parser.add_argument_group("selection")
+    group.add_argument(
+        "--exclude",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="DATASET",
+        help="evaluation sets, as in --problems, whose problems are left out, in their evaluation split",
+    )
     group.add_argument("--strategy", default="ssgr", help=f"{', '.join(STRATEGIES)} (default: %(default)s)")
     group.add_argument("--num-sequences", type=int, help="sequences to select (default: 128 unless --num-tokens is given)")
     group.add_argument("--num-tokens", type=int, help="tokens to select, prompts included")
@@ -108,6 +122,31 @@ def add_pruning(parser: ArgumentParser) -> None:
     group.add_argument(
         "--damping", type=float, default=PruningConfig.damping, help="damping of the Hessian (default: %(default)s)"
     )
+
+
+def read_problems(args: Namespace, evaluation: bool) -> "list[Problem]":
+    """Load the problems that the flags name; `evaluation` chooses the split of known data sets."""
+    from ..problems.load import load_problems
+
+    return load_problems(
+        args.problems,
+        split=args.split,
+        evaluation=evaluation,
+        limit=args.num_problems,
+        question_column=args.question_column,
+        answer_column=args.answer_column,
+        seed=args.seed,
+        revision=args.problems_revision,
+    )
+
+
+def instruction(args: Namespace) -> str:
+    """Return the text to add to every question."""
+    if args.instruction is not None or args.problems is None:
+        return args.instruction or ""
+    from ..problems.sources import find_source
+
+    return find_source(args.problems).instruction
 
 
 def calibration_config(args: Namespace) -> CalibrationConfig:

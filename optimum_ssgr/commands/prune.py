@@ -66,7 +66,7 @@ class PruneCommand(SSGRSubcommand):
 
         check_unused(args.output)
         calibration = CalibrationSet.load_from_disk(args.calibration) if args.calibration else None
-        problems, text = calibrate.read_inputs(args, calibration_config) if needs_building else (None, None)
+        problems, text, _ = calibrate.read_inputs(args, calibration_config) if needs_building else (None, None, {})
         skeleton = load_skeleton(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
         linears = check_prunable(skeleton, config)
         if args.dry_run:
@@ -80,7 +80,7 @@ class PruneCommand(SSGRSubcommand):
         pruner = SSGRPruner.from_pretrained(args.model, **flags.load_arguments(args), streaming=args.streaming)
         if needs_building:
             calibration = pruner.build_calibration(
-                problems, calibration_config, text=text, batch_size=args.batch_size, instruction=args.instruction
+                problems, calibration_config, text=text, batch_size=args.batch_size, instruction=flags.instruction(args)
             )
         journal = journal_of(args.output)
         report = pruner.prune(calibration, config, journal_dir=journal, activation_gb=args.activation_gb)
