@@ -35,7 +35,9 @@ def add_problems(parser: ArgumentParser, required: bool) -> None:
         "CSV file with questions and answers, or tiny-reasoner",
     )
     group.add_argument("--problems-revision", help="branch, tag or commit of the data set on the Hub")
-    group.add_argument("--split", help="split of the data set (default: a known data set's own, else train)")
+    group.add_argument(
+        "--split", help="split of the data set (default: the one meant for this if the data set is known, else train)"
+    )
     group.add_argument("--num-problems", type=int, help="use this many problems at most")
     group.add_argument("--question-column", help="column of the question (default: found by its usual names)")
     group.add_argument("--answer-column", help="column of the final answer (default: found by its usual names)")
@@ -64,7 +66,7 @@ def add_calibration(parser: ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="DATASET",
-        help="evaluation sets, as in --problems, whose problems are left out, in their evaluation split",
+        help="evaluation sets whose problems are left out, named as in --problems; read in the split for evaluation",
     )
     group.add_argument("--strategy", default="ssgr", help=f"{', '.join(STRATEGIES)} (default: %(default)s)")
     group.add_argument("--num-sequences", type=int, help="sequences to select (default: 128 unless --num-tokens is given)")
@@ -125,7 +127,7 @@ def add_pruning(parser: ArgumentParser) -> None:
 
 
 def read_problems(args: Namespace, evaluation: bool) -> "list[Problem]":
-    """Load the problems that the flags name; `evaluation` chooses the split of known data sets."""
+    """Load the problems that the flags name, without `--split` from the split that is known to be for evaluation or not."""
     from ..problems.load import load_problems
 
     return load_problems(

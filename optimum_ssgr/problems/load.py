@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from string import ascii_uppercase
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from transformers.utils import logging
@@ -174,7 +175,9 @@ def _load_rows(
             return load_dataset(FILE_FORMATS[path.suffix], data_files=str(path), split="train"), None
         folder = known.id or str(source)
         if Path(folder).exists():
-            return load_dataset(folder, known.configuration, split=split), None
+            # a cache of its own: where a card names configurations, datasets takes old rows for those of a changed file
+            with TemporaryDirectory() as cache:
+                return load_dataset(folder, known.configuration, split=split, cache_dir=cache, keep_in_memory=True), None
         builder = load_dataset_builder(known.id, known.configuration, revision=revision, token=token)
         builder.download_and_prepare()
         return builder.as_dataset(split=split), _origin(known, builder.hash)
@@ -182,6 +185,8 @@ def _load_rows(
         raise
     except Exception as error:  # the libraries below raise many kinds; all of them mean that the data cannot be read
         reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+        if "config name is missing" in reason[0].lower() and len(reason) > 1:  # the next line lists the configurations
+            raise DataError(f"'{source}' has several configurations; name one behind a colon. {reason[1]}") from error
         raise DataError(f"cannot read problems from '{source}': {reason[0]}") from error
 
 
