@@ -24,7 +24,7 @@ ALLOWED = {
     "reasoner": BASE,
     "problems": BASE | {"reasoner"},
     "rollouts": BASE,
-    "verification": BASE,
+    "verification": BASE | {"problems"},
     "calibration": BASE | {"reasoner", "problems", "rollouts", "verification", "__init__"},
     "pruning": {"errors", "config", "journal"},
     "checkpoints": BASE | {"reasoner", "pruning"},

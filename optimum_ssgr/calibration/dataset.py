@@ -152,7 +152,7 @@ class CalibrationSet:
             for name, data in (("calibration", self.dataset), ("rollouts", self.rollouts)):
                 if data is not None:
                     (partial / name).mkdir()
-                    data.to_parquet(partial / name / "train.parquet")
+                    pyarrow.parquet.write_table(data.data.table, partial / name / "train.parquet")
             (partial / MANIFEST).write_text(json.dumps(self.manifest, indent=2) + "\n")
             if self.rollouts is not None:
                 plot_histograms(self.rollouts, self.dataset, self.config, partial / HISTOGRAMS)

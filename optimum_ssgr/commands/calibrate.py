@@ -3,10 +3,10 @@
 import shutil
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..config import CalibrationConfig
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..journal import journal_of
 from . import flags
 from .base import SSGRSubcommand, say
@@ -15,6 +15,7 @@ from .base import SSGRSubcommand, say
 if TYPE_CHECKING:
     from ..calibration.dataset import CalibrationSet
     from ..pruner import SSGRPruner
+    from ..records import Problem
 
 
 class CalibrateCommand(SSGRSubcommand):
@@ -40,12 +41,12 @@ class CalibrateCommand(SSGRSubcommand):
         from ..output import check_unused
 
         check_unused(args.output)
-        problems, text = read_inputs(args, config)
+        problems, text, about = read_inputs(args, config)
         if args.dry_run:
             plan(args, config, problems)
             return
         journal = journal_of(args.output)
-        built = build(load_pruner(args, config), args, config, problems, text, journal)
+        built = build(load_pruner(args, config), args, config, problems, text, about, journal)
         built.save_to_disk(args.output)
         shutil.rmtree(journal, ignore_errors=True)
         describe(built.manifest["counts"])
@@ -76,8 +77,9 @@ def build(
     pruner: "SSGRPruner",
     args: Namespace,
     config: CalibrationConfig,
-    problems: list | None,
+    problems: "list[Problem] | None",
     text: list[str] | None,
+    about: dict[str, Any],
     journal: Path,
 ) -> "CalibrationSet":
     """Make the calibration set that the flags ask for; finished rollouts are kept in a journal."""
@@ -88,8 +90,8 @@ def build(
         journal_dir=journal,
         engine=args.engine,
         batch_size=args.batch_size,
-        instruction=args.instruction,
-        about={"problems": {"source": args.problems, "split": args.split}} if args.problems else None,
+        instruction=flags.instruction(args),
+        about=about,
     )
 
 
@@ -97,27 +99,38 @@ def check_inputs(args: Namespace, config: CalibrationConfig) -> None:
     """Refuse a strategy without what it calibrates on."""
     if config.needs_text and args.text is None:
         raise ConfigError(f"the strategy {config.strategy} needs --text.")
+    if config.strategy == "text" and args.exclude:
+        raise ConfigError("--exclude compares problems, and the strategy text has none.")
     if config.strategy != "text" and args.problems is None:
         raise ConfigError(f"the strategy {config.strategy} needs --problems.")
 
 
-def read_inputs(args: Namespace, config: CalibrationConfig) -> tuple[list | None, list[str] | None]:
-    """Read the problems and the text that a strategy needs."""
+def read_inputs(args: Namespace, config: CalibrationConfig) -> "tuple[list[Problem] | None, list[str] | None, dict[str, Any]]":
+    """Read the problems and the text that a strategy needs, and say where they come from."""
     from ..calibration.text import characters_for, load_documents
     from ..problems.load import load_problems
+    from ..problems.overlap import remove_overlap
 
     text = load_documents(args.text, characters_for(config)) if config.needs_text else None
     if config.strategy == "text":
-        return None, text
-    problems = load_problems(
-        args.problems,
-        split=args.split,
-        limit=args.num_problems,
-        question_column=args.question_column,
-        answer_column=args.answer_column,
-        seed=config.seed,
+        return None, text, {"text": args.text}
+    problems = flags.read_problems(args, evaluation=False)
+    sources = sorted({problem.source for problem in problems if problem.source})
+    about = {"problems": {"source": args.problems, "split": args.split, "read_from": sources}}
+    if config.needs_text:
+        about["text"] = args.text
+    if not args.exclude:
+        return problems, text, about
+    sets = [load_problems(name, evaluation=True, seed=config.seed) for name in args.exclude]
+    kept, removed = remove_overlap(problems, [problem for problems in sets for problem in problems])
+    say(
+        f"left out {len(problems) - len(kept):,} of {len(problems):,} problems that are in {', '.join(args.exclude)}: "
+        f"{removed['exact']:,} in whole, {removed['ngram']:,} in part"
     )
-    return problems, text
+    if not kept:
+        raise DataError("every problem is also in the evaluation sets; calibrate on others.")
+    about["problems"]["excluded"] = {"sets": args.exclude, **removed}
+    return kept, text, about
 
 
 def plan(args: Namespace, config: CalibrationConfig, problems: list | None) -> None:

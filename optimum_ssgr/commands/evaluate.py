@@ -29,7 +29,6 @@ class EvaluateCommand(SSGRSubcommand):
         from ..errors import ConfigError, OutputError
         from ..evaluation.evaluate import evaluate
         from ..evaluation.metrics import paired_difference, summarize
-        from ..problems.load import load_problems
         from ..pruner import SSGRPruner
 
         if args.samples < 1:
@@ -38,20 +37,13 @@ class EvaluateCommand(SSGRSubcommand):
             raise OutputError(f"{args.output} exists; choose another file or remove it.")
         if args.output is not None and not args.output.absolute().parent.is_dir():
             raise OutputError(f"there is no folder {args.output.parent} to write {args.output.name} in.")
-        problems = load_problems(
-            args.problems,
-            split=args.split,
-            limit=args.num_problems,
-            question_column=args.question_column,
-            answer_column=args.answer_column,
-            seed=args.seed,
-        )
+        problems = flags.read_problems(args, evaluation=True)
         results: dict[str, dict[str, float | int | None]] = {}
         graded = {}
         for model in dict.fromkeys([args.baseline, *args.model] if args.baseline else args.model):
             pruner = SSGRPruner.from_pretrained(model, **flags.load_arguments(args))
             graded[model] = evaluate(
-                pruner.model, pruner.tokenizer, problems, sampling, args.samples, args.batch_size, args.instruction
+                pruner.model, pruner.tokenizer, problems, sampling, args.samples, args.batch_size, flags.instruction(args)
             )
             results[model] = summarize(graded[model])
             if args.baseline and model != args.baseline:

@@ -3,9 +3,13 @@
 import dataclasses
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import ALLOCATIONS, METHODS, MODES, STRATEGIES, CalibrationConfig, PruningConfig, SamplingConfig
+
+
+if TYPE_CHECKING:
+    from ..records import Problem
 
 
 def add_model(parser: ArgumentParser, several: bool = False) -> None:
@@ -27,13 +31,17 @@ def add_problems(parser: ArgumentParser, required: bool) -> None:
     group.add_argument(
         "--problems",
         required=required,
-        help="Hub data set or JSON, JSON Lines, Parquet or CSV file with questions and answers, or tiny-reasoner",
+        help="Hub data set, such as openai/gsm8k or openai/gsm8k:main with a configuration, or JSON, JSON Lines, Parquet or "
+        "CSV file with questions and answers, or tiny-reasoner",
     )
-    group.add_argument("--split", help="split of the data set (default: train)")
+    group.add_argument("--problems-revision", help="branch, tag or commit of the data set on the Hub")
+    group.add_argument(
+        "--split", help="split of the data set (default: the one meant for this if the data set is known, else train)"
+    )
     group.add_argument("--num-problems", type=int, help="use this many problems at most")
     group.add_argument("--question-column", help="column of the question (default: found by its usual names)")
     group.add_argument("--answer-column", help="column of the final answer (default: found by its usual names)")
-    group.add_argument("--instruction", default="", help="text added to every question")
+    group.add_argument("--instruction", help="text added to every question (default: a known data set's own, else none)")
     group.add_argument("--batch-size", type=int, default=64, help="responses generated together (default: %(default)s)")
 
 
@@ -58,6 +66,14 @@ def add_generation(parser: ArgumentParser) -> None:
         action="store_true",
         default=None,
         help="sample a problem no further once it is decided whether it is challenging, and stop when enough was found",
+    )
+    group.add_argument(
+        "--exclude",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="DATASET",
+        help="evaluation sets whose problems are left out, named as in --problems; read in the split for evaluation",
     )
     group.add_argument(
         "--engine",
@@ -128,6 +144,31 @@ def add_pruning(parser: ArgumentParser) -> None:
     group.add_argument(
         "--damping", type=float, default=PruningConfig.damping, help="damping of the Hessian (default: %(default)s)"
     )
+
+
+def read_problems(args: Namespace, evaluation: bool) -> "list[Problem]":
+    """Load the problems that the flags name, without `--split` from the split that is known to be for evaluation or not."""
+    from ..problems.load import load_problems
+
+    return load_problems(
+        args.problems,
+        split=args.split,
+        evaluation=evaluation,
+        limit=args.num_problems,
+        question_column=args.question_column,
+        answer_column=args.answer_column,
+        seed=args.seed,
+        revision=args.problems_revision,
+    )
+
+
+def instruction(args: Namespace) -> str:
+    """Return the text to add to every question."""
+    if args.instruction is not None or args.problems is None:
+        return args.instruction or ""
+    from ..problems.sources import find_source
+
+    return find_source(args.problems).instruction
 
 
 def calibration_config(args: Namespace, defaults: CalibrationConfig | None = None) -> CalibrationConfig:

@@ -68,7 +68,7 @@ class PruneCommand(SSGRSubcommand):
 
         check_unused(args.output)
         calibration = CalibrationSet.load_from_disk(args.calibration) if args.calibration else None
-        problems, text = calibrate.read_inputs(args, calibration_config) if needs_building else (None, None)
+        problems, text, about = calibrate.read_inputs(args, calibration_config) if needs_building else (None, None, None)
         skeleton = load_skeleton(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
         linears = check_prunable(skeleton, config)
         if args.dry_run:
@@ -83,7 +83,7 @@ class PruneCommand(SSGRSubcommand):
         journal = journal_of(args.output)
         if needs_building:
             rollouts = journal / "rollouts"
-            calibration = calibrate.build(pruner, args, calibration_config, problems, text, rollouts)
+            calibration = calibrate.build(pruner, args, calibration_config, problems, text, about, rollouts)
         report = pruner.prune(calibration, config, journal_dir=journal, activation_gb=args.activation_gb)
         if rank() == 0:
             pruner.save_pretrained(args.output)

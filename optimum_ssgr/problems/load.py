@@ -1,9 +1,14 @@
 """Problems from a Hub data set, a local file, a list or the embedded reasoner."""
 
 import hashlib
+import random
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from string import ascii_uppercase
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from transformers.utils import logging
@@ -12,6 +17,8 @@ from ..errors import DataError
 from ..reasoner import NAME as EMBEDDED
 from ..reasoner.tasks import SPLITS, tasks
 from ..records import Problem
+from .boxed import last_boxed
+from .sources import Source, find_source
 
 
 logger = logging.get_logger(__name__)
@@ -24,6 +31,7 @@ def load_problems(
     source: str | Path | Iterable[Problem | Mapping[str, Any]],
     *,
     split: str | None = None,
+    evaluation: bool = False,
     limit: int | None = None,
     question_column: str | None = None,
     answer_column: str | None = None,
@@ -33,21 +41,24 @@ def load_problems(
 ) -> list[Problem]:
     """Load problems that have a question and a final answer.
 
-    Rows without either are left out, and so is a question that came before; both are logged.
+    Rows without either are left out, and so is a question that came before; both are logged. The data sets of
+    `problems/sources.py` need no further arguments.
 
     Args:
-        source: Hub id of a data set, path of a JSON, JSON Lines, Parquet or CSV file, `tiny-reasoner` for the embedded
+        source: Hub id of a data set, with the name of a configuration after a colon if it has several
+            (`openai/gsm8k:main`), path of a JSON, JSON Lines, Parquet or CSV file, `tiny-reasoner` for the embedded
             reasoner's own problems, or the problems themselves.
-        split: Split to read; `train` by default.
+        split: Split to read; a known data set's own when None, else `train`.
+        evaluation: When `split` is None, take the split that the data set is evaluated on, if one is known.
         limit: Most problems to return.
         question_column: Column of the question; found by its usual names when None.
         answer_column: Column of the final answer; found by its usual names when None.
-        seed: Seed of the embedded reasoner's problems.
+        seed: Seed of the embedded reasoner's problems, and of the order of multiple-choice options.
         revision: Revision of the Hub data set.
         token: Hub token.
 
     Returns:
-        Problems with unique ids.
+        Problems with unique ids; those of a Hub data set name it, its configuration and its commit as their `source`.
 
     Raises:
         DataError: The source cannot be read, lacks a column or holds no problem.
@@ -57,18 +68,48 @@ def load_problems(
     if source == EMBEDDED:
         if split not in (None, *SPLITS):
             raise DataError(f"{EMBEDDED} has the splits {', '.join(SPLITS)}, not '{split}'.")
-        return [task.problem for task in islice(tasks(split or "train", seed), limit or 256)]
+        split = split or ("test" if evaluation else "train")
+        return [task.problem for task in islice(tasks(split, seed), limit or 256)]
+    known, origin = Source(), None
+    if isinstance(source, str) and Path(source).suffix not in FILE_FORMATS:
+        known = find_source(source)
+    if answer_column not in (None, known.answer):
+        known = replace(known, solved=False, wrong_options=(), answer_kind="math")
+    known = replace(known, question=question_column or known.question, answer=answer_column or known.answer)
     if isinstance(source, str | Path):
-        rows: Iterable[Any] = _load_rows(source, split or "train", revision, token)
-        _check_columns(source, rows.column_names, question_column, answer_column)
+        split = split or (evaluation and known.evaluation_split) or known.split
+        rows, origin = _load_rows(source, known, split, revision, token)
+        rows = _select_columns(source, rows, known)
     else:
         rows = source
+    return read_problems(rows, known, limit, seed, origin)
+
+
+def read_problems(
+    rows: Iterable[Problem | Mapping[str, Any]],
+    source: Source,
+    limit: int | None = None,
+    seed: int = 0,
+    origin: str | None = None,
+) -> list[Problem]:
+    """Read the problems off the rows of a data set.
+
+    Args:
+        rows: Rows, or problems to pass through.
+        source: How to read a row.
+        limit: Most problems to return.
+        seed: Seed of the order of multiple-choice options.
+        origin: `Problem.source` of the problems.
+
+    Raises:
+        DataError: There is no row with a question and a final answer.
+    """
     found: dict[str, Problem] = {}
     incomplete = repeated = 0
     for row in rows:
         if limit is not None and len(found) == limit:
             break
-        problem = row if isinstance(row, Problem) else _as_problem(row, question_column, answer_column)
+        problem = row if isinstance(row, Problem) else as_problem(row, source, seed, origin)
         if problem is None:
             incomplete += 1
         elif problem.id in found:
@@ -82,8 +123,47 @@ def load_problems(
     return list(found.values())
 
 
-def _load_rows(source: str | Path, split: str, revision: str | None, token: str | bool | None) -> Any:
-    from datasets import load_dataset
+def as_problem(row: Mapping[str, Any], source: Source, seed: int = 0, origin: str | None = None) -> Problem | None:
+    """Read one problem, or None from a row that lacks the question or the final answer.
+
+    The options of a multiple choice are shuffled, lettered and put below the question; the answer is the letter. Their order
+    depends on the seed and the question, not on the other rows.
+    """
+    question = _text(row, _pick_column(row, source.question, QUESTION_COLUMNS))
+    answer = final_answer(_text(row, _pick_column(row, source.answer, ANSWER_COLUMNS)), source.solved)
+    wrong = [_text(row, column) for column in source.wrong_options]
+    if not question or not answer or not all(wrong):
+        return None
+    if wrong:
+        options = [answer, *wrong]
+        random.Random(f"{seed}-{question}").shuffle(options)
+        answer = ascii_uppercase[options.index(answer)]
+        lettered = (f"{letter}) {option}" for letter, option in zip(ascii_uppercase, options, strict=False))
+        question = "\n".join((question, "", *lettered))
+    name = hashlib.sha256(question.encode()).hexdigest()[:16]
+    return Problem(name, question, answer, source=origin, answer_kind=source.answer_kind)
+
+
+def final_answer(text: str, solved: bool = False) -> str:
+    r"""Return the final answer that a text holds: what stands behind the last `####`, in the last `\boxed{}`, or all of it.
+
+    Args:
+        text: An answer as data sets give it.
+        solved: Whether the text is a worked solution, which is no answer by itself: unmarked, it gives an empty text.
+    """
+    if "####" in text:  # how GSM8K marks its final answers
+        return text.rsplit("####", 1)[1].strip()
+    boxed = last_boxed(text)
+    if boxed is not None:
+        return boxed
+    return "" if solved else text.strip()
+
+
+def _load_rows(
+    source: str | Path, known: Source, split: str, revision: str | None, token: str | bool | None
+) -> tuple[Any, str | None]:
+    """Return the rows of a file or a Hub data set, and for the latter where they come from."""
+    from datasets import load_dataset, load_dataset_builder
 
     path = Path(source)
     try:
@@ -92,13 +172,47 @@ def _load_rows(source: str | Path, split: str, revision: str | None, token: str 
                 raise DataError(f"there is no file {path}.")
             if path.stat().st_size == 0:
                 raise DataError(f"{path} is empty.")
-            return load_dataset(FILE_FORMATS[path.suffix], data_files=str(path), split="train")
-        return load_dataset(str(source), split=split, revision=revision, token=token)
+            return load_dataset(FILE_FORMATS[path.suffix], data_files=str(path), split="train"), None
+        folder = known.id or str(source)
+        if Path(folder).exists():
+            # a cache of its own: where a card names configurations, datasets takes old rows for those of a changed file
+            with TemporaryDirectory() as cache:
+                return load_dataset(folder, known.configuration, split=split, cache_dir=cache, keep_in_memory=True), None
+        builder = load_dataset_builder(known.id, known.configuration, revision=revision, token=token)
+        builder.download_and_prepare()
+        return builder.as_dataset(split=split), _origin(known, builder.hash)
     except DataError:
         raise
     except Exception as error:  # the libraries below raise many kinds; all of them mean that the data cannot be read
         reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+        if "config name is missing" in reason[0].lower() and len(reason) > 1:  # the next line lists the configurations
+            raise DataError(f"'{source}' has several configurations; name one behind a colon. {reason[1]}") from error
         raise DataError(f"cannot read problems from '{source}': {reason[0]}") from error
+
+
+def _origin(known: Source, commit: str | None) -> str:
+    """Name a Hub data set, its configuration and its commit, which datasets takes for the hash of what it builds."""
+    name = f"{known.id}:{known.configuration}" if known.configuration else str(known.id)
+    return f"{name}@{commit}" if commit and re.fullmatch("[0-9a-f]{40}", commit) else name
+
+
+def _select_columns(source: str | Path, rows: Any, known: Source) -> Any:
+    """Keep the columns that are read: traces beside a problem would take most of the time."""
+    needed = []
+    usual = (("question", known.question, QUESTION_COLUMNS), ("answer", known.answer, ANSWER_COLUMNS))
+    for kind, named, names in usual:
+        column = _pick_column(rows.column_names, named, names)
+        if column is None:
+            raise DataError(
+                f"'{source}' has no {kind} column named {named or ' or '.join(names)}; its columns are "
+                f"{', '.join(rows.column_names)}. Name it with {kind}_column."
+            )
+        needed.append(column)
+    for column in known.wrong_options:
+        if column not in rows.column_names:
+            raise DataError(f"'{source}' has no column {column}; its columns are {', '.join(rows.column_names)}.")
+        needed.append(column)
+    return rows.select_columns(needed)
 
 
 def _pick_column(columns: Iterable[str], named: str | None, usual: tuple[str, ...]) -> str | None:
@@ -106,21 +220,5 @@ def _pick_column(columns: Iterable[str], named: str | None, usual: tuple[str, ..
     return next((column for column in wanted if column in columns), None)
 
 
-def _check_columns(source: str | Path, columns: list[str], question: str | None, answer: str | None) -> None:
-    for kind, named, usual in (("question", question, QUESTION_COLUMNS), ("answer", answer, ANSWER_COLUMNS)):
-        if _pick_column(columns, named, usual) is None:
-            raise DataError(
-                f"'{source}' has no {kind} column named {named or ' or '.join(usual)}; its columns are "
-                f"{', '.join(columns)}. Name it with {kind}_column."
-            )
-
-
-def _as_problem(row: Mapping[str, Any], question_column: str | None, answer_column: str | None) -> Problem | None:
-    question_name = _pick_column(row, question_column, QUESTION_COLUMNS)
-    answer_name = _pick_column(row, answer_column, ANSWER_COLUMNS)
-    question = str(row[question_name]).strip() if question_name and row[question_name] is not None else ""
-    answer = str(row[answer_name]).strip() if answer_name and row[answer_name] is not None else ""
-    answer = answer.rsplit("####")[-1].strip()  # GSM8K writes its final answers behind this mark
-    if not question or not answer:
-        return None
-    return Problem(hashlib.sha256(question.encode()).hexdigest()[:16], question, answer)
+def _text(row: Mapping[str, Any], column: str | None) -> str:
+    return "" if column is None or row.get(column) is None else str(row[column]).strip()

@@ -33,9 +33,6 @@ class RolloutJournal:
         self._found: dict[tuple[str, int], tuple[str, Rollout]] = {}
         self._read()
 
-    def __len__(self) -> int:
-        return len(self._found)
-
     def find(self, request: Request) -> Rollout | None:
         """Return the rollout of a request, or None when it was not finished.
 

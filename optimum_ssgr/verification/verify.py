@@ -5,8 +5,9 @@ from decimal import Decimal, InvalidOperation
 
 from transformers import PreTrainedTokenizerBase
 
+from ..problems.boxed import last_boxed
 from ..records import GradedRollout, Problem, Rollout, Verdict
-from .answer import last_boxed, split_thinking
+from .answer import split_thinking
 
 
 def _as_number(text: str) -> Decimal | None:

@@ -4,7 +4,7 @@ import pytest
 from datasets import load_dataset
 
 from optimum_ssgr.calibration.dataset import CalibrationSet
-from optimum_ssgr.calibration.strategies import select
+from optimum_ssgr.calibration.strategies import Sources, select
 from optimum_ssgr.config import CalibrationConfig
 from optimum_ssgr.errors import DataError
 
@@ -13,8 +13,12 @@ from .test_strategies import graded
 
 @pytest.fixture
 def built():
+    return make(CalibrationConfig(num_sequences=4))
+
+
+def make(config):
     items = graded({"a": 1, "b": 2, "c": 4})
-    return CalibrationSet.build(select(items, CalibrationConfig(num_sequences=4)), items, {"model": "m"})
+    return CalibrationSet.build(select(Sources(items), config), items, {"calibration": config.to_dict()}, config)
 
 
 def test_round_trip(built, tmp_path):
@@ -25,15 +29,45 @@ def test_round_trip(built, tmp_path):
     assert loaded.rollouts.to_list() == built.rollouts.to_list()
 
 
-def test_counts(built):
+def test_token_weights_survive(tmp_path):
+    weighted = make(CalibrationConfig(strategy="resp", num_sequences=4))
+    weighted.save_to_disk(tmp_path / "set")
+    loaded = CalibrationSet.load_from_disk(tmp_path / "set")
+    assert loaded.token_weights == [[0.0] * 3 + [1.0] * (len(ids) - 3) for ids in weighted.sequences]
+    plain = make(CalibrationConfig(strategy="rac", num_sequences=4))
+    assert (plain.sequences, plain.token_weights) == (weighted.sequences, None)
+    assert plain.manifest["content_hash"] != weighted.manifest["content_hash"]
+
+
+def test_rollouts_come_back_as_they_were_graded(built, tmp_path):
+    built.save_to_disk(tmp_path / "set")
+    assert CalibrationSet.load_from_disk(tmp_path / "set").graded_rollouts() == graded({"a": 1, "b": 2, "c": 4})
+
+
+def test_what_is_known_of_a_sequence_stands_beside_it(built):
+    for row in built.dataset:
+        assert (row["problem"], row["answer"], row["response"], row["correct"]) == ("q", "a", "text", True)
+        assert row["pass_rate"] == {"a": 0.25, "b": 0.5, "c": 1.0}[row["problem_id"]]
+
+
+def test_the_funnel_counts_every_stage(built):
+    # Correct: a 10, b 10 20, c 10 20 30 40 tokens; a and b are challenging, and 10 to 15 tokens are moderate among theirs.
     assert built.manifest["counts"] == {
         "problems": 3,
         "rollouts": 12,
+        "generated_tokens": 300,
         "finished": 12,
         "correct": 7,
+        "in_difficulty_window": 3,
+        "in_length_window": 2,
         "sequences": 4,
         "tokens": sum(map(len, built.sequences)),
     }
+
+
+def test_histograms_are_drawn(built, tmp_path):
+    built.save_to_disk(tmp_path / "set")
+    assert (tmp_path / "set" / "histograms.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_plain_datasets_reads_it(built, tmp_path):

@@ -3,11 +3,16 @@ import statistics
 
 import pytest
 
+from optimum_ssgr.calibration import strategies
 from optimum_ssgr.calibration.selection import length_bounds, pass_rates, within_budget
-from optimum_ssgr.calibration.strategies import prompts, select, text
+from optimum_ssgr.calibration.strategies import Sources, prompts, text
 from optimum_ssgr.config import CalibrationConfig
 from optimum_ssgr.errors import DataError
 from optimum_ssgr.records import CalibrationSequence, GradedRollout, Problem, Rollout, Verdict
+
+
+def select(items, config):
+    return strategies.select(Sources(items), config)
 
 
 def rollout(problem_id, sample, correct, length):
@@ -117,16 +122,61 @@ def test_whichever_budget_is_met_first_ends_the_selection():
 
 
 def test_prompts_are_prompts_alone():
-    chosen = list(prompts({"a": (1, 2), "b": (3,)}, CalibrationConfig(strategy="prompts")))
+    chosen = list(prompts(Sources(prompts={"a": (1, 2), "b": (3,)}), CalibrationConfig(strategy="prompts")))
     assert {sequence.input_ids for sequence in chosen} == {(1, 2), (3,)}
 
 
 def test_text_is_cut_into_windows_that_do_not_overlap():
     config = CalibrationConfig(strategy="text", text_length=10)
-    windows = list(text(list(range(100)), (500,), config))
+    windows = list(text(Sources(text_ids=range(100), opening=(500,)), config))
     assert all(len(window.input_ids) == 10 and window.input_ids[0] == 500 for window in windows)
     seen = [token for window in windows for token in window.input_ids[1:]]
     assert sorted(seen) == list(range(99))
     assert [w.input_ids for w in windows] != sorted(w.input_ids for w in windows)
     with pytest.raises(DataError, match="less than one window"):
-        list(text([1, 2, 3], (), config))
+        list(text(Sources(text_ids=[1, 2, 3]), config))
+
+
+def test_resp_is_rac_with_weightless_prompts():
+    items = graded({"a": 2, "b": 0})
+    of_rac = select(items, CalibrationConfig(strategy="rac"))
+    of_resp = select(items, CalibrationConfig(strategy="resp"))
+    assert [s.input_ids for s in of_resp] == [s.input_ids for s in of_rac]
+    assert all(s.token_weights == (0.0,) * 3 + (1.0,) * len(s.response_ids) for s in of_resp)
+
+
+def test_obc_pairs_the_median_right_with_the_longest_wrong():
+    # Lengths 10 20 30 40, the first are correct: a has 3 right, b only right ones, c only wrong ones, d 2 right.
+    items = graded({"a": 3, "b": 4, "c": 0, "d": 2})
+    chosen = select(items, CalibrationConfig(strategy="obc"))
+    pairs = {s.problem_id: [] for s in chosen}
+    for sequence in chosen:
+        pairs[sequence.problem_id].append(sequence)
+    assert {name: [len(s.response_ids) for s in pair] for name, pair in pairs.items()} == {"a": [20, 40], "d": [10, 40]}
+    for right, wrong in pairs.values():
+        assert set(right.token_weights[:3]) == set(wrong.token_weights[:3]) == {0.0}
+        assert sum(right.token_weights) == pytest.approx(sum(wrong.token_weights))
+        assert sum(right.token_weights) == pytest.approx((len(right.response_ids) + len(wrong.response_ids)) / 2)
+    with pytest.raises(DataError, match="no problem has both right and wrong rollouts"):
+        select(graded({"b": 4, "c": 0}), CalibrationConfig(strategy="obc"))
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.8])
+def test_mix_keeps_its_share_of_text(share):
+    items = graded({f"p{n}": 2 for n in range(60)})
+    sources = Sources(items, text_ids=range(3000), opening=(5,))
+    config = CalibrationConfig(strategy="mix", num_sequences=None, num_tokens=1000, text_length=20, text_share=share)
+    chosen = strategies.select(sources, config)
+    assert sum(len(sequence.input_ids) for sequence in chosen) == 1000
+    tokens = sum(len(sequence.input_ids) for sequence in chosen if sequence.selected_by == "text")
+    assert abs(tokens - share * 1000) <= 43  # no more than the longest sequence
+    traces = [sequence for sequence in chosen if sequence.selected_by == "ssgr"]
+    alone = strategies.select(sources, CalibrationConfig(num_sequences=len(traces)))
+    assert [trace.input_ids for trace in traces[:-1]] == [trace.input_ids for trace in alone[:-1]]
+
+
+def test_a_cut_sequence_has_its_weights_cut():
+    items = graded({"a": 2, "b": 1})
+    chosen = select(items, CalibrationConfig(strategy="resp", num_sequences=None, num_tokens=30))
+    assert [len(s.token_weights) for s in chosen] == [len(s.input_ids) for s in chosen]
+    assert sum(len(s.input_ids) for s in chosen) == 30

@@ -65,6 +65,16 @@ MISTAKES = {
         1,
         "has no column text; its columns are",
     ),
+    "text and problems to exclude": (
+        [*CALIBRATE, "--strategy", "text", "--text", "text.txt", "--exclude", "problems.jsonl"],
+        2,
+        "--exclude compares problems, and the strategy text has none",
+    ),
+    "no such data set to exclude": (
+        [*CALIBRATE, "--problems", "problems.jsonl", "--exclude", "problems.jsonl", "none.jsonl"],
+        1,
+        "there is no file none.jsonl",
+    ),
     "no text": ([*CALIBRATE, "--strategy", "text"], 2, "the strategy text needs --text"),
     "short text": (
         [*CALIBRATE, "--strategy", "text", "--text", "text.txt", "--text-length", "500"],
@@ -155,6 +165,34 @@ def test_calibrate_prune_inspect_evaluate(tmp_path):
 
     done = ssgr("evaluate", *MODEL, "--problems", "tiny-reasoner", "--output", "e.json", cwd=tmp_path)
     assert (done.returncode, "e.json exists" in done.stderr) == (1, True)
+
+
+def test_excluded_problems_are_left_out_and_counted(tmp_path):
+    story = "a train leaves the station at noon and drives east for three hours at sixty miles an hour"
+    questions = ["Add 2 and 3.", "Add 2 and 4.", f"Listen: {story}. How far?", "Add 2 and 5.", "Add 2 and 6."]
+    files = {
+        "problems.jsonl": questions,
+        "first.jsonl": ["add 2 AND 3", f"Yesterday {story}; when does it arrive?"],
+        "second.jsonl": ["Add 2 and 5!"],
+        "all.jsonl": questions,
+    }
+    for name, asked in files.items():
+        (tmp_path / name).write_text("".join(json.dumps({"problem": text, "answer": "5"}) + "\n" for text in asked))
+    prompts = ["--problems", "problems.jsonl", "--strategy", "prompts", "--num-sequences", "9"]
+    exclude = ["--exclude", "first.jsonl", "--exclude", "second.jsonl"]
+    done = ssgr("calibrate", "set", *MODEL, *prompts, *exclude, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    counted = "left out 3 of 5 problems that are in first.jsonl, second.jsonl: 2 in whole, 1 in part"
+    assert done.stdout.splitlines()[0] == counted
+    assert json.loads((tmp_path / "set" / "manifest.json").read_text())["counts"]["sequences"] == 2
+
+    wanda = ["--method", "wanda", "--sparsity", "0.5", "--dry-run"]
+    done = ssgr("prune", "out", *MODEL, *wanda, *prompts, "--exclude", "first.jsonl", "second.jsonl", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == counted
+
+    done = ssgr("calibrate", "none", *MODEL, *prompts, "--exclude", "all.jsonl", cwd=tmp_path)
+    assert (done.returncode, "every problem is also in the evaluation sets" in done.stderr) == (1, True)
 
 
 def test_inspect_says_plainly_when_nothing_gains(tmp_path):

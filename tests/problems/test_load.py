@@ -43,9 +43,26 @@ def test_limit_and_named_columns():
     assert [problem.answer for problem in problems] == ["1", "2"]
 
 
+def test_an_answer_in_a_box_or_behind_a_mark_is_taken_out():
+    written = {"q1": r"$\boxed{\frac{1}{2}}$", "q2": "so\n#### 7", "q3": "plain", "q4": r"\boxed{1} or \boxed{2}"}
+    problems = load_problems([{"problem": question, "answer": answer} for question, answer in written.items()])
+    assert [problem.answer for problem in problems] == [r"\frac{1}{2}", "7", "plain", "2"]
+
+
+def test_columns_that_are_not_read_do_not_matter(tmp_path):
+    path = tmp_path / "problems.jsonl"
+    path.write_text(json.dumps({"problem": "q", "answer": "a", "traces": ["long"] * 9}) + "\n")
+    assert load_problems(path)[0].question == "q"
+
+
 def test_problems_pass_through():
     problem = Problem("mine", "q", "a")
     assert load_problems([problem]) == [problem]
+
+
+def test_embedded_problems_for_evaluation_are_held_out():
+    assert load_problems("tiny-reasoner", evaluation=True) == load_problems("tiny-reasoner", split="test")
+    assert load_problems("tiny-reasoner", evaluation=True, split="dev") == load_problems("tiny-reasoner", split="dev")
 
 
 def test_embedded_problems_are_graded_and_repeatable():

@@ -1,26 +1,8 @@
 import pytest
 
 from optimum_ssgr.records import Problem, Rollout
-from optimum_ssgr.verification.answer import last_boxed, split_thinking
+from optimum_ssgr.verification.answer import split_thinking
 from optimum_ssgr.verification.verify import grade, is_equal
-
-
-@pytest.mark.parametrize(
-    "text, expected",
-    [
-        (r"so \boxed{42}.", "42"),
-        (r"\boxed{1} no, \boxed{2}", "2"),
-        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
-        (r"\boxed{ x_{1} + \{y\} }", r"x_{1} + \{y\}"),
-        (r"\boxed{1} and \boxed{2", "1"),
-        (r"\boxed{}", ""),
-        ("42", None),
-        (r"\boxed{", None),
-        ("", None),
-    ],
-)
-def test_last_boxed(text, expected):
-    assert last_boxed(text) == expected
 
 
 @pytest.mark.parametrize(

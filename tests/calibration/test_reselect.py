@@ -1,0 +1,48 @@
+import json
+
+import pytest
+
+from optimum_ssgr.calibration.build import build_set, tokenizer_hash
+from optimum_ssgr.calibration.reselect import reselect
+from optimum_ssgr.calibration.strategies import Sources, select
+from optimum_ssgr.config import CalibrationConfig
+from optimum_ssgr.errors import DataError
+
+from .test_strategies import graded
+
+
+ITEMS = graded({f"p{n}": n % 5 for n in range(30)})
+
+
+@pytest.fixture
+def earlier(reasoner):
+    config = CalibrationConfig(num_sequences=8, samples_per_problem=4, temperature=0.7)
+    origin = {"model": "tiny-reasoner", "tokenizer_hash": tokenizer_hash(reasoner[1])}
+    return build_set(Sources(ITEMS), config, origin, ITEMS)
+
+
+@pytest.mark.parametrize("strategy", ["ssgr", "self", "rac", "resp", "obc", "prompts"])
+def test_the_same_as_selecting_from_the_rollouts_themselves(earlier, strategy):
+    config = CalibrationConfig(strategy=strategy, num_sequences=12, seed=3)
+    again = reselect(earlier, config)
+    prompts = {item.problem.id: item.rollout.prompt_ids for item in ITEMS}
+    assert again.sequences == [list(s.input_ids) for s in select(Sources(ITEMS, prompts), config)]
+    assert again.rollouts.to_list() == earlier.rollouts.to_list()
+    assert again.manifest["calibration"]["temperature"] == 0.7
+    assert again.manifest["reselected_from"]["content_hash"] == earlier.manifest["content_hash"]
+    json.dumps(again.manifest)
+
+
+def test_mixtures_need_the_models_tokenizer(earlier, reasoner):
+    config = CalibrationConfig(strategy="mix", num_sequences=12, text_length=16)
+    mixed = reselect(earlier, config, reasoner[1], ["some words of general text " * 100])
+    assert {row["selected_by"] for row in mixed.dataset} >= {"text", "ssgr"}
+    with pytest.raises(DataError, match="needs the tokenizer that the rollouts were made with"):
+        reselect(earlier, config)
+
+
+def test_a_set_without_rollouts_is_refused(reasoner):
+    config = CalibrationConfig(strategy="prompts", num_sequences=2)
+    bare = build_set(Sources(prompts={"a": (1,), "b": (2,)}), config, {})
+    with pytest.raises(DataError, match="holds no rollouts"):
+        reselect(bare, config)
