@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -204,12 +204,12 @@ class SSGRPruner:
         problems = load_problems(problems)
         prompts = encode_prompts(self.tokenizer, problems, instruction)
         chosen = choose_engine(engine, self.model, self.tokenizer, config.sampling, batch_size)
-        if journal_dir is None:
-            return gather_rollouts(chosen, self.tokenizer, problems, prompts, config)
-        origin = describe_origin(self.model, self.tokenizer)
-        decisive = {key: origin[key] for key in ("model", "model_commit", "dtype", "tokenizer_hash")}
-        with open_rollout_journal(journal_dir, decisive | {"sampling": config.sampling.to_dict()}) as journal:
-            return gather_rollouts(chosen, self.tokenizer, problems, prompts, config, journal)
+        journal = nullcontext()
+        if journal_dir is not None:
+            origin = describe_origin(self.model, self.tokenizer)
+            decisive = {key: origin[key] for key in ("model", "model_commit", "dtype", "tokenizer_hash")}
+            journal = open_rollout_journal(journal_dir, decisive | {"sampling": config.sampling.to_dict()})
+        return gather_rollouts(chosen, self.tokenizer, problems, prompts, config, journal)
 
     def prune(
         self,

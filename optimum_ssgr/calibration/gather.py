@@ -1,6 +1,7 @@
 """Gather rollouts: generate and verify them, all at once or where they matter."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 
 from transformers import PreTrainedTokenizerBase
 
@@ -20,7 +21,7 @@ def gather_rollouts(
     problems: Sequence[Problem],
     prompts: Mapping[str, tuple[int, ...]],
     config: CalibrationConfig,
-    journal: RolloutJournal | None = None,
+    journal: AbstractContextManager[RolloutJournal | None],
 ) -> list[GradedRollout]:
     """Let the model answer every problem several times, and verify the answers.
 
@@ -33,7 +34,7 @@ def gather_rollouts(
         problems: Problems to ask.
         prompts: Prompt token ids by problem id.
         config: Samples per problem, windows and budget.
-        journal: Keeps finished rollouts; None keeps nothing.
+        journal: Opens what keeps finished rollouts, if anything, once all requests have passed the engine's check.
 
     Returns:
         Graded rollouts, ordered by problem and sample.
@@ -48,16 +49,16 @@ def gather_rollouts(
     if not everything:
         raise DataError("there are no problems to generate for.")
     engine.check(everything)
-    with rollout_progress(len(everything)) as progress:
+    with journal as kept, rollout_progress(len(everything)) as progress:
         if not config.adaptive:
-            return grade_all(by_id, sample_rollouts(engine, everything, progress, journal), tokenizer)
+            return grade_all(by_id, sample_rollouts(engine, everything, progress, kept), tokenizer)
         graded: list[GradedRollout] = []
         for wave in waves(problems, config.seed):
             outcomes: dict[str, list[bool]] = {problem.id: [] for problem in wave}
             for samples in rounds(config):
                 open_problems = [by_id[name] for name, found in outcomes.items() if not found or not _decided(found, config)]
                 requests = make_requests(open_problems, prompts, samples, config.seed)
-                fresh = grade_all(by_id, sample_rollouts(engine, requests, progress, journal), tokenizer)
+                fresh = grade_all(by_id, sample_rollouts(engine, requests, progress, kept), tokenizer)
                 for item in fresh:
                     outcomes[item.problem.id].append(item.verdict.correct)
                 graded += fresh

@@ -1,6 +1,7 @@
 """Adaptive sampling: when a problem is decided, and that what is asked depends on verdicts alone."""
 
 import random
+from contextlib import nullcontext
 
 import pytest
 
@@ -89,7 +90,7 @@ def problems():
 def gather(reasoner, problems, config, **engine):
     tokenizer = reasoner[1]
     used = ScriptedEngine(tokenizer, **engine)
-    return used, gather_rollouts(used, tokenizer, problems, encode_prompts(tokenizer, problems), config)
+    return used, gather_rollouts(used, tokenizer, problems, encode_prompts(tokenizer, problems), config, nullcontext())
 
 
 def test_decided_problems_are_left_alone(reasoner, problems):

@@ -92,7 +92,6 @@ MISTAKES = {
         1,
         "no chat template",
     ),
-    "no correct trace": ([*CALIBRATE, "--problems", "wrong.jsonl"], 1, "not one rollout is correct"),
     "output in use": (["calibrate", "used", *MODEL, "--problems", "problems.jsonl"], 1, "used is not empty"),
     "unknown method": (["prune", "out", *MODEL, "--method", "magic"], 2, "unknown method 'magic'"),
     "sparsity 1.2": ([*PRUNE, "--sparsity", "1.2"], 2, "sparsity must be at least 0 and below 1, not 1.2"),
@@ -125,6 +124,18 @@ def test_mistakes_are_one_sentence(workspace, name):
     assert sorted(workspace.rglob("*")) == before
 
 
+def test_rollouts_that_give_nothing_are_kept_for_other_settings(workspace):
+    done = ssgr(*CALIBRATE, "--problems", "wrong.jsonl", cwd=workspace)
+    assert done.returncode == 1
+    assert "not one rollout is correct" in done.stderr.splitlines()[-1]
+    assert not (workspace / "out").exists()
+    rac = ssgr(*CALIBRATE, "--problems", "wrong.jsonl", "--strategy", "rac", cwd=workspace)
+    assert rac.returncode == 0, rac.stderr
+    assert "generate: 100%" in rac.stderr
+    assert not (workspace / "out.journal").exists()
+    shutil.rmtree(workspace / "out")
+
+
 def test_debug_shows_the_traceback(workspace):
     done = ssgr(*CALIBRATE, "--problems", "empty.jsonl", cwd=workspace, SSGR_DEBUG="1")
     assert "Traceback" in done.stderr
@@ -136,8 +147,17 @@ def test_calibrate_prune_inspect_evaluate(tmp_path):
         "calibrate", "set", *MODEL, *many, "--samples-per-problem", "4", "--num-tokens", "2000", "--quiet", cwd=tmp_path
     )
     assert (done.returncode, done.stderr) == (0, "")
-    funnel = dict(line.split() for line in done.stdout.replace(",", "").splitlines()[:-1])
-    assert (funnel["problems"], funnel["rollouts"], funnel["tokens"]) == ("24", "96", "2000")
+    funnel = dict(line.rsplit(maxsplit=1) for line in done.stdout.replace(",", "").splitlines()[:-2])
+    assert [int(funnel[name]) for name in ("problems", "rollouts", "tokens")] == [24, 96, 2000]
+    stages = ("rollouts", "finished", "correct", "in difficulty window", "in length window")
+    assert sorted((int(funnel[name]) for name in stages), reverse=True) == [int(funnel[name]) for name in stages]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
+
+    done = ssgr("select", "set", "pairs", "--strategy", "obc", "--num-tokens", "1000", "--quiet", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("set", "pairs")]
+    assert manifests[1]["reselected_from"]["content_hash"] == manifests[0]["content_hash"]
+    assert manifests[1]["counts"]["tokens"] == 1000
 
     done = ssgr("prune", "model", *MODEL, "--calibration", "set", "--pattern", "2:4", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -334,17 +354,21 @@ def test_dry_runs_write_nothing(workspace, arguments, expected):
     assert sorted(workspace.rglob("*")) == before
 
 
-def test_an_interrupted_run_says_so_and_leaves_nothing(tmp_path):
-    """Interrupted while generating, which is known from its progress bar."""
-    arguments = ["calibrate", "out", *MODEL, "--problems", "tiny-reasoner", "--max-new-tokens", "400", "--num-problems", "500"]
+def test_an_interrupted_calibration_goes_on(tmp_path):
+    """Interrupted once a rollout is finished; then the same command generates what is missing."""
+    problems = ["--problems", "tiny-reasoner", "--num-problems", "20", "--samples-per-problem", "4"]
+    arguments = ["calibrate", "out", *MODEL, *problems, "--max-new-tokens", "400", "--num-tokens", "1000"]
     command = [OPTIMUM_CLI, "ssgr", *arguments]
+    rollouts = tmp_path / "out.journal" / "rollouts.jsonl"
     with interruptible(command, tmp_path) as process:
-        seen = ""
-        while "generate:" not in seen:
-            seen += process.stderr.read(1)
+        while not (rollouts.exists() and rollouts.read_bytes().count(b"\n")) and process.poll() is None:
+            pass
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
     assert process.returncode == 130
-    assert "interrupted; nothing was written" in rest
+    assert "interrupted; finished rollouts are kept in out.journal. Run the same command to go on." in rest
     assert "Traceback" not in rest
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["out.journal"]
+    done = ssgr(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
