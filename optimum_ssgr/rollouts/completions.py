@@ -121,7 +121,7 @@ def _tokenize_exactly(
 
     Several sequences of tokens may spell one text. Ids are accepted only if they spell prompt and text together and are as
     many as the server counted; vLLM, SGLang and `transformers serve` all count the end-of-sequence token, and leave it out of
-    the text.
+    the text. What cannot be seen from outside is another split of the same text into as many tokens.
     """
     if "\ufffd" in text:
         raise LostResponse("a character was cut")
