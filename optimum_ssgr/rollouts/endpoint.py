@@ -49,8 +49,13 @@ def open_client(read_timeout: float) -> httpx2.AsyncClient:
 
     Args:
         read_timeout: Seconds to wait for an answer.
+
+    Raises:
+        ConfigError: The API key cannot be sent.
     """
-    key = os.environ.get("VLLM_API_KEY") or os.environ.get("OPENAI_API_KEY")
+    key = (os.environ.get("VLLM_API_KEY") or os.environ.get("OPENAI_API_KEY") or "").strip()
+    if not key.isascii() or not key.isprintable():  # else the HTTP library would say so, and show the key
+        raise ConfigError("the API key in VLLM_API_KEY or OPENAI_API_KEY has characters that cannot be sent; check it.")
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
     keepalive = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
     for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):

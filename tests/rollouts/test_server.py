@@ -300,6 +300,17 @@ def test_the_key_is_sent_but_appears_nowhere(stub, make_engine, monkeypatch, cap
     assert KEY not in caplog.text
 
 
+def test_a_key_that_cannot_be_sent_is_refused_without_showing_it(stub, make_engine, monkeypatch):
+    server = stub()
+    for broken in (f"{KEY}\u2026", f"{KEY}\nX: y"):
+        monkeypatch.setenv("VLLM_API_KEY", broken)
+        with pytest.raises(ConfigError, match="has characters that cannot be sent") as caught:
+            make_engine(server).check(requests())
+        assert KEY not in str(caught.value)
+    monkeypatch.setenv("VLLM_API_KEY", f"{KEY}\n")  # as read from a file
+    make_engine(server).check(requests())
+
+
 def test_a_password_in_an_address_appears_nowhere(make_engine, closed_port, caplog):
     caplog.set_level(logging.DEBUG)
     with pytest.raises(ModelError) as caught:
