@@ -215,16 +215,19 @@ def test_endpoints_share_the_load_up_to_their_concurrency(stub, make_engine):
     assert [len(server.bodies) for server in servers] == [10, 10]
 
 
-def test_a_request_that_failed_goes_to_another_endpoint(stub, make_engine):
+def test_a_request_that_failed_goes_to_another_endpoint(stub, make_engine, monkeypatch):
+    monkeypatch.setattr(server_module, "FAILURES_TO_REST", 1000)  # the broken one stays in use
     broken, sound = stub(always="500"), stub()
     assert_exactly_one_each(list(make_engine(broken, sound).generate(requests())), requests())
     failed = {tuple(body["prompt"]) for body in broken.bodies}
-    assert failed  # it was tried
+    assert len(failed) == len(broken.bodies) > 0  # it was tried, but never twice with the same request
     assert len(sound.bodies) == len(requests())
 
 
 def test_a_dead_endpoint_does_not_stop_the_run(stub, make_engine, closed_port):
-    assert_exactly_one_each(list(make_engine(closed_port, stub()).generate(requests())), requests())
+    server = stub(gate=threading.Barrier(2))
+    assert_exactly_one_each(list(make_engine(closed_port, server, concurrency=2).generate(requests())), requests())
+    assert server.most_running == 2  # it does not take over the other's share of concurrent requests
 
 
 def test_an_endpoint_that_comes_back_is_used_again(stub, make_engine):
