@@ -114,10 +114,10 @@ class ServerEngine:
 
     async def _probe_all(self, endpoints: list[Endpoint], request: Request) -> None:
         async with open_client(self.read_timeout) as client:
-            failures = await asyncio.gather(*(self.probe(client, endpoint, request) for endpoint in endpoints))
+            answers = await asyncio.gather(*(self.probe(client, endpoint, request) for endpoint in endpoints))
         if all(endpoint.dialect is None for endpoint in self.endpoints):
             raise ModelError(f"no server answers ({self.troubles()}); start it, or check the address.")
-        for endpoint, answered in zip(endpoints, failures, strict=True):
+        for endpoint, answered in zip(endpoints, answers, strict=True):
             if not answered:
                 logger.warning(f"{endpoint.name} does not answer ({endpoint.trouble}); the others go on without it.")
 
