@@ -1,5 +1,307 @@
-"""Stands in until the server engine is there."""
+"""The server engine: OpenAI-compatible endpoints, one or many, that share the requests and may fail."""
+
+import asyncio
+import copy
+import random
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from queue import SimpleQueue
+
+import httpx2
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ..config import SamplingConfig
+from ..errors import ConfigError, ModelError
+from ..records import Rollout
+from .completions import LostResponse
+from .endpoint import Endpoint, TransientFailure, open_client
+from .engine import Request
+
+
+logger = logging.get_logger(__name__)
+
+FAILURES_TO_REST = 3
+"""Failures in a row after which an endpoint is left alone until a probe succeeds."""
+
+TRIES = 8
+"""A request is tried this often, and for as long as `patience`, before it is given up."""
+
+LOST_TO_STOP = 20
+"""The run stops when this many responses, and more than half of all, were lost."""
 
 
 class ServerEngine:
-    """Stands in."""
+    """Samples with servers that speak `/v1/completions`: vLLM, SGLang, `transformers serve`.
+
+    A request that fails is tried again, on another endpoint if there is one. An endpoint that keeps failing rests and is
+    probed until it answers again. Responses that cannot be had as the exact token ids the model wrote are left out, counted and
+    logged.
+
+    Args:
+        endpoints: Addresses such as `http://host:8000/v1`. The API key, if they need one, is read from the environment
+            variable VLLM_API_KEY or OPENAI_API_KEY.
+        model: Model id; an endpoint that does not know it but serves a single model uses that one.
+        tokenizer: The model's tokenizer.
+        sampling: How to sample. Servers draw from a request's seed as they can; the same seed need not give the same response
+            when other requests run beside it.
+        concurrency: Most requests to one endpoint at a time.
+        patience: Seconds without any working endpoint, or on a single request, before giving up.
+        read_timeout: Seconds to wait for one response; by default ten minutes and a second for every token it may have.
+        backoff: Seconds to wait after a first failure; doubled after every other, with jitter.
+        max_backoff: Longest wait, in seconds.
+
+    Attributes:
+        lost: Why a response was left out, by problem id and number of the sample.
+
+    Raises:
+        ConfigError: There is no endpoint, an address is not one, or a number is out of range.
+        ModelError: The tokenizer names no end-of-sequence token.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        model: str,
+        tokenizer: PreTrainedTokenizerBase,
+        sampling: SamplingConfig,
+        concurrency: int = 64,
+        patience: float = 600.0,
+        read_timeout: float | None = None,
+        backoff: float = 0.5,
+        max_backoff: float = 30.0,
+    ) -> None:
+        if not endpoints:
+            raise ConfigError("the server engine needs at least one address such as http://host:8000/v1.")
+        if concurrency < 1:
+            raise ConfigError(f"concurrency must be at least 1, not {concurrency}.")
+        if tokenizer.eos_token_id is None:
+            raise ModelError("the model's tokenizer names no end-of-sequence token, so no response would end.")
+        self.endpoints = [Endpoint(url, concurrency) for url in dict.fromkeys(endpoints)]
+        self.model = model
+        self.tokenizer = copy.deepcopy(tokenizer)  # used by a thread of its own, and fast tokenizers must not be shared
+        self.sampling = sampling
+        self.patience = patience
+        self.read_timeout = 600.0 + sampling.max_new_tokens if read_timeout is None else read_timeout
+        self.backoff = backoff
+        self.max_backoff = max_backoff
+        self.lost: dict[tuple[str, int], str] = {}
+
+    def check(self, requests: Iterable[Request]) -> None:
+        """Ask every endpoint what it can do, before anything is generated.
+
+        Raises:
+            ConfigError: A prompt and the longest response exceed what a server takes.
+            ModelError: No endpoint answers, or one refuses, serves another model or sees another prompt.
+        """
+        requests = list(requests)
+        unknown = [endpoint for endpoint in self.endpoints if endpoint.dialect is None]
+        if requests and unknown:
+            with _background_loop() as loop:
+                asyncio.run_coroutine_threadsafe(self._probe_all(unknown, requests[0]), loop).result()
+        longest = max((len(request.prompt_ids) for request in requests), default=0)
+        for endpoint in self.endpoints:
+            if endpoint.context is not None and longest + self.sampling.max_new_tokens > endpoint.context:
+                room = endpoint.context - longest
+                advice = f"set max_new_tokens to {room} or less" if room > 0 else "remove that problem"
+                raise ConfigError(
+                    f"the longest prompt ({longest} tokens) and max_new_tokens ({self.sampling.max_new_tokens}) exceed the "
+                    f"{endpoint.context} tokens that {endpoint.name} takes; {advice}, or start it with a longer context."
+                )
+
+    async def _probe_all(self, endpoints: list[Endpoint], request: Request) -> None:
+        async with open_client(self.read_timeout) as client:
+            answers = await asyncio.gather(*(self.probe(client, endpoint, request) for endpoint in endpoints))
+        if all(endpoint.dialect is None for endpoint in self.endpoints):
+            raise ModelError(f"no server answers ({self.troubles()}); start it, or check the address.")
+        for endpoint, answered in zip(endpoints, answers, strict=True):
+            if not answered:
+                logger.warning(f"{endpoint.name} does not answer ({endpoint.trouble}); the others go on without it.")
+
+    async def probe(self, client: httpx2.AsyncClient, endpoint: Endpoint, request: Request) -> bool:
+        """Ask an endpoint what it can do; False when it does not answer."""
+        try:
+            await endpoint.probe(client, self.model, request, self.sampling, self.tokenizer, self.patience)
+        except TransientFailure as failure:
+            endpoint.trouble = str(failure)
+            return False
+        return True
+
+    def troubles(self) -> str:
+        """Name every endpoint with what went wrong there last."""
+        return "; ".join(f"{endpoint.name}: {endpoint.trouble}" for endpoint in self.endpoints)
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Rollout]:
+        """Yield one rollout per request that was not lost, in the order they finish.
+
+        Closing the iterator cancels what still runs.
+
+        Raises:
+            ConfigError: A request does not fit what a server takes.
+            ModelError: No server answers, one refuses, or most responses are lost; everything finished was yielded before.
+        """
+        requests = list(requests)
+        if not requests:
+            return
+        self.check(requests)
+        self.lost.clear()
+        results: SimpleQueue[Rollout | None] = SimpleQueue()
+        with _background_loop() as loop:
+            done = asyncio.run_coroutine_threadsafe(_Run(self, requests, results).run(), loop)
+            done.add_done_callback(lambda _: results.put(None))
+            while (rollout := results.get()) is not None:
+                yield rollout
+            done.result()
+        if self.lost:
+            reason = next(iter(self.lost.values()))
+            logger.warning(f"{len(self.lost)} of {len(requests)} responses were left out, for example because {reason}.")
+
+
+@contextmanager
+def _background_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """Run an event loop in a thread; at the end, cancel what still runs there and wait for it."""
+
+    async def cancel_everything() -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await loop.shutdown_default_executor()
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="server-engine", daemon=True)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        asyncio.run_coroutine_threadsafe(cancel_everything(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+class _Run:
+    """One call of `generate`, inside the event loop: workers share the requests, endpoints rest and wake."""
+
+    def __init__(self, engine: ServerEngine, requests: list[Request], results: "SimpleQueue[Rollout | None]") -> None:
+        self.engine = engine
+        self.waiting = deque(requests)
+        self.example = requests[0]
+        self.results = results
+        self.answers = 0
+        self.changed = asyncio.Event()
+
+    async def run(self) -> None:
+        now = asyncio.get_running_loop().time()
+        endpoints = self.engine.endpoints
+        for endpoint in endpoints:
+            endpoint.running, endpoint.failures, endpoint.paused_until = 0, 0, 0.0
+            endpoint.resting_since = now if endpoint.dialect is None else None
+        places = min(sum(endpoint.concurrency for endpoint in endpoints), len(self.waiting))
+        async with open_client(self.engine.read_timeout) as client:
+            workers = [asyncio.create_task(self._work(client)) for _ in range(places)]
+            nurses = [asyncio.create_task(self._nurse(client, endpoint)) for endpoint in endpoints]
+            work = asyncio.gather(*workers)
+            try:
+                done, _ = await asyncio.wait([work, *nurses], return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            finally:
+                for task in (*workers, *nurses):
+                    task.cancel()
+                await asyncio.gather(work, *workers, *nurses, return_exceptions=True)
+
+    async def _work(self, client: httpx2.AsyncClient) -> None:
+        """Take one request after the other to its end."""
+        while self.waiting:
+            request = self.waiting.popleft()
+            try:
+                self.results.put(await self._sample(client, request))
+            except LostResponse as error:
+                self.engine.lost[request.problem_id, request.sample] = str(error)
+            self.answers += 1
+            lost = self.engine.lost
+            if len(lost) >= LOST_TO_STOP and 2 * len(lost) > self.answers:
+                raise ModelError(
+                    f"{len(lost)} of the first {self.answers} responses could not be used, the last because "
+                    f"{next(reversed(lost.values()))}; generate with a server that returns token ids (vLLM, SGLang)."
+                )
+
+    async def _sample(self, client: httpx2.AsyncClient, request: Request) -> Rollout:
+        """Try a request, wherever there is a place, until it succeeds or is given up."""
+        engine, loop = self.engine, asyncio.get_running_loop()
+        failed, began = None, None
+        for tries in count(1):
+            endpoint = await self._place(failed)
+            try:
+                rollout = await endpoint.complete(client, request, engine.sampling, engine.tokenizer)
+                endpoint.failures = 0
+                return rollout
+            except TransientFailure as failure:
+                self._note(endpoint, failure)
+            finally:
+                endpoint.running -= 1
+                self._tell()
+            failed, began = endpoint, began or loop.time()
+            if tries >= TRIES and loop.time() - began > engine.patience:
+                raise LostResponse(f"{endpoint.name} failed {tries} times ({endpoint.trouble})")
+            await asyncio.sleep(self._delay(tries - 1))
+
+    async def _place(self, avoid: Endpoint | None) -> Endpoint:
+        """Wait for a place on the least busy endpoint that is awake, on another one than `avoid` if there is one."""
+        while True:
+            now = asyncio.get_running_loop().time()
+            awake = [e for e in self.engine.endpoints if e.resting_since is None and e.paused_until <= now]
+            allowed = [endpoint for endpoint in awake if endpoint is not avoid] or awake
+            free = [endpoint for endpoint in allowed if endpoint.running < endpoint.concurrency]
+            if free:
+                chosen = min(free, key=lambda endpoint: endpoint.running)
+                chosen.running += 1
+                return chosen
+            await self.changed.wait()
+
+    def _note(self, endpoint: Endpoint, failure: TransientFailure) -> None:
+        """Remember a failure; pause the endpoint if it asks for it, and let it rest if it keeps failing."""
+        loop = asyncio.get_running_loop()
+        endpoint.failures += 1
+        endpoint.trouble = str(failure)
+        if failure.retry_after:
+            endpoint.paused_until = max(endpoint.paused_until, loop.time() + failure.retry_after)
+            loop.call_at(endpoint.paused_until, self._tell)
+        if endpoint.failures >= FAILURES_TO_REST and endpoint.resting_since is None:
+            endpoint.resting_since = loop.time()
+            logger.warning(f"{endpoint.name} keeps failing ({endpoint.trouble}); it is left alone until it answers again.")
+
+    async def _nurse(self, client: httpx2.AsyncClient, endpoint: Endpoint) -> None:
+        """Probe an endpoint that rests until it answers; stop the run when none has answered for too long."""
+        loop = asyncio.get_running_loop()
+        while True:
+            while endpoint.resting_since is None:
+                await self.changed.wait()
+            for tries in count():
+                await asyncio.sleep(max(self._delay(tries), endpoint.paused_until - loop.time()))
+                if await self.engine.probe(client, endpoint, self.example):
+                    break
+                self._check_patience(loop.time())
+            endpoint.resting_since, endpoint.failures = None, 0
+            logger.warning(f"{endpoint.name} answers again.")
+            self._tell()
+
+    def _check_patience(self, now: float) -> None:
+        since = [endpoint.resting_since for endpoint in self.engine.endpoints]
+        if None not in since and now - max(since) > self.engine.patience:
+            raise ModelError(
+                f"no server has answered for {self.engine.patience:g} seconds ({self.engine.troubles()}); finished rollouts "
+                "are kept, so start a server again and give the same command to go on."
+            )
+
+    def _delay(self, failures: int) -> float:
+        return min(self.engine.max_backoff, self.engine.backoff * 2 ** min(failures, 30)) * random.uniform(0.5, 1.0)
+
+    def _tell(self) -> None:
+        """Wake everything that waits for a place or for an endpoint to rest."""
+        self.changed.set()
+        self.changed = asyncio.Event()

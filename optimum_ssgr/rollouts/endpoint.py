@@ -1,0 +1,264 @@
+"""One server: what it can do, whether it is awake, and one request to it."""
+
+import dataclasses
+import os
+import socket
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from time import time
+from typing import Any
+
+import httpx2
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ..config import SamplingConfig
+from ..errors import ConfigError, ModelError
+from ..records import Rollout
+from .completions import DIALECTS, Dialect, LostResponse, MalformedAnswer, completion_body, read_completion
+from .engine import Request
+
+
+logger = logging.get_logger(__name__)
+
+TRANSIENT = {408, 409, 425, 429}
+"""Status codes below 500 that another try may mend."""
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds to wait for a connection."""
+
+
+class TransientFailure(Exception):
+    """A failure that another try, or another endpoint, may mend.
+
+    Args:
+        reason: What happened, in a few words.
+        retry_after: Seconds the server asks to wait; 0 when it says nothing.
+    """
+
+    def __init__(self, reason: str, retry_after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+def open_client(read_timeout: float) -> httpx2.AsyncClient:
+    """Open the HTTP client shared by all endpoints.
+
+    No connection is used twice: requests are long, and a server may close an idle connection just when it is used again.
+    Keep-alive packets find out when a machine is gone while a long response is awaited.
+
+    Args:
+        read_timeout: Seconds to wait for an answer.
+
+    Raises:
+        ConfigError: The API key cannot be sent.
+    """
+    key = (os.environ.get("VLLM_API_KEY") or os.environ.get("OPENAI_API_KEY") or "").strip()
+    if not key.isascii() or not key.isprintable():  # else the HTTP library would say so, and show the key
+        raise ConfigError("the API key in VLLM_API_KEY or OPENAI_API_KEY has characters that cannot be sent; check it.")
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
+    keepalive = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, name):
+            keepalive.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+    return httpx2.AsyncClient(
+        headers={"Authorization": f"Bearer {key}"} if key else {},
+        timeout=httpx2.Timeout(read_timeout, connect=CONNECT_TIMEOUT, pool=None),
+        transport=httpx2.AsyncHTTPTransport(limits=limits, socket_options=keepalive),
+    )
+
+
+@dataclass
+class Endpoint:
+    """An OpenAI-compatible server.
+
+    Args:
+        url: Address of its API, such as `http://host:8000/v1`.
+        concurrency: Most requests to it at a time.
+        model: The model's name on the server.
+        dialect: How prompts are sent; None before the server was asked.
+        context: Longest sequence it takes, in tokens; None when it does not say.
+        running: Requests that it is working on.
+        failures: Failures since its last good answer.
+        resting_since: When it was given up for now, in seconds of the event loop's clock; None when it is awake.
+        paused_until: When it may be asked again, on the same clock.
+        trouble: What went wrong last.
+
+    Raises:
+        ConfigError: The address is not one.
+    """
+
+    url: str
+    concurrency: int
+    model: str = ""
+    dialect: Dialect | None = None
+    context: int | None = None
+    running: int = 0
+    failures: int = 0
+    resting_since: float | None = None
+    paused_until: float = 0.0
+    trouble: str = ""
+    name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        try:
+            url = httpx2.URL(self.url)
+        except httpx2.InvalidURL:
+            url = httpx2.URL("")
+        if url.scheme not in ("http", "https") or not url.host or url.path.strip("/") == "":
+            raise ConfigError("an engine's address must look like http://host:8000/v1; check the one you gave.")
+        self.url = self.url.rstrip("/")
+        self.name = str(url.copy_with(username=None, password=None, query=None)).rstrip("/")  # a password stays out of messages
+
+    async def probe(
+        self,
+        client: httpx2.AsyncClient,
+        model: str,
+        request: Request,
+        sampling: SamplingConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        timeout: float,
+    ) -> None:
+        """Find out what the server can do, with one token of a real request.
+
+        The sampling settings are those of the run: with continuous batching, `transformers serve` keeps the first it gets.
+
+        Args:
+            client: HTTP client.
+            model: Model id.
+            request: A request to try.
+            sampling: How to sample.
+            tokenizer: The model's tokenizer.
+            timeout: Seconds to wait for each answer.
+
+        Raises:
+            TransientFailure: The server cannot be reached or is not ready.
+            ModelError: The server refuses, serves other models or saw another prompt.
+        """
+        served = await self._served_models(client, timeout)
+        single = [name for name in served if name != model] if model not in served and len(served) == 1 else []
+        sampling = dataclasses.replace(sampling, max_new_tokens=1)
+        refusals: list[str] = []
+        for name in [model, *single]:
+            for dialect in DIALECTS:
+                status, content = await self._post(
+                    client, completion_body(request, name, sampling, tokenizer, dialect), timeout=timeout
+                )
+                if status == 200:
+                    self._adopt(name, model, dialect, served.get(name))
+                    self._read(content, request, tokenizer, may_be_inexact=True)
+                    return
+                refusals.append(f"{status}, {content}")
+                if status == 404:
+                    break  # it does not know the model, however it is asked
+        if served and model not in served and len(served) > 1:
+            raise ModelError(f"{self.name} serves {', '.join(sorted(served)[:5])}, but not {model}; give one of its models.")
+        raise ModelError(f"{self.name} refuses to generate with {model} ({refusals[-1]}).")
+
+    def _adopt(self, name: str, model: str, dialect: Dialect, context: int | None) -> None:
+        if self.dialect is None:
+            how = "token ids" if dialect == "ids" else "text"
+            asked = "" if name == model else f", its only model, for {model}"
+            logger.info(f"{self.name} takes prompts as {how} and serves {name}{asked}.")
+            if asked:
+                logger.warning(f"{self.name} does not know {model}; its only model, {name}, is used.")
+        self.model, self.dialect, self.context = name, dialect, context
+
+    async def _served_models(self, client: httpx2.AsyncClient, timeout: float) -> dict[str, int | None]:
+        """Return the context length of every model in `/v1/models`; `transformers serve` lists its cache there, or fails."""
+        try:
+            response = await client.get(f"{self.url}/models", timeout=httpx2.Timeout(timeout, connect=CONNECT_TIMEOUT))
+        except httpx2.TransportError as error:
+            raise _broken(error) from None
+        if response.status_code in (401, 403):
+            raise ModelError(f"{self.name} refuses access ({response.status_code}, {_message(response)}); {_KEY_ADVICE}")
+        try:
+            return {entry["id"]: entry.get("max_model_len") for entry in response.json()["data"]}
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return {}
+
+    async def complete(
+        self, client: httpx2.AsyncClient, request: Request, sampling: SamplingConfig, tokenizer: PreTrainedTokenizerBase
+    ) -> Rollout:
+        """Sample one response.
+
+        Raises:
+            TransientFailure: Another try may mend it.
+            LostResponse: The response cannot be had as the exact token ids.
+            ModelError: The server refuses, or saw another prompt.
+        """
+        status, content = await self._post(client, completion_body(request, self.model, sampling, tokenizer, self.dialect))
+        if status != 200:
+            raise ModelError(f"{self.name} refuses a request ({status}, {content}).")
+        return self._read(content, request, tokenizer)
+
+    async def _post(self, client: httpx2.AsyncClient, body: dict[str, Any], timeout: float | None = None) -> tuple[int, Any]:
+        """Return the status and the decoded JSON, or the server's message when it refuses for good."""
+        options = {} if timeout is None else {"timeout": httpx2.Timeout(timeout, connect=CONNECT_TIMEOUT)}
+        try:
+            response = await client.post(f"{self.url}/completions", json=body, **options)
+        except (httpx2.TransportError, httpx2.DecodingError) as error:
+            raise _broken(error) from None
+        status = response.status_code
+        if status in TRANSIENT or status >= 500:
+            raise TransientFailure(f"{status}, {_message(response)}", _retry_after(response))
+        if status in (401, 403):
+            raise ModelError(f"{self.name} refuses access ({status}, {_message(response)}); {_KEY_ADVICE}")
+        if status != 200:
+            return status, _message(response)
+        try:
+            return status, response.json()
+        except ValueError:
+            raise TransientFailure("its answer is not JSON") from None
+
+    def _read(
+        self, answer: Any, request: Request, tokenizer: PreTrainedTokenizerBase, may_be_inexact: bool = False
+    ) -> Rollout | None:
+        try:
+            return read_completion(answer, request, tokenizer)
+        except MalformedAnswer as error:
+            raise TransientFailure(str(error)) from None
+        except LostResponse:
+            if may_be_inexact:
+                return None
+            raise
+        except ModelError as error:
+            raise ModelError(f"{self.name}: {error}") from None
+
+
+_KEY_ADVICE = "put its key into the environment variable VLLM_API_KEY or OPENAI_API_KEY."
+
+
+def _broken(error: Exception) -> TransientFailure:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, httpx2.TimeoutException):
+        reason = "no connection in time" if isinstance(error, httpx2.ConnectTimeout) else "no answer in time"
+    return TransientFailure(reason)
+
+
+def _message(response: httpx2.Response) -> str:
+    """Find the server's own words in an error, on one line, shortened, without the key it may have echoed."""
+    try:
+        content = response.json()
+    except ValueError:
+        content = response.text
+    while isinstance(content, dict):
+        content = next((content[key] for key in ("error", "message", "detail") if key in content), "")
+    words = " ".join(str(content).split()) or response.reason_phrase
+    key = response.request.headers.get("Authorization", "").removeprefix("Bearer ")
+    if key:
+        words = words.replace(key, "***")
+    return words if len(words) <= 200 else words[:197] + "..."
+
+
+def _retry_after(response: httpx2.Response) -> float:
+    """Seconds the server asks to wait, given as a number or a date."""
+    value = response.headers.get("Retry-After", "")
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time()
+        except (TypeError, ValueError):
+            return 0.0
+    return min(max(seconds, 0.0), 3600.0)

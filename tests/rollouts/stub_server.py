@@ -1,0 +1,147 @@
+"""A loopback server that speaks vLLM's dialect of `/v1/completions` and misbehaves on command."""
+
+import json
+import socket
+import struct
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from time import monotonic
+
+
+EOS = 1
+
+
+def response_of(prompt, seed):
+    """What the stub's model writes: token ids without the end, and whether it ends by itself."""
+    length = 3 + seed % 5
+    return [10 + (seed + 7 * place + len(prompt)) % 500 for place in range(length)], seed % 3 != 0
+
+
+class Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+
+@dataclass
+class StubServer:
+    """Answers like vLLM; `faults` are used up one a request, `always` never is.
+
+    A probe (`max_tokens` 1) meets no fault unless `probe_fault` is set. `decode` makes the text; without `token_ids` the
+    text is all there is.
+    """
+
+    model: str = "stub/model"
+    served: tuple[str, ...] | None = None
+    context: int | None = 4096
+    token_ids: bool = True
+    eos_in_ids: bool = True
+    decode: object = staticmethod(str)
+    faults: list = field(default_factory=list)
+    always: str | None = None
+    probe_fault: str | None = None
+    extra_prompt_tokens: int = 0
+    gate: threading.Barrier | None = None
+    port: int = 0
+    bodies: list = field(default_factory=list)
+    times: list = field(default_factory=list)
+    probes: int = 0
+    running: int = 0
+    most_running: int = 0
+
+    def __post_init__(self):
+        self.lock = threading.Lock()
+        self.released = threading.Event()  # ends the answers that hang
+        self.start()
+
+    def start(self):
+        self.server = Listener(("127.0.0.1", self.port), type("Handler", (Handler,), {"stub": self}))
+        self.port = self.server.server_port
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def stop(self):
+        self.released.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+    def reply(self, status, content, headers=()):
+        payload = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in (*headers, ("Content-Length", str(len(payload)))):
+            self.send_header(name, value)
+        with suppress(ConnectionError):  # who asked may be gone
+            self.end_headers()
+            self.wfile.write(payload)
+
+    def do_GET(self):
+        names = self.stub.served or (self.stub.model,)
+        self.reply(200, {"data": [{"id": name, "max_model_len": self.stub.context} for name in names]})
+
+    def do_POST(self):
+        stub = self.stub
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        probe = body["max_tokens"] == 1
+        known = stub.served or (stub.model,)
+        if body["model"] not in known:
+            return self.reply(404, {"error": {"message": f"The model `{body['model']}` does not exist."}})
+        with stub.lock:
+            if probe:
+                stub.probes += 1
+                fault = stub.probe_fault
+            else:
+                stub.bodies.append(body)
+                stub.times.append(monotonic())
+                fault = stub.always or (stub.faults.pop(0) if stub.faults else None)
+                stub.running += 1
+                stub.most_running = max(stub.most_running, stub.running)
+        try:
+            if stub.gate is not None and not probe:
+                stub.gate.wait(30)
+            self.misbehave(fault, body) if fault else self.reply(200, self.completion(body, probe))
+        finally:
+            with stub.lock:
+                stub.running -= not probe
+
+    def misbehave(self, fault, body):
+        if fault == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+        elif fault == "hang":
+            self.stub.released.wait(60)
+        elif fault == "malformed":
+            self.reply(200, b'{"choices": [{"te')
+        elif fault == "no completion":
+            self.reply(200, {"object": "error", "message": "engine died"})
+        elif fault == "aborted":
+            answer = self.completion(body, False)
+            answer["choices"][0]["finish_reason"] = "abort"
+            self.reply(200, answer)
+        elif fault == "miscount":
+            answer = self.completion(body, False)
+            answer["usage"]["completion_tokens"] += 1
+            self.reply(200, answer)
+        elif fault.startswith("429"):
+            self.reply(429, {"error": {"message": "slow down"}}, [("Retry-After", fault.split()[1])])
+        else:
+            message = "x" * 500 if fault == "400" else f"no entry with {self.headers.get('Authorization')}"
+            self.reply(int(fault), {"error": {"message": message, "code": int(fault)}})
+
+    def completion(self, body, probe):
+        stub, prompt = self.stub, body["prompt"]
+        written, finished = ([10], False) if probe else response_of(prompt, body["seed"])
+        ids = [*written, EOS] if finished and stub.eos_in_ids else written
+        choice = {"text": stub.decode(written), "finish_reason": "stop" if finished else "length", "stop_reason": None}
+        if stub.token_ids and body.get("return_token_ids"):
+            choice |= {"token_ids": ids, "prompt_token_ids": prompt}
+        usage = {"prompt_tokens": len(prompt) + stub.extra_prompt_tokens, "completion_tokens": len(written) + finished}
+        return {"choices": [choice], "usage": usage}

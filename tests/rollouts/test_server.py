@@ -1,0 +1,414 @@
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from time import monotonic
+
+import httpx2
+import pytest
+
+from optimum_ssgr.config import SamplingConfig
+from optimum_ssgr.errors import ConfigError, ModelError
+from optimum_ssgr.problems.load import load_problems
+from optimum_ssgr.reasoner import WEIGHTS
+from optimum_ssgr.rollouts import server as server_module
+from optimum_ssgr.rollouts.engine import Request, request_seed
+from optimum_ssgr.rollouts.local import LocalEngine
+from optimum_ssgr.rollouts.prompts import encode_prompts
+from optimum_ssgr.rollouts.sample import make_requests
+from optimum_ssgr.rollouts.server import ServerEngine
+from optimum_ssgr.verification.verify import grade_all
+
+from .stub_server import EOS, StubServer, response_of
+
+
+KEY = "sk-very-secret-1234"
+
+
+class TransformersServe:
+    """A `transformers serve` process with the embedded reasoner, on a port that stays the same over restarts."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.start()
+
+    def start(self):
+        command = [Path(sys.executable).with_name("transformers"), "serve", WEIGHTS, "--host", "127.0.0.1", "--port", self.port]
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(self.folder)}
+        self.log = open(self.folder / "serve.log", "ab")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [str(part) for part in (*command, "--device", "cpu", "--dtype", "float32")],
+            env=environment,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+        )
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def wait(self):
+        deadline = monotonic() + 120
+        while self.process.poll() is None and monotonic() < deadline:
+            try:
+                return httpx2.get(f"http://127.0.0.1:{self.port}/health").raise_for_status()
+            except httpx2.HTTPError:
+                threading.Event().wait(0.1)
+        raise AssertionError((self.folder / "serve.log").read_text())
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self.log.close()
+
+
+@pytest.fixture(scope="module")
+def serve(tmp_path_factory):
+    server = TransformersServe(tmp_path_factory.mktemp("serve"))
+    server.wait()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def stub():
+    """Makes stub servers and stops them."""
+    made = []
+
+    def make(**options):
+        made.append(StubServer(**options))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.stop()
+
+
+@pytest.fixture
+def make_engine(reasoner):
+    def make(*servers, **options):
+        options = {"concurrency": 8, "patience": 20.0, "read_timeout": 20.0, "backoff": 0.01, "max_backoff": 0.05} | options
+        sampling = options.pop("sampling", SamplingConfig(temperature=0.7, top_p=0.9, max_new_tokens=50))
+        urls = [getattr(server, "url", server) for server in servers]
+        return ServerEngine(urls, options.pop("model", "stub/model"), reasoner[1], sampling, **options)
+
+    return make
+
+
+@pytest.fixture
+def closed_port():
+    """An address where nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound but not listening: nobody else can take it, and connections are refused
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+
+
+def requests(count=20):
+    return [Request(str(n), 0, (2, 3, 20 + n, 4), request_seed(0, str(n), 0)) for n in range(count)]
+
+
+def expected(request):
+    """The rollout that the stub's model writes for a request."""
+    written, finished = response_of(request.prompt_ids, request.seed & 0x7FFFFFFF)
+    return tuple([*written, EOS] if finished else written), finished
+
+
+def assert_exactly_one_each(rollouts, asked):
+    assert sorted((r.problem_id, r.sample) for r in rollouts) == sorted((r.problem_id, r.sample) for r in asked)
+    by_id = {(request.problem_id, request.sample): request for request in asked}
+    for rollout in rollouts:
+        request = by_id[rollout.problem_id, rollout.sample]
+        assert rollout.prompt_ids == request.prompt_ids
+        assert (rollout.response_ids, rollout.finished) == expected(request)
+
+
+# ------------------------------------------------------------------------------------------------ a real `transformers serve`
+
+
+def test_greedy_responses_of_transformers_serve_equal_the_local_engines(serve, reasoner, make_engine):
+    model, tokenizer = reasoner
+    problems = load_problems("tiny-reasoner", limit=24)
+    asked = make_requests(problems, encode_prompts(tokenizer, problems), 1, 0)
+    sampling = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=120)
+    engine = make_engine(serve, model=str(WEIGHTS), sampling=sampling)
+    found = {rollout.problem_id: rollout for rollout in engine.generate(asked)}
+    assert found == {rollout.problem_id: rollout for rollout in LocalEngine(model, sampling).generate(asked)}
+    assert {rollout.finished for rollout in found.values()} == {True, False}
+    assert not engine.lost
+
+
+def test_a_server_killed_in_mid_run_and_restarted_loses_nothing(serve, reasoner, make_engine):
+    problems = load_problems("tiny-reasoner", limit=30)
+    asked = make_requests(problems, encode_prompts(reasoner[1], problems), 2, 0)
+    sampling = SamplingConfig(temperature=0.8, top_p=1.0, max_new_tokens=300)
+    engine = make_engine(serve, model=str(WEIGHTS), sampling=sampling, patience=120.0, max_backoff=0.5)
+    found = []
+    for rollout in engine.generate(asked):
+        found.append(rollout)
+        if len(found) == 10:
+            serve.kill()
+            serve.start()
+    assert sorted((r.problem_id, r.sample) for r in found) == sorted((r.problem_id, r.sample) for r in asked)
+    assert len({rollout.response_ids for rollout in found}) > len(problems)  # it really sampled
+    graded = grade_all({problem.id: problem for problem in problems}, found, reasoner[1])
+    assert sum(g.verdict.correct for g in graded) > 0.6 * len(asked)
+
+
+# ------------------------------------------------------------------------------------------------------------ vLLM's dialect
+
+
+def test_token_ids_are_kept_exactly_and_seeds_are_sent(stub, make_engine):
+    server = stub()
+    rollouts = list(make_engine(server).generate(requests()))
+    assert_exactly_one_each(rollouts, requests())
+    assert {rollout.finished for rollout in rollouts} == {True, False}
+    sent = {tuple(body["prompt"]): body for body in server.bodies}
+    for request in requests():
+        body = sent[request.prompt_ids]
+        assert body["seed"] == request.seed % 2**31
+        assert (body["temperature"], body["top_p"], body["max_tokens"]) == (0.7, 0.9, 50)
+        assert body["skip_special_tokens"] is False
+    assert len({body["seed"] for body in server.bodies}) == len(requests())
+
+
+def test_the_end_is_appended_where_a_server_leaves_it_out(stub, make_engine):
+    assert_exactly_one_each(list(make_engine(stub(eos_in_ids=False)).generate(requests())), requests())
+
+
+def test_a_server_is_asked_once_what_it_can_do(stub, make_engine):
+    server = stub()
+    engine = make_engine(server)
+    engine.check(requests())
+    assert (server.probes, server.bodies) == (1, [])
+    for _ in range(2):
+        assert len(list(engine.generate(requests()))) == 20
+    assert server.probes == 1
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "408", "429 0.01", "reset", "malformed", "no completion", "aborted", "hang"])
+def test_what_another_try_mends_is_tried_again(stub, make_engine, fault):
+    server = stub(faults=[fault] * 5)
+    rollouts = list(make_engine(server, read_timeout=1.0).generate(requests()))
+    assert_exactly_one_each(rollouts, requests())
+    assert len(server.bodies) == len(requests()) + 5
+
+
+def test_retry_after_is_honoured(stub, make_engine):
+    server = stub(faults=["429 0.5"])
+    rollouts = list(make_engine(server, concurrency=1).generate(requests(3)))
+    assert_exactly_one_each(rollouts, requests(3))
+    assert server.times[1] - server.times[0] >= 0.45
+
+
+def test_endpoints_share_the_load_up_to_their_concurrency(stub, make_engine):
+    gate = threading.Barrier(4)  # opens only when both endpoints work on two requests at once
+    servers = [stub(gate=gate), stub(gate=gate)]
+    assert_exactly_one_each(list(make_engine(*servers, concurrency=2).generate(requests())), requests())
+    assert [server.most_running for server in servers] == [2, 2]
+    assert [len(server.bodies) for server in servers] == [10, 10]
+
+
+def test_a_request_that_failed_goes_to_another_endpoint(stub, make_engine, monkeypatch):
+    monkeypatch.setattr(server_module, "FAILURES_TO_REST", 1000)  # the broken one stays in use
+    broken, sound = stub(always="500"), stub()
+    assert_exactly_one_each(list(make_engine(broken, sound).generate(requests())), requests())
+    failed = {tuple(body["prompt"]) for body in broken.bodies}
+    assert len(failed) == len(broken.bodies) > 0  # it was tried, but never twice with the same request
+    assert len(sound.bodies) == len(requests())
+
+
+def test_a_dead_endpoint_does_not_stop_the_run(stub, make_engine, closed_port):
+    server = stub(gate=threading.Barrier(2))
+    assert_exactly_one_each(list(make_engine(closed_port, server, concurrency=2).generate(requests())), requests())
+    assert server.most_running == 2  # it does not take over the other's share of concurrent requests
+
+
+def test_an_endpoint_that_comes_back_is_used_again(stub, make_engine):
+    server = stub()
+    engine = make_engine(server, concurrency=2)
+    found = []
+    for rollout in engine.generate(requests(40)):
+        found.append(rollout)
+        if len(found) == 5:
+            server.stop()
+            server.start()
+    assert_exactly_one_each(found, requests(40))
+
+
+def test_a_dead_cluster_ends_in_one_sentence_after_everything_finished(stub, make_engine):
+    server = stub()
+    found = []
+    with pytest.raises(ModelError) as caught:
+        for rollout in make_engine(server, concurrency=1, patience=0.3).generate(requests(50)):
+            found.append(rollout)
+            if len(found) == 1:
+                server.always, server.probe_fault = "500", "500"
+    assert 1 <= len(found) < 50
+    assert_exactly_one_each(found, requests(50)[: len(found)])
+    message = str(caught.value)
+    assert server.url in message
+    assert "finished rollouts are kept" in message
+    assert "the same command" in message
+    assert "\n" not in message
+
+
+def test_a_request_that_no_try_mends_is_left_out_and_counted(stub, make_engine, monkeypatch, caplog):
+    monkeypatch.setattr(server_module, "FAILURES_TO_REST", 1000)
+    server = stub()
+    poison = requests()[7]
+    plain = server.server.RequestHandlerClass.completion
+
+    def completion(handler, body, probe):
+        if tuple(body["prompt"]) == poison.prompt_ids:
+            return {"object": "error"}
+        return plain(handler, body, probe)
+
+    server.server.RequestHandlerClass.completion = completion
+    engine = make_engine(server, patience=0.2)
+    rest = [request for request in requests() if request != poison]
+    assert_exactly_one_each(list(engine.generate(requests())), rest)
+    assert list(engine.lost) == [(poison.problem_id, 0)]
+    assert "1 of 20 responses were left out" in caplog.text
+
+
+@pytest.mark.parametrize("status", ["400", "404", "422"])
+def test_a_refusal_stops_at_once_with_the_servers_message(stub, make_engine, status):
+    server = stub(faults=[status])
+    with pytest.raises(ModelError, match=rf"{server.url} refuses a request \({status}, ") as caught:
+        list(make_engine(server, concurrency=1).generate(requests()))
+    assert len(server.bodies) == 1
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("variable", ["OPENAI_API_KEY", "VLLM_API_KEY"])
+def test_the_key_is_sent_but_appears_nowhere(stub, make_engine, monkeypatch, caplog, variable):
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv(variable, KEY)
+    for fault in ("401", "403", "404", "500"):  # the stub's message repeats the key
+        server = stub(faults=[fault] * 20, probe_fault="500" if fault == "401" else None)
+        with pytest.raises(ModelError) as caught:
+            if fault == "500":
+                server.always = server.probe_fault = "500"
+            list(make_engine(server, patience=0.1).generate(requests()))
+        assert "***" in str(caught.value)
+        assert KEY not in repr(caught.value)
+    assert KEY not in caplog.text
+
+
+def test_a_key_that_cannot_be_sent_is_refused_without_showing_it(stub, make_engine, monkeypatch):
+    server = stub()
+    for broken in (f"{KEY}\u2026", f"{KEY}\nX: y"):
+        monkeypatch.setenv("VLLM_API_KEY", broken)
+        with pytest.raises(ConfigError, match="has characters that cannot be sent") as caught:
+            make_engine(server).check(requests())
+        assert KEY not in str(caught.value)
+    monkeypatch.setenv("VLLM_API_KEY", f"{KEY}\n")  # as read from a file
+    make_engine(server).check(requests())
+
+
+def test_a_password_in_an_address_appears_nowhere(make_engine, closed_port, caplog):
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(ModelError) as caught:
+        make_engine(closed_port.replace("http://", f"http://me:{KEY}@")).check(requests())
+    assert KEY not in str(caught.value) + caplog.text
+    assert closed_port in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------ what must not be used silently
+
+
+def test_another_prompt_is_refused_before_generating(stub, make_engine):
+    server = stub(extra_prompt_tokens=1)
+    with pytest.raises(ModelError, match="the server saw a prompt of 5 tokens instead of 4"):
+        next(make_engine(server).generate(requests()))
+    assert not server.bodies
+
+
+def test_text_is_tokenized_exactly_or_left_out(stub, make_engine, reasoner, caplog):
+    """Without token ids from the server, some texts lead back to them and others do not; the two must be told apart.
+
+    Another split of the same text into as many tokens cannot be seen from outside, and is all that may slip through.
+    """
+    tokenizer = reasoner[1]
+    server = stub(token_ids=False, decode=tokenizer.decode)
+    asked = requests(200)
+    written = {request.problem_id: list(expected(request)[0]) for request in asked}
+    exact = {
+        problem
+        for problem, ids in written.items()
+        if tokenizer.encode(tokenizer.decode(ids), add_special_tokens=False) == ids and "\ufffd" not in tokenizer.decode(ids)
+    }
+    assert 0.5 * len(asked) < len(exact) < 0.9 * len(asked)
+    engine = make_engine(server)
+    found = {rollout.problem_id: list(rollout.response_ids) for rollout in engine.generate(asked)}
+    assert exact <= set(found)
+    for problem, ids in found.items():
+        assert (len(ids), tokenizer.decode(ids)) == (len(written[problem]), tokenizer.decode(written[problem]))
+    assert sum(ids != written[problem] for problem, ids in found.items()) < 0.05 * len(asked)
+    assert {problem for problem, _ in engine.lost} == set(written) - set(found)
+    assert f"{200 - len(found)} of 200 responses were left out" in caplog.text
+
+
+def test_a_run_that_loses_most_responses_stops(stub, make_engine, reasoner):
+    server = stub(token_ids=False, always="miscount", decode=reasoner[1].decode)
+    with pytest.raises(ModelError, match=r"of the first [0-9]+ responses could not be used"):
+        list(make_engine(server).generate(requests(500)))
+    assert len(server.bodies) < 100
+
+
+# ------------------------------------------------------------------------------------------------- before and after the run
+
+
+def test_closing_the_iterator_cancels_what_runs(stub, make_engine):
+    server = stub(faults=[None, None] + ["hang"] * 100)
+    rollouts = make_engine(server, concurrency=4).generate(requests(100))
+    next(rollouts)
+    rollouts.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "server-engine"]
+    assert len(server.bodies) < 10
+
+
+def test_nobody_there_is_said_before_generating(make_engine, closed_port):
+    with pytest.raises(ModelError, match=f"no server answers .{closed_port}: .*; start it, or check the address"):
+        make_engine(closed_port).check(requests())
+
+
+def test_what_does_not_fit_the_servers_context_is_refused(stub, make_engine):
+    server = stub(context=40)
+    with pytest.raises(ConfigError, match=r"exceed the 40 tokens that .* takes; set max_new_tokens to 36 or less"):
+        make_engine(stub(), server).check(requests())
+    assert not server.bodies
+
+
+def test_the_only_model_of_a_server_stands_for_the_model(stub, make_engine, caplog):
+    server = stub(served=("served/name",))
+    assert_exactly_one_each(list(make_engine(server).generate(requests())), requests())
+    assert {body["model"] for body in server.bodies} == {"served/name"}
+    assert "its only model, served/name, is used" in caplog.text
+
+
+def test_a_server_of_other_models_is_refused(stub, make_engine):
+    with pytest.raises(ModelError, match="serves a/a, b/b, but not stub/model"):
+        make_engine(stub(served=("a/a", "b/b"))).check(requests())
+
+
+@pytest.mark.parametrize(
+    "address", ["localhost:8000/v1", "ftp://host/v1", "http://host:8000", "http://", "http://host:port/v1"]
+)
+def test_what_is_no_address_is_refused(make_engine, address):
+    with pytest.raises(ConfigError, match="must look like http://host:8000/v1"):
+        make_engine(address)
+
+
+def test_nothing_to_ask_is_nothing_to_do(make_engine, closed_port):
+    assert list(make_engine(closed_port).generate([])) == []
+    with pytest.raises(ConfigError, match="at least one address"):
+        make_engine()
