@@ -13,6 +13,8 @@ class Problem:
         answer: The final answer, as a LaTeX box would hold it.
         difficulty: Difficulty given by the problem's author, if any; selection measures its own.
         source: Where the problem comes from.
+        answer_kind: How answers are compared: `math` (as mathematics), `choice` (as a letter) or `exact` (as text, apart from
+            white space).
     """
 
     id: str
@@ -20,6 +22,7 @@ class Problem:
     answer: str
     difficulty: float | None = None
     source: str | None = None
+    answer_kind: str = "math"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Problems from a Hub data set, a local file, a list or the embedded reasoner."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..records import Problem
 logger = logging.get_logger(__name__)
 QUESTION_COLUMNS = ("problem", "question", "prompt")
 ANSWER_COLUMNS = ("answer", "final_answer", "expected_answer")
+CHOICE = re.compile(r"\(?[A-J]\)?|\\text\{\(?[A-J]\)?\}")  # the answer of a multiple-choice problem
 FILE_FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 
 
@@ -123,4 +125,5 @@ def _as_problem(row: Mapping[str, Any], question_column: str | None, answer_colu
     answer = answer.rsplit("####")[-1].strip()  # GSM8K writes its final answers behind this mark
     if not question or not answer:
         return None
-    return Problem(hashlib.sha256(question.encode()).hexdigest()[:16], question, answer)
+    kind = "choice" if CHOICE.fullmatch(answer) else "math"
+    return Problem(hashlib.sha256(question.encode()).hexdigest()[:16], question, answer, answer_kind=kind)

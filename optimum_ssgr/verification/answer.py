@@ -1,7 +1,15 @@
 r"""What the model answered: the last `\boxed{}` after the thinking."""
 
+import re
+
+
 THINK_START, THINK_END = "<think>", "</think>"
-_MARK = "\\boxed{"
+_BRACES = re.compile(r"\\boxed\{|[{}]")
+_STATED_LETTER = re.compile(
+    r"(?i:\banswer(?: is)?:?)\s+(?:\*\*)?\(?([A-J])\)?(?=\*\*|[.,:;]|\s*$)"  # The answer is B.
+    r"|\*\*\(?([A-J])\)?[.:]?\*\*",  # **B**
+    re.MULTILINE,
+)
 
 
 def split_thinking(prompt: str, response: str) -> tuple[str | None, bool]:
@@ -21,13 +29,30 @@ def split_thinking(prompt: str, response: str) -> tuple[str | None, bool]:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Return what the last complete `\boxed{}` holds, its braces balanced, or None."""
-    end = len(text)
-    while (start := text.rfind(_MARK, 0, end)) != -1:
-        depth = 1
-        for position in range(start + len(_MARK), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[position], 0)
-            if depth == 0:
-                return text[start + len(_MARK) : position].strip()
-        end = start
-    return None
+    r"""Return what the last complete `\boxed{}` holds, its braces balanced, or None; in time linear in the text."""
+    open_braces: list[int | None] = []  # where a box begins; None for any other brace
+    last: tuple[int, int] | None = None
+    for brace in _BRACES.finditer(text):
+        if brace[0] != "}":
+            open_braces.append(brace.end() if len(brace[0]) > 1 else None)
+        elif open_braces and (start := open_braces.pop()) is not None and (last is None or start > last[0]):
+            last = start, brace.start()
+    return text[slice(*last)].strip() if last else None
+
+
+def find_answer(text: str, kind: str) -> str | None:
+    r"""Find the final answer in the text after the thinking.
+
+    Args:
+        text: What `split_thinking` returned.
+        kind: `Problem.answer_kind`.
+
+    Returns:
+        What the last `\boxed{}` holds; where nothing is boxed, the letter of a multiple-choice problem that the text states last,
+        as in `The answer is B.` or `**B**`; else None.
+    """
+    boxed = last_boxed(text)
+    if boxed is not None or kind != "choice":
+        return boxed
+    letters = [first or second for first, second in _STATED_LETTER.findall(text)]
+    return letters[-1] if letters else None
