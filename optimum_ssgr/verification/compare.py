@@ -1,7 +1,7 @@
 r"""Are two final answers equal?
 
-Most pairs are decided by their text or as decimal numbers. The others are read as LaTeX and compared by math-verify, which takes
-any amount of time and memory on hostile text; `workers.py` holds it in bounds.
+Most pairs are decided by their text or as decimal numbers. The others are read as LaTeX and compared by math-verify, which may
+take any amount of time and memory on hostile text; `workers.py` holds it in bounds.
 """
 
 import re
@@ -18,8 +18,9 @@ DECIMAL_TOLERANCE = 5e-6  # relative; a decimal may stand for a number that it i
 
 _NUMBER = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:[, ]\d{3})+|\d*)(?:\.\d*)?(?:[eE][-+]?\d{1,4})?")
 _LETTER = re.compile(r"[\s*]*\(?([A-J])(?:[).:*](?!\d).*)?", re.DOTALL | re.IGNORECASE)
-_WORDS = re.compile(r"[^\W\d_](?:[^\W\d_]|[ '-])*")
+_LETTERS = re.compile(r"[^\W\d_](?:[^\W\d_]|['-])*")
 _IN_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\s*\{([^{}]*)\}")
+_IMAGINARY = re.compile(r"(?<![a-zA-Z\\])i(?![a-zA-Z])")
 _UNIT = re.compile(
     r"(?<=[\d})!])\s*(?:"
     r"\\?%|°|\^\s*\{?\s*\\circ\s*\}?|\\degree"
@@ -69,9 +70,9 @@ def compare_quickly(answer: str, expected: str, kind: str = "math") -> bool | No
             return True
     if _number(answer) is not None and _number(expected) is not None:
         return False
-    if _is_word(answer, expected):
-        return _words(answer) == _words(expected)
-    if _is_set(answer) and _is_tuple(expected) or _is_tuple(answer) and _is_set(expected):
+    if _words(answer) and _words(expected):
+        return _is_same_word(answer, expected)
+    if (_is_set(answer) and _is_tuple(expected)) or (_is_tuple(answer) and _is_set(expected)):
         return False  # math-verify takes {1, 2} for the pair or the interval (1, 2)
     return False if max(_nesting(answer), _nesting(expected)) > MAX_NESTING else None
 
@@ -115,16 +116,18 @@ def _choice(text: str) -> str | None:
 
 
 def _words(text: str) -> str | None:
+    """Return the letters of a text of letters only, whether or not it is set as text."""
     inner = _IN_TEXT.fullmatch(text)
-    words = " ".join((inner[1] if inner else text).split())
-    return words.casefold() if _WORDS.fullmatch(words) else None
+    words = _squeeze(inner[1] if inner else text)
+    return words if _LETTERS.fullmatch(words) else None
 
 
-def _is_word(*texts: str) -> bool:
-    """Tell words from products of variables: all are letters only, and one is set as text or has four letters in a row."""
-    return None not in map(_words, texts) and any(
-        _IN_TEXT.fullmatch(text) or re.search(r"[^\W\d_]{4}", text) for text in texts
-    )
+def _is_same_word(answer: str, expected: str) -> bool:
+    """Compare words by their letters' order and products of variables, such as xy, by their letters' case."""
+    ours, theirs = _words(answer) or "", _words(expected) or ""
+    if max(len(ours), len(theirs)) >= 4 or _IN_TEXT.fullmatch(answer) or _IN_TEXT.fullmatch(expected):
+        return ours.casefold() == theirs.casefold()
+    return sorted(ours) == sorted(theirs)
 
 
 def _is_set(text: str) -> bool:
@@ -163,6 +166,8 @@ def _parse(text: str) -> list[Any]:
     config = LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False)
     # Units are dealt with above: math-verify would take the t of 2t for one.
     config = replace(config, normalization_config=replace(config.normalization_config, units=False, boxed="last"))
+    if "_" not in text:  # where it is no index, i is the imaginary unit, which is written I here
+        text = _IMAGINARY.sub("I", text)
     return parse(f"\\boxed{{{text}}}", [config], parsing_timeout=None)
 
 

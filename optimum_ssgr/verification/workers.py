@@ -1,7 +1,7 @@
 """Compare pairs of answers in processes of their own, each pair within bounds of time and memory.
 
-A worker is started as a plain command: the caller's main module is not run again, as `multiprocessing` would, and nothing of the
-caller's memory or GPU is shared. Pairs and verdicts are lines of JSON on its standard input and output.
+A worker is started as a plain command: the caller's main module is not run again, as it would be by `multiprocessing`, and the
+caller's memory and GPU are not shared. Pairs and verdicts are lines of JSON on its standard input and output.
 """
 
 import json
@@ -22,7 +22,9 @@ START_SECONDS = 120.0  # of a worker, on a cold disk
 MEGABYTES = 1024  # address space of one worker
 MAX_PAIRS = 2000  # after which a worker is replaced, since sympy keeps what it computed
 
-_COMMAND = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from optimum_ssgr.verification.workers import _serve; _serve()"
+_COMMAND = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from optimum_ssgr.verification.workers import _serve; _serve()"
+)
 
 
 class _Worker:
@@ -39,7 +41,9 @@ class _Worker:
             env={**os.environ, "PYTHONHASHSEED": "0"},  # the order of sympy's terms, and so its verdicts, hang on it
         )
         if self._read(START_SECONDS) is None:
-            raise RuntimeError("a process that compares answers did not start; is there memory left, and is math-verify installed?")
+            raise RuntimeError(
+                "a process that compares answers did not start; is there memory left, and is math-verify installed?"
+            )
 
     def ask(self, pair: tuple[str, str]) -> bool | None:
         self.pairs += 1
