@@ -48,8 +48,8 @@ def find_answer(text: str, kind: str) -> str | None:
         kind: `Problem.answer_kind`.
 
     Returns:
-        What the last `\boxed{}` holds. Where nothing is boxed, a multiple-choice problem may be answered by a letter, of which the
-        last counts: `The answer is B.` or `**B**`. Else None.
+        What the last `\boxed{}` holds. Where nothing is boxed, a multiple-choice problem may be answered by a letter in the
+        text, as in `The answer is B.` or `**B**`; the last one counts. Else None.
     """
     boxed = last_boxed(text)
     if boxed is not None or kind != "choice":

@@ -46,7 +46,7 @@ def is_equal(answer: str, expected: str, kind: str = "math") -> bool:
 
 
 def compare_quickly(answer: str, expected: str, kind: str = "math") -> bool | None:
-    """Compare two final answers in time linear in their length; None when that takes mathematics.
+    """Compare two final answers by what can be seen at once; None when it takes mathematics.
 
     Args:
         answer: What the model answered.
