@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from threading import Timer
+from threading import Event, Timer
 
 from .compare import compare_mathematics
 
@@ -91,6 +91,7 @@ def compare_all(
     """
     idle: SimpleQueue[_Worker] = SimpleQueue()
     started: list[_Worker] = []
+    closed = Event()
 
     def compare(pair: tuple[str, str]) -> bool | None:
         try:
@@ -99,6 +100,8 @@ def compare_all(
             worker = None
         if worker is None or worker.process.poll() is not None:  # none is free, or someone ended it
             started.append(worker := _Worker(seconds, megabytes))
+            if closed.is_set():
+                return None
         verdict = worker.ask(pair)
         if verdict is None or worker.pairs == MAX_PAIRS:
             worker.close()
@@ -110,6 +113,7 @@ def compare_all(
     try:
         yield from pool.map(compare, pairs)
     finally:
+        closed.set()
         pool.shutdown(wait=False, cancel_futures=True)
         for worker in started:
             worker.process.kill()
