@@ -16,7 +16,8 @@ class Problem:
         answer: The final answer, as a LaTeX box would hold it.
         difficulty: Difficulty given by the problem's author, if any; selection measures its own.
         source: Where the problem comes from.
-        answer_kind: How answers are compared: `math`, `choice` (a letter) or `exact` (the same text).
+        answer_kind: How answers are compared: `math` (as mathematics), `choice` (as a letter) or `exact` (as text, apart from
+            white space).
     """
 
     id: str

@@ -1,16 +1,18 @@
 r"""What a `\boxed{}` holds: final answers in solutions and in responses."""
 
-_MARK = "\\boxed{"
+import re
+
+
+_BRACES = re.compile(r"\\boxed\{|[{}]")
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Return what the last complete `\boxed{}` holds, its braces balanced, or None."""
-    end = len(text)
-    while (start := text.rfind(_MARK, 0, end)) != -1:
-        depth = 1
-        for position in range(start + len(_MARK), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[position], 0)
-            if depth == 0:
-                return text[start + len(_MARK) : position].strip()
-        end = start
-    return None
+    r"""Return what the last complete `\boxed{}` holds, its braces balanced, or None; in time linear in the text."""
+    open_braces: list[int | None] = []  # where a box begins; None for any other brace
+    last: tuple[int, int] | None = None
+    for brace in _BRACES.finditer(text):
+        if brace[0] != "}":
+            open_braces.append(brace.end() if len(brace[0]) > 1 else None)
+        elif open_braces and (start := open_braces.pop()) is not None and (last is None or start > last[0]):
+            last = start, brace.start()
+    return text[slice(*last)].strip() if last else None

@@ -24,6 +24,7 @@ from .sources import Source, find_source
 logger = logging.get_logger(__name__)
 QUESTION_COLUMNS = ("problem", "question", "prompt")
 ANSWER_COLUMNS = ("answer", "final_answer", "expected_answer")
+CHOICE = re.compile(r"\(?[A-J]\)?|\\text\{\(?[A-J]\)?\}")  # the answer of a multiple-choice problem
 FILE_FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 
 
@@ -141,7 +142,8 @@ def as_problem(row: Mapping[str, Any], source: Source, seed: int = 0, origin: st
         lettered = (f"{letter}) {option}" for letter, option in zip(ascii_uppercase, options, strict=False))
         question = "\n".join((question, "", *lettered))
     name = hashlib.sha256(question.encode()).hexdigest()[:16]
-    return Problem(name, question, answer, source=origin, answer_kind=source.answer_kind)
+    kind = "choice" if source.answer_kind == "math" and CHOICE.fullmatch(answer) else source.answer_kind
+    return Problem(name, question, answer, source=origin, answer_kind=kind)
 
 
 def final_answer(text: str, solved: bool = False) -> str:

@@ -134,9 +134,8 @@ def make_task(family: str, difficulty: int, rng: random.Random) -> Task:
     """
     question, steps, answer = FAMILIES[family](difficulty, rng)
     identity = f"{family}-{difficulty}-{zlib.crc32(question.encode()):08x}"
-    return Task(
-        Problem(identity, question, answer, difficulty=float(difficulty), source=family, answer_kind="exact"), tuple(steps)
-    )
+    problem = Problem(identity, question, answer, difficulty=float(difficulty), source=family, answer_kind="exact")
+    return Task(problem, tuple(steps))
 
 
 def split_of(question: str) -> str:

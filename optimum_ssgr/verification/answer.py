@@ -1,6 +1,16 @@
 r"""What the model answered: the last `\boxed{}` after the thinking."""
 
+import re
+
+from ..problems.boxed import last_boxed
+
+
 THINK_START, THINK_END = "<think>", "</think>"
+_STATED_LETTER = re.compile(
+    r"(?i:\banswer(?: is)?:?)\s+(?:\*\*)?\(?([A-J])\)?(?=\*\*|[.,:;]|\s*$)"  # The answer is B.
+    r"|\*\*\(?([A-J])\)?[.:]?\*\*",  # **B**
+    re.MULTILINE,
+)
 
 
 def split_thinking(prompt: str, response: str) -> tuple[str | None, bool]:
@@ -17,3 +27,21 @@ def split_thinking(prompt: str, response: str) -> tuple[str | None, bool]:
         return response.rsplit(THINK_END, 1)[1], True
     opened = THINK_START in response or prompt.rfind(THINK_START) > prompt.rfind(THINK_END)
     return (None if opened else response), False
+
+
+def find_answer(text: str, kind: str) -> str | None:
+    r"""Find the final answer in the text after the thinking.
+
+    Args:
+        text: What `split_thinking` returned.
+        kind: `Problem.answer_kind`.
+
+    Returns:
+        What the last `\boxed{}` holds. Where nothing is boxed, a multiple-choice problem may be answered by a letter in the
+        text, as in `The answer is B.` or `**B**`; the last one counts. Else None.
+    """
+    boxed = last_boxed(text)
+    if boxed is not None or kind != "choice":
+        return boxed
+    letters = [first or second for first, second in _STATED_LETTER.findall(text)]
+    return letters[-1] if letters else None

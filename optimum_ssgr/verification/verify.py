@@ -1,29 +1,19 @@
 """Is the answer right?"""
 
-from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
+from collections.abc import Iterable, Mapping
+from contextlib import closing
 
+from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
 
-from ..problems.boxed import last_boxed
 from ..records import GradedRollout, Problem, Rollout, Verdict
-from .answer import split_thinking
+from .answer import find_answer, split_thinking
+from .compare import compare_quickly
+from .workers import SECONDS, compare_all
 
 
-def _as_number(text: str) -> Decimal | None:
-    try:
-        number = Decimal(text.replace(",", "").strip("$ "))
-    except InvalidOperation:
-        return None
-    return number if number.is_finite() else None
-
-
-def is_equal(answer: str, expected: str) -> bool:
-    """Compare two final answers: the same text apart from white space, or the same decimal number."""
-    if "".join(answer.split()) == "".join(expected.split()):
-        return True
-    number, wanted = _as_number(answer), _as_number(expected)
-    return number is not None and number == wanted
+logger = logging.get_logger(__name__)
 
 
 def grade(problem: Problem, rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> GradedRollout:
@@ -34,17 +24,56 @@ def grade(problem: Problem, rollout: Rollout, tokenizer: PreTrainedTokenizerBase
         rollout: The response.
         tokenizer: Decodes the token ids, special tokens included.
     """
-    prompt = tokenizer.decode(rollout.prompt_ids, skip_special_tokens=False)
-    text = tokenizer.decode(rollout.response_ids, skip_special_tokens=False)
-    final, thought = split_thinking(prompt, text)
-    answer = last_boxed(final) if final is not None else None
-    correct = rollout.finished and answer is not None and is_equal(answer, problem.answer)
-    return GradedRollout(problem, rollout, Verdict(answer, correct, thought), text)
+    return grade_all({problem.id: problem}, [rollout], tokenizer)[0]
 
 
 def grade_all(
     problems: Mapping[str, Problem], rollouts: list[Rollout], tokenizer: PreTrainedTokenizerBase
 ) -> list[GradedRollout]:
-    """Verify rollouts, ordered by problem and sample whatever order they finished in."""
+    """Verify rollouts; a truncated response is never correct.
+
+    Args:
+        problems: Problems by their ids.
+        rollouts: The responses, in any order.
+        tokenizer: Decodes the token ids, special tokens included.
+
+    Returns:
+        The rollouts with their verdicts, ordered by problem and sample.
+    """
     ordered = sorted(rollouts, key=lambda rollout: (rollout.problem_id, rollout.sample))
-    return [grade(problems[rollout.problem_id], rollout, tokenizer) for rollout in ordered]
+    read = [_read(problems[rollout.problem_id], rollout, tokenizer) for rollout in ordered]
+    right = _right_answers(
+        (answer, problems[rollout.problem_id])
+        for rollout, (_, answer, _) in zip(ordered, read, strict=True)
+        if rollout.finished and answer is not None
+    )
+    graded = []
+    for rollout, (text, answer, thought) in zip(ordered, read, strict=True):
+        problem = problems[rollout.problem_id]
+        correct = rollout.finished and (answer, problem.answer, problem.answer_kind) in right
+        graded.append(GradedRollout(problem, rollout, Verdict(answer, correct, thought), text))
+    return graded
+
+
+def _read(problem: Problem, rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str | None, bool]:
+    """The text of a response, the answer in it, and whether the thinking was closed."""
+    prompt = tokenizer.decode(rollout.prompt_ids, skip_special_tokens=False)
+    text = tokenizer.decode(rollout.response_ids, skip_special_tokens=False)
+    final, thought = split_thinking(prompt, text)
+    return text, find_answer(final, problem.answer_kind) if final is not None else None, thought
+
+
+def _right_answers(answers: Iterable[tuple[str, Problem]]) -> set[tuple[str, str, str]]:
+    """Those triples of an answer, the expected answer and its kind that are equal; each is compared once."""
+    triples = dict.fromkeys((answer, problem.answer, problem.answer_kind) for answer, problem in answers)
+    verdicts = {triple: compare_quickly(*triple) for triple in triples}
+    hard = [triple for triple, verdict in verdicts.items() if verdict is None]
+    with closing(compare_all([triple[:2] for triple in hard])) as compared:
+        verdicts.update(zip(hard, tqdm(compared, total=len(hard), desc="verify", delay=5), strict=True))
+    undecided = sum(verdict is None for verdict in verdicts.values())
+    if undecided:
+        logger.warning(
+            f"{undecided} of {len(verdicts)} different answers could not be compared within {SECONDS:g} seconds and the memory "
+            "set aside, and count as wrong."
+        )
+    return {triple for triple, verdict in verdicts.items() if verdict}

@@ -55,6 +55,12 @@ def test_columns_that_are_not_read_do_not_matter(tmp_path):
     assert load_problems(path)[0].question == "q"
 
 
+def test_single_letters_are_choices():
+    answers = ["B", "(C)", r"\text{(D)}", "K", "b", "AB", "5", "x"]
+    problems = load_problems([{"problem": f"{n}?", "answer": answer} for n, answer in enumerate(answers)])
+    assert [problem.answer_kind for problem in problems] == ["choice"] * 3 + ["math"] * 5
+
+
 def test_problems_pass_through():
     problem = Problem("mine", "q", "a")
     assert load_problems([problem]) == [problem]
@@ -70,6 +76,7 @@ def test_embedded_problems_are_graded_and_repeatable():
     assert problems == load_problems("tiny-reasoner", split="test", limit=50)
     assert problems != load_problems("tiny-reasoner", split="test", limit=50, seed=1)
     assert {problem.difficulty for problem in problems} == set(range(1, 11))
+    assert {problem.answer_kind for problem in problems} == {"exact"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,149 @@
+"""Compare pairs of answers in processes of their own, each pair within bounds of time and memory.
+
+A worker is started as a plain command: the caller's main module is not run again, as it would be by `multiprocessing`, and the
+caller's memory and GPU are not shared. Pairs and verdicts are lines of JSON on its standard input and output.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Event, Timer
+
+from .compare import compare_mathematics
+
+
+SECONDS = 5.0  # wall clock of one pair
+START_SECONDS = 120.0  # of a worker, on a cold disk
+MEGABYTES = 1024  # address space of one worker
+MAX_PAIRS = 2000  # after which a worker is replaced, since sympy keeps what it computed
+
+_COMMAND = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from optimum_ssgr.verification.workers import _serve; _serve()"
+)
+
+
+class _Worker:
+    """A process that compares one pair at a time; `ask` gives None, and the process is gone, when a pair is out of bounds."""
+
+    def __init__(self, seconds: float, megabytes: int) -> None:
+        self.seconds = seconds
+        self.pairs = 0
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _COMMAND, json.dumps(sys.path), str(seconds), str(megabytes)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONHASHSEED": "0"},  # the order of sympy's terms, and so its verdicts, hang on it
+        )
+        if self._read(START_SECONDS) is None:
+            raise RuntimeError(
+                "a process that compares answers did not start; is there memory left, and is math-verify installed?"
+            )
+
+    def ask(self, pair: tuple[str, str]) -> bool | None:
+        self.pairs += 1
+        with suppress(OSError):  # it may be gone; then there is nothing to read either
+            self.process.stdin.write(json.dumps(pair).encode() + b"\n")
+            self.process.stdin.flush()
+        return self._read(self.seconds)
+
+    def _read(self, seconds: float) -> bool | None:
+        timer = Timer(seconds, self.process.kill)
+        timer.start()
+        line = self.process.stdout.readline()
+        timer.cancel()
+        if not line.endswith(b"\n"):
+            self.close()
+            return None
+        return json.loads(line)
+
+    def close(self) -> None:
+        self.process.kill()
+        with suppress(OSError):
+            self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+
+
+def compare_all(
+    pairs: Sequence[tuple[str, str]], *, processes: int | None = None, seconds: float = SECONDS, megabytes: int = MEGABYTES
+) -> Iterator[bool | None]:
+    """Compare pairs of answers as mathematics, several at a time.
+
+    Close the generator, as `contextlib.closing` does, to end its processes early; they end with the caller in any case.
+
+    Args:
+        pairs: An answer and the expected answer each.
+        processes: Most processes to use; one for each CPU by default.
+        seconds: Most wall-clock time of one pair.
+        megabytes: Most address space of one process, where the operating system can bound it.
+
+    Yields:
+        For each pair in turn, whether the answers are equal; None when that took too long, or too much memory, to find out.
+
+    Raises:
+        RuntimeError: A process could not be started.
+    """
+    idle: SimpleQueue[_Worker] = SimpleQueue()
+    started: list[_Worker] = []
+    closed = Event()
+
+    def compare(pair: tuple[str, str]) -> bool | None:
+        try:
+            worker = idle.get_nowait()
+        except Empty:
+            worker = None
+        if worker is None or worker.process.poll() is not None:  # none is free, or someone ended it
+            started.append(worker := _Worker(seconds, megabytes))
+            if closed.is_set():
+                return None
+        verdict = worker.ask(pair)
+        if verdict is None or worker.pairs == MAX_PAIRS:
+            worker.close()
+        else:
+            idle.put(worker)
+        return verdict
+
+    pool = ThreadPoolExecutor(min(processes or os.cpu_count() or 1, len(pairs)) or 1)
+    try:
+        yield from pool.map(compare, pairs)
+    finally:
+        closed.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in started:
+            worker.process.kill()
+        pool.shutdown()
+        for worker in started:
+            worker.close()
+
+
+def _serve() -> None:
+    """Answer pairs until the caller is gone; this is what a worker runs."""
+    import signal
+
+    seconds, megabytes = float(sys.argv[2]), int(sys.argv[3])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
+    compare_mathematics("x", "y")  # load everything before the clock runs
+    with suppress(ImportError):  # Windows has none of it
+        import resource
+
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        for limit, value in ((resource.RLIMIT_AS, megabytes << 20), (resource.RLIMIT_CORE, 0)):
+            with suppress(ValueError, OSError):  # macOS does not bound address space
+                resource.setrlimit(limit, (value, value))
+    alarm = getattr(signal, "setitimer", None)
+    output = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+    sys.stdout = sys.stderr  # nothing that a library prints may pass for a verdict
+    output.write(b"true\n")
+    for line in sys.stdin.buffer:
+        if alarm:
+            alarm(signal.ITIMER_REAL, seconds + 1)  # ends the process, should the caller be gone
+        verdict = compare_mathematics(*json.loads(line))
+        if alarm:
+            alarm(signal.ITIMER_REAL, 0)
+        output.write(json.dumps(verdict).encode() + b"\n")
