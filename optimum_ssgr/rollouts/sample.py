@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 
 from tqdm.auto import tqdm
 
@@ -44,11 +45,12 @@ def sample_rollouts(
     rollouts = [rollout for _, rollout in earlier if rollout]
     progress.update(len(rollouts))
     started, tokens = time.monotonic(), 0
-    for rollout in engine.generate([request for request, rollout in earlier if not rollout]):
-        if journal:
-            journal.append(rollout)
-        rollouts.append(rollout)
-        tokens += len(rollout.response_ids)
-        progress.set_postfix({"tokens/s": round(tokens / (time.monotonic() - started))}, refresh=False)
-        progress.update()
+    with closing(engine.generate([request for request, rollout in earlier if not rollout])) as fresh:
+        for rollout in fresh:
+            if journal:
+                journal.append(rollout)
+            rollouts.append(rollout)
+            tokens += len(rollout.response_ids)
+            progress.set_postfix({"tokens/s": round(tokens / (time.monotonic() - started))}, refresh=False)
+            progress.update()
     return rollouts

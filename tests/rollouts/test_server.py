@@ -11,6 +11,7 @@ from time import monotonic
 import httpx2
 import pytest
 
+from optimum_ssgr.calibration.dataset import CalibrationSet
 from optimum_ssgr.config import SamplingConfig
 from optimum_ssgr.errors import ConfigError, ModelError
 from optimum_ssgr.problems.load import load_problems
@@ -144,9 +145,23 @@ def test_greedy_responses_of_transformers_serve_equal_the_local_engines(serve, r
     assert not engine.lost
 
 
+def test_calibration_from_the_command_line(serve, tmp_path):
+    sampling = ["--samples-per-problem", "2", "--max-new-tokens", "200", "--num-sequences", "4", "--strategy", "self"]
+    command = [Path(sys.executable).with_name("optimum-cli"), "ssgr", "calibrate", "out", "-m", WEIGHTS, *sampling]
+    asked = ["--problems", "tiny-reasoner", "--num-problems", "4", "--engine", serve.url]
+    done = subprocess.run([*map(str, command), *asked], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Loading weights" not in done.stderr  # the servers have them
+    made = CalibrationSet.load_from_disk(tmp_path / "out")
+    assert made.manifest["engine"] == "OpenAI-compatible server"
+    assert made.manifest["counts"]["rollouts"] == 8
+    assert serve.url not in (tmp_path / "out" / "manifest.json").read_text()
+    assert len(made.sequences) == 4
+
+
 def test_a_server_killed_in_mid_run_and_restarted_loses_nothing(serve, reasoner, make_engine):
     problems = load_problems("tiny-reasoner", limit=30)
-    asked = make_requests(problems, encode_prompts(reasoner[1], problems), 2, 0)
+    asked = make_requests(problems, encode_prompts(reasoner[1], problems), range(2), 0)
     sampling = SamplingConfig(temperature=0.8, top_p=1.0, max_new_tokens=300)
     engine = make_engine(serve, model=str(WEIGHTS), sampling=sampling, patience=120.0, max_backoff=0.5)
     found = []

@@ -1,0 +1,67 @@
+"""Compare the calibration strategies on the embedded reasoner, at equal numbers of calibration tokens.
+
+    python benchmarks/strategies.py --num-problems 400 --seeds 10 --sparsity 0.5
+
+For every seed the dense model writes one set of rollouts; each strategy selects 12,000 tokens from it (or from general text),
+SparseGPT prunes with them, and the pruned models answer the same problems of the test split with greedy decoding. Errors are
+standard errors over problems and seeds; differences are paired.
+"""
+
+import argparse
+import copy
+import dataclasses
+
+import numpy as np
+
+from optimum_ssgr import PruningConfig, SSGRPruner
+from optimum_ssgr.calibration.strategies import STRATEGIES
+from optimum_ssgr.commands.demo import BATCH_SIZE, CALIBRATION, CALIBRATION_PROBLEMS, EVALUATION
+from optimum_ssgr.evaluation.evaluate import evaluate
+from optimum_ssgr.evaluation.metrics import mean_over_seeds, summarize
+from optimum_ssgr.evaluation.perplexity import perplexity
+from optimum_ssgr.problems.load import load_problems
+from optimum_ssgr.reasoner import NAME
+from optimum_ssgr.reasoner.text import documents
+from optimum_ssgr.reasoner.train import text_windows
+
+
+def main() -> None:
+    """Select, prune, evaluate and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--num-problems", type=int, default=400)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--sparsity", type=float, default=0.5)
+    args = parser.parse_args()
+    dense = SSGRPruner.from_pretrained(NAME)
+    problems = load_problems(NAME, split="test", limit=args.num_problems)
+    windows = text_windows(dense.tokenizer, "test")[:64]
+    correct: dict[str, list[list[bool]]] = {name: [] for name in STRATEGIES}
+    others: dict[str, list[tuple[float, float, float]]] = {name: [] for name in STRATEGIES}
+    for seed in range(args.seeds):
+        asked = load_problems(NAME, split="train", limit=CALIBRATION_PROBLEMS, seed=seed)
+        rollouts = dense.generate_rollouts(asked, dataclasses.replace(CALIBRATION, seed=seed), batch_size=BATCH_SIZE)
+        for name in STRATEGIES:
+            config = dataclasses.replace(CALIBRATION, strategy=name, seed=seed)
+            calibration = dense.build_calibration(asked, config, rollouts=rollouts, text=documents("train"))
+            if calibration.manifest["counts"]["tokens"] != CALIBRATION.num_tokens:
+                raise SystemExit(f"{name} gives {calibration.manifest['counts']['tokens']} tokens only; ask more problems.")
+            pruner = SSGRPruner(copy.deepcopy(dense.model), dense.tokenizer)
+            pruner.prune(calibration, PruningConfig(sparsity=args.sparsity))
+            graded = evaluate(pruner.model, pruner.tokenizer, problems, EVALUATION, batch_size=BATCH_SIZE)
+            correct[name].append([item.verdict.correct for item in graded])
+            summary = summarize(graded)
+            others[name].append((summary["mean_tokens"], summary["truncated"], perplexity(pruner.model, windows)))
+    scores = {name: np.array(found, dtype=float) for name, found in correct.items()}
+    print(
+        "| strategy | problems solved | ssgr minus this | tokens | truncated | perplexity on text |\n|---|---|---|---|---|---|"
+    )
+    for name, found in scores.items():
+        mean, error = mean_over_seeds(found)
+        difference, of_difference = mean_over_seeds(scores["ssgr"] - found)
+        compared = "" if name == "ssgr" else f"{100 * difference:+.1f} +- {100 * of_difference:.1f}"
+        tokens, truncated, text_perplexity = np.mean(others[name], axis=0)
+        print(f"| {name} | {mean:.1%} +- {error:.1%} | {compared} | {tokens:.0f} | {truncated:.1%} | {text_perplexity:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
