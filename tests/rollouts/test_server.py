@@ -136,7 +136,7 @@ def assert_exactly_one_each(rollouts, asked):
 def test_greedy_responses_of_transformers_serve_equal_the_local_engines(serve, reasoner, make_engine):
     model, tokenizer = reasoner
     problems = load_problems("tiny-reasoner", limit=24)
-    asked = make_requests(problems, encode_prompts(tokenizer, problems), 1, 0)
+    asked = make_requests(problems, encode_prompts(tokenizer, problems), range(1), 0)
     sampling = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=120)
     engine = make_engine(serve, model=str(WEIGHTS), sampling=sampling)
     found = {rollout.problem_id: rollout for rollout in engine.generate(asked)}
