@@ -51,7 +51,7 @@ def check_visibility(repo_id: str, is_private: bool, private: bool | None) -> No
     if private is not None and is_private != private:
         is_now, asked = ("private", "public") if is_private else ("public", "private")
         raise HubError(
-            f"{repo_id} exists and is {is_now}, but {asked} was asked for; change its settings on the Hub, or choose another name."
+            f"{repo_id} exists and is {is_now}, but {asked} was asked for; change its settings or choose another name."
         )
 
 
@@ -81,7 +81,7 @@ def _check_namespace(repo_id: str, account: dict[str, Any]) -> None:
     roles = {account["name"]: "admin"} | {org["name"]: org.get("roleInOrg") for org in account.get("orgs", [])}
     if namespace not in roles or roles[namespace] == "read":
         raise HubError(
-            f"{account['name']} may not write to '{namespace}' on the Hub; choose another namespace, or log in with another account."
+            f"{account['name']} may not write to '{namespace}' on the Hub; choose another namespace or another account."
         )
     token = account.get("auth", {}).get("accessToken", {})
     scopes = token.get("fineGrained", {}).get("scoped", [])

@@ -26,8 +26,8 @@ RAISED = (HTTPError, OfflineModeIsEnabled, LocalTokenNotFoundError, HFValidation
 def hub_error(error: BaseException, repo_id: str) -> HubError | None:
     """Translate what huggingface_hub, hf_xet, datasets or transformers raised into one sentence.
 
-    The original holds its request, and with it the token. Raise the translation outside of the `except` block, so that the original
-    does not go along as its context.
+    The original holds its request, and with it the token. Raise the translation outside of the `except` block, so that the
+    original does not go along as its context.
 
     Args:
         error: The exception; what it was raised from counts, too.
@@ -78,10 +78,8 @@ def _said(origin: BaseException) -> str:
     words = origin.server_message if isinstance(origin, HfHubHTTPError) else str(origin) if _is_lfs_refusal(origin) else None
     if not words:
         return ""
-    if isinstance(origin, HfHubHTTPError) and (
-        token := origin.request.headers.get("authorization", "").removeprefix("Bearer ")
-    ):
-        words = words.replace(token, "(token)")
+    if isinstance(origin, HfHubHTTPError) and (sent := origin.response.request.headers.get("authorization")):
+        words = words.replace(sent.removeprefix("Bearer "), "(token)")
     words = " ".join(words.split())
     return f" (the Hub says: {words if len(words) <= 300 else words[:300] + '...'})"
 
@@ -124,5 +122,6 @@ def _sentence(origin: BaseException, repo_id: str) -> str:
     if status is not None and (status == 408 or status >= 500):
         return f"the Hub has trouble with {repo_id} (HTTP status {status}); run the same command again later."
     if status is not None or _is_lfs_refusal(origin):
-        return f"the Hub refuses what was asked of {repo_id}{said or f' (HTTP status {status})'}; mend it and run the same command again."
-    return f"lost the connection to the Hub for {repo_id} ({type(origin).__name__}); check the network and run the same command again."
+        return f"the Hub refuses what was asked of {repo_id}{said or f' (HTTP status {status})'}; mend that and try again."
+    reason = type(origin).__name__
+    return f"lost the connection to the Hub for {repo_id} ({reason}); check the network and run the same command again."

@@ -28,11 +28,11 @@ def push_folder(
     ignore_patterns: Sequence[str] = (),
     delete_patterns: Sequence[str] = (),
 ) -> CommitInfo:
-    """Commit all files of a folder to a repository on the Hub; the repository and the branch are created where they are missing.
+    """Commit all files of a folder to a repository on the Hub, which is created where it is missing, like the branch.
 
-    `create_commit` either lands whole or not at all, but is made only once, and may have landed where its answer was lost. So the head
-    is read, what differs from it is committed on condition that it still is the head, and after trouble that may pass all of this is
-    done again: what has landed no longer differs, and what is uploaded already is not sent again.
+    `create_commit` lands whole or not at all, but it is tried only once, and may have landed where its answer was lost. So the
+    head is read, what differs from it is committed on condition that it still is the head, and after trouble that may pass all
+    of this is done again: what has landed no longer differs, and what is uploaded already is not sent again.
 
     Args:
         folder: What to push, with all that is in it but hidden folders of git and huggingface_hub.
@@ -66,21 +66,17 @@ def push_folder(
         head = _head(api, repo, branch, private, create_branch=not create_pr)
         there = _tree(api, repo, head)
         additions = _additions(folder, paths, hashes, there)
-        deletions = [
-            CommitOperationDelete(path)
-            for path in filter_repo_objects(there, allow_patterns=delete_patterns)
-            if path not in paths
-        ]
+        unwanted = filter_repo_objects(there, allow_patterns=list(delete_patterns))
+        deletions = [CommitOperationDelete(path) for path in unwanted if path not in paths]
         if not additions and not deletions:
             return _commit_info(api, repo, head, message)
         if create_pr:
-            requests = api.list_repo_refs(**repo, include_pull_requests=True).pull_requests
-            earlier = {request.ref for request in requests} if earlier is None else earlier
-            for request in requests:
-                if request.ref not in earlier and not _additions(
-                    folder, paths, hashes, _tree(api, repo, request.target_commit)
-                ):
-                    return _commit_info(api, repo, request.target_commit, message, request.ref)
+            refs = api.list_repo_refs(**repo, include_pull_requests=True)
+            requests = {request.ref: request.target_commit for request in refs.pull_requests}
+            earlier = set(requests) if earlier is None else earlier
+            for request in requests.keys() - earlier:  # ours, where an answer was lost
+                if not _additions(folder, paths, hashes, _tree(api, repo, requests[request])):
+                    return _commit_info(api, repo, requests[request], message, request)
         return api.create_commit(
             **repo,
             operations=[*additions, *deletions],
