@@ -58,13 +58,19 @@ def call_hub(call: Callable[[], Result], repo_id: str, tries: int = TRIES) -> Re
 def limit_silence() -> None:
     """Make huggingface_hub's client give up on a server that has gone silent; left alone, it waits for ever."""
     with _lock:
-        if get_session().timeout != httpx2.Timeout(None):
+        if _limit_request in get_session().event_hooks["request"]:
             return
         make_client = _http._GLOBAL_CLIENT_FACTORY  # there is no public way to keep what a user has set
 
         def make_impatient_client() -> httpx2.Client:
             client = make_client()
-            client.timeout = httpx2.Timeout(SILENCE, connect=60.0, pool=None)
+            client.event_hooks["request"].append(_limit_request)
             return client
 
         set_client_factory(make_impatient_client)
+
+
+def _limit_request(request: httpx2.Request) -> None:
+    """Set the time-outs that a request leaves open. Many calls ask for none, so that a client's own time-out would not do."""
+    limits = request.extensions["timeout"]
+    limits |= {step: SILENCE for step in ("connect", "read", "write") if limits[step] is None}

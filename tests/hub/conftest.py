@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from huggingface_hub import close_session, constants
+from huggingface_hub import constants
 from huggingface_hub.utils import _http, _xet
 
 from optimum_ssgr.hub import client
@@ -56,10 +56,7 @@ def hub(hub_servers, home, monkeypatch, request):
     monkeypatch.setattr(client, "FIRST_WAIT", 0.001)
     monkeypatch.setattr(client, "LONGEST_WAIT", 0.05)
     monkeypatch.setattr(client, "SILENCE", 0.5)
-    monkeypatch.setattr(_http, "_GLOBAL_CLIENT_FACTORY", _http.default_client_factory)
-    close_session()
     yield server
-    close_session()
     _xet.abort_xet_session()
 
 

@@ -21,6 +21,8 @@ def signed_in(request):
 def whoami(hub, request):
     account = signed_in(request)
     token = {"displayName": "test", "role": account.role}
+    if account.scopes is not None:
+        token["fineGrained"] = {"scoped": account.scopes}
     organisations = [{"type": "org", "name": name, "roleInOrg": "write"} for name in account.organisations]
     return JSONResponse(
         {

@@ -7,7 +7,7 @@ from starlette.responses import JSONResponse
 
 @dataclass
 class Fault:
-    """What happens to the next `times` calls of that name.
+    """What happens to the next `times` calls of that name, after `skip` that go well.
 
     status: answered by it, and the handler does not run.
     cut: the connection is reset "before" anything of the request is read, "during" its body, or after the handler has run, when
@@ -17,6 +17,7 @@ class Fault:
 
     call: str
     times: int = 1
+    skip: int = 0
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     message: str = "injected"

@@ -30,6 +30,7 @@ class Account:
     name: str
     role: str = "write"
     organisations: tuple[str, ...] = ()
+    scopes: list[dict] | None = None  # of a fine-grained token
 
     def writes_to(self, namespace):
         return self.role == "write" and namespace in (self.name, *self.organisations)

@@ -35,6 +35,7 @@ class HubServer:
 
     def __init__(self, mode="lfs", lfs_threshold=10_000):
         self.mode, self.lfs_threshold = mode, lfs_threshold
+        self.changed = threading.Condition()
         self.part_size = 65_536 if mode == "multipart" else None
         self.reset()
 
@@ -92,12 +93,22 @@ class HubServer:
 
     def next_fault(self, call):
         fault = next((fault for fault in self.faults if fault.call == call and fault.times), None)
+        if fault and fault.skip:
+            fault.skip -= 1
+            return None
         if fault:
             fault.times -= 1
         return fault
 
     def record(self, name, path, status):
-        self.calls.append(Call(name, path, status))
+        with self.changed:
+            self.calls.append(Call(name, path, status))
+            self.changed.notify_all()
+
+    def wait_until(self, condition, timeout=60):
+        """Wait for something to be true of this Hub; it is looked at after every call."""
+        with self.changed:
+            assert self.changed.wait_for(condition, timeout), "it did not come to be"
 
     def named(self, name):
         """The calls of that name, in order."""
