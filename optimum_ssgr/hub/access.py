@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from huggingface_hub import HfApi, get_token
+from huggingface_hub import DatasetInfo, HfApi, ModelInfo, SpaceInfo, get_token
 from huggingface_hub.errors import GatedRepoError, LocalTokenNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
@@ -42,6 +42,16 @@ def check_name(repo_id: str) -> None:
         raise HubError(f"'{repo_id}' lacks a namespace; write NAMESPACE/{repo_id} with your account's or organisation's name.")
 
 
+def find_repo(api: HfApi, repo_id: str, repo_type: str) -> ModelInfo | DatasetInfo | SpaceInfo | None:
+    """What the Hub tells of a repository; None where there is none that the token may see."""
+    try:
+        return api.repo_info(repo_id, repo_type=repo_type)
+    except GatedRepoError:  # a kind of `RepositoryNotFoundError`
+        raise
+    except RepositoryNotFoundError:
+        return None
+
+
 def check_visibility(repo_id: str, is_private: bool, private: bool | None) -> None:
     """Refuse to push what shall be private to a repository that is public, and the other way round.
 
@@ -60,14 +70,11 @@ def _check_push(repo_id: str, repo_type: str, private: bool | None, create_pr: b
     if not (token or get_token()):
         raise LocalTokenNotFoundError()
     api = HfApi(token=token)
-    try:
-        info = api.repo_info(repo_id, repo_type=repo_type)
-    except GatedRepoError:
-        raise
-    except RepositoryNotFoundError:
+    found = find_repo(api, repo_id, repo_type)
+    if found is None:
         _check_namespace(repo_id, api.whoami())
     else:
-        check_visibility(repo_id, info.private, private)
+        check_visibility(repo_id, found.private, private)
         api.auth_check(repo_id, repo_type=repo_type, write=not create_pr)
 
 

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.lfs import UploadInfo
 from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects
 from huggingface_hub.utils.sha import git_hash
 
 from ..errors import HubError
-from .access import check_name, check_visibility
+from .access import check_name, check_visibility, find_repo
 from .client import call_hub
 
 
@@ -97,16 +97,13 @@ def _files(folder: Path, ignore_patterns: Sequence[str]) -> list[str]:
 
 def _head(api: HfApi, repo: dict[str, str], branch: str, private: bool | None, create_branch: bool) -> str:
     """The head of a branch, after making the repository and the branch where they are missing."""
-    try:
-        info = api.repo_info(**repo)
-    except GatedRepoError:
-        raise
-    except RepositoryNotFoundError:
+    found = find_repo(api, **repo)
+    if found is None:
         api.create_repo(**repo, private=private, exist_ok=True)
-        info = api.repo_info(**repo)
-    check_visibility(repo["repo_id"], info.private, private)
+        found = api.repo_info(**repo)
+    check_visibility(repo["repo_id"], found.private, private)
     if branch == "main":
-        return info.sha
+        return found.sha
     try:
         return api.repo_info(**repo, revision=branch).sha
     except RevisionNotFoundError:

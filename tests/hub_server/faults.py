@@ -62,7 +62,8 @@ class FaultyEndpoint:
         if fault is None:
             await self.handler(scope, receive, recorded)
         elif fault.status:
-            response = JSONResponse({"error": fault.message}, fault.status, {"X-Error-Message": fault.message} | fault.headers)
+            headers = {"X-Error-Message": " ".join(fault.message.split())} | fault.headers
+            response = JSONResponse({"error": fault.message}, fault.status, headers)
             await response(scope, receive, recorded)
         elif "before" in (fault.cut, fault.stall) or fault.cut == "during":
             self.hub.record(self.call, scope["path"], 0)

@@ -22,9 +22,9 @@ class XetStore:
         self.url = f"local://{self.folder.name}"
 
     def stored(self):
-        """Path and time of writing of every block of content in the store."""
-        files = Path(self.folder.name).rglob("*")
-        return {str(path): path.stat().st_mtime_ns for path in files if path.is_file() and "xorbs" in path.parts}
+        """Path and time of writing of every block of content (a "xorb") in the store."""
+        blocks = Path(self.folder.name).glob("**/xorbs/xorbs/default.*")
+        return {str(path): path.stat().st_mtime_ns for path in blocks if path.suffix != ".tagset"}
 
     def hashes(self):
         """Xet's hash of each file by its SHA-256, from the shards that the client wrote.
