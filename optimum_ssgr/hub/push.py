@@ -15,6 +15,9 @@ from .access import check_name, check_visibility, find_repo
 from .client import call_hub
 
 
+BATCH_BYTES = 2 * 1024**3
+
+
 def push_folder(
     folder: str | Path,
     repo_id: str,
@@ -77,6 +80,8 @@ def push_folder(
             for request in requests.keys() - earlier:  # ours, where an answer was lost
                 if not _additions(folder, paths, hashes, _tree(api, repo, requests[request])):
                     return _commit_info(api, repo, requests[request], message, request)
+        for batch in _batches(additions)[:-1]:  # the last one, which is the only one but for large pushes, goes with the commit
+            api.preupload_lfs_files(**repo, additions=batch, revision=branch, create_pr=create_pr, free_memory=False)
         return api.create_commit(
             **repo,
             operations=[*additions, *deletions],
@@ -130,6 +135,18 @@ def _additions(
         if not _is_same(addition, there.get(path)):
             additions.append(addition)
     return additions
+
+
+def _batches(additions: Sequence[CommitOperationAdd]) -> list[list[CommitOperationAdd]]:
+    """Cut additions into runs of about `BATCH_BYTES`: of what Xet uploads together, nothing is kept before all has arrived."""
+    batches, size = [], BATCH_BYTES
+    for addition in additions:
+        if size >= BATCH_BYTES:
+            batches.append([])
+            size = 0
+        batches[-1].append(addition)
+        size += addition.upload_info.size
+    return batches
 
 
 def _is_same(addition: CommitOperationAdd, file: RepoFile | None) -> bool:

@@ -166,7 +166,23 @@ def test_concurrent_writers_all_land(hub, tmp_path):
     assert on_hub(hub) == {path: data for number in range(5) for path, data in contents(tmp_path / f"writer-{number}").items()}
 
 
-PUSH = "import sys; from optimum_ssgr.hub.push import push_folder; push_folder(sys.argv[1], 'alice/sparse', message='weights')"
+def test_what_others_commit_in_between_is_kept(hub, folder):
+    push_folder(folder, REPO, message="weights")
+    repo, theirs = hub.repo(REPO), hub.store(b"theirs")
+    (folder / "config.json").write_text("{}")
+    hub.fault("commit", meanwhile=lambda: repo.add_commit("main", "theirs", repo.at().files | {"NOTES.md": theirs}))
+    push_folder(folder, REPO, message="new")
+    assert [call.status for call in hub.named("commit")] == [200, 412, 200]
+    assert titles(hub) == ["new", "theirs", "weights", "initial commit"]
+    assert on_hub(hub) == contents(folder) | {"NOTES.md": b"theirs"}
+
+
+PUSH = """
+import sys
+from optimum_ssgr.hub import push
+push.BATCH_BYTES = 1
+push.push_folder(sys.argv[1], "alice/sparse", message="weights")
+"""
 
 
 def killed_push(hub, folder, home, when):
@@ -183,22 +199,23 @@ def killed_push(hub, folder, home, when):
 def test_a_killed_push_goes_on_where_it_was(hub, folder, home):
     for number in range(6):
         (folder / f"shard-{number}.safetensors").write_bytes(os.urandom(70_000))
-    hub.fault("lfs_verify", skip=3, times=1000, stall="before")
-    killed_push(hub, folder, home, when=lambda: len(hub.named("lfs_verify")) > 3)
-    arrived = hub.uploads.copy()
-    assert 3 < len(arrived) <= 8
+    hub.fault("lfs_put", skip=5, times=1000, stall="before")
+    killed_push(hub, folder, home, when=lambda: any(call.status == 0 for call in hub.named("lfs_put")))
+    assert 0 < len(hub.uploads) < 8
     assert_landed_once(hub, folder, push_folder(folder, REPO, message="weights"))
     assert len(hub.uploads) == 8 and set(hub.uploads.values()) == {1}
 
 
 @pytest.mark.parametrize("hub", ["xet"], indirect=True)
 def test_a_killed_push_to_xet_writes_no_block_again(hub, folder, home):
-    hub.fault("commit", times=1000, stall="before")
-    killed_push(hub, folder, home, when=lambda: hub.named("commit"))
+    (folder / "shard-1.safetensors").write_bytes(os.urandom(70_000))
+    hub.fault("preupload", skip=4, times=1000, stall="before")  # of the last of five files
+    killed_push(hub, folder, home, when=lambda: len(hub.named("preupload")) > 4)
     arrived = hub.xet.stored()
-    assert arrived
+    assert len(arrived) == 2
     assert_landed_once(hub, folder, push_folder(folder, REPO, message="weights"))
-    assert hub.xet.stored() == arrived
+    assert len(hub.xet.stored()) == 3
+    assert arrived.items() < hub.xet.stored().items()
 
 
 @pytest.mark.parametrize("fault", [None, {"cut": "reply"}, {"stall": "after"}, {"status": 503}], ids=str)

@@ -1,5 +1,6 @@
 """What can go wrong with a call: a status, a cut connection, silence."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from starlette.responses import JSONResponse
@@ -13,6 +14,7 @@ class Fault:
     cut: the connection is reset "before" anything of the request is read, "during" its body, or after the handler has run, when
         the "reply" is due, or "halfway" through it.
     stall: silence until the client goes away, "before" the handler runs or "after".
+    meanwhile: what somebody else does to the Hub just before the handler runs.
     """
 
     call: str
@@ -23,6 +25,7 @@ class Fault:
     message: str = "injected"
     cut: str | None = None
     stall: str | None = None
+    meanwhile: Callable[[], None] | None = None
 
 
 async def gone(receive):
@@ -59,7 +62,10 @@ class FaultyEndpoint:
                 message = message | {"body": message["body"][: len(message["body"]) // 2], "more_body": True}
             await recorded(message)
 
-        if fault is None:
+        if fault and fault.meanwhile:
+            fault.meanwhile()
+            await self.handler(scope, receive, recorded)
+        elif fault is None:
             await self.handler(scope, receive, recorded)
         elif fault.status:
             headers = {"X-Error-Message": " ".join(fault.message.split())} | fault.headers
