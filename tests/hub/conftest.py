@@ -55,7 +55,7 @@ def hub(hub_servers, home, monkeypatch, request):
         monkeypatch.setitem(_http.http_backoff.__kwdefaults__, name, 0.001)
     monkeypatch.setattr(client, "FIRST_WAIT", 0.001)
     monkeypatch.setattr(client, "LONGEST_WAIT", 0.05)
-    monkeypatch.setattr(client, "SILENCE", 0.5)
+    monkeypatch.setattr(client, "SILENCE", 0.3)
     yield server
     _xet.abort_xet_session()
 
