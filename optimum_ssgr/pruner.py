@@ -15,7 +15,7 @@ from typing_extensions import Self
 from . import __version__
 from .calibration.build import (
     build_set,
-    check_text_length,
+    check_context,
     describe_origin,
     encode_text,
     tokenizer_hash,
@@ -149,7 +149,7 @@ class SSGRPruner:
             check_unused(output_dir)
         sources, graded = Sources(), rollouts or ()
         if config.needs_text:
-            check_text_length(self.model, config)
+            check_context(self.model, config.text_length, "a window of text")
             documents = load_documents(text, characters_for(config)) if isinstance(text, str | Path) else text or ()
             sources = encode_text(self.tokenizer, documents, config)
         if config.strategy == "prompts" or (config.needs_rollouts and rollouts is None):
@@ -158,6 +158,7 @@ class SSGRPruner:
             problems = load_problems(problems)
         if config.strategy == "prompts":
             sources = Sources(prompts=encode_prompts(self.tokenizer, problems, instruction))
+            check_context(self.model, max(map(len, sources.prompts.values())), "the longest prompt")
         elif config.needs_rollouts and rollouts is None:
             graded = self.generate_rollouts(
                 problems,
@@ -239,12 +240,14 @@ class SSGRPruner:
         config = dataclasses.replace(config, mode=config.mode or ("two_pass" if self.streamed else "staged"))
         check_prunable(self.model, config)
         sequences, token_weights, manifest = self._sequences(calibration, config)
+        check_context(self.model, max(map(len, sequences), default=0), "the longest calibration sequence")
         provenance = self._origin(config)
         with _journal(journal_dir) as journal:
             store = None
             if journal:
-                hashed = content_hash(sequences, token_weights)
-                check_fingerprint(journal.folder, provenance | {"calibration": hashed, "processes": world_size()})
+                if rank() == 0:
+                    hashed = content_hash(sequences, token_weights)
+                    check_fingerprint(journal.folder, provenance | {"calibration": hashed, "processes": world_size()})
                 store = ActivationStore(journal.activations(), int(activation_gb * 1e9)) if self.streamed else None
             layers = prune_layerwise(
                 self.model,

@@ -4,12 +4,12 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import ModelError
+from ..errors import ConfigError, ModelError
 from ..reasoner import NAME as EMBEDDED
 from ..reasoner import WEIGHTS
 
 
-LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, SafetensorError)
+LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError, SafetensorError)
 
 
 def load_model(
@@ -35,6 +35,7 @@ def load_model(
         ModelError: The model or its tokenizer cannot be loaded.
     """
     source = source_of(model_id)
+    dtype = dtype if dtype == "auto" else dtype_of(dtype)
     shared = {"revision": revision, "trust_remote_code": trust_remote_code, "token": token}
     tokenizer = load_tokenizer(model_id, **shared)
     try:
@@ -78,6 +79,18 @@ def load_tokenizer(
         )
     except LOADING_ERRORS as error:
         raise cannot_load(model_id, error) from error
+
+
+def dtype_of(name: str | torch.dtype) -> torch.dtype:
+    """Return the weight type of a name such as `bfloat16`.
+
+    Raises:
+        ConfigError: There is no floating-point type of that name.
+    """
+    dtype = name if isinstance(name, torch.dtype) else getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ConfigError(f"unknown dtype '{name}'; choose float32, bfloat16 or float16.")
+    return dtype
 
 
 def source_of(model_id: str) -> str:

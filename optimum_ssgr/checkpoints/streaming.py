@@ -29,7 +29,7 @@ from transformers.initialization import no_init_weights
 from ..errors import ModelError, OutputError
 from ..output import new_folder
 from ..pruning.blocks import find_blocks
-from .load import LOADING_ERRORS, cannot_load, source_of
+from .load import LOADING_ERRORS, cannot_load, dtype_of, source_of
 from .save import CHECK_TEXT, check_tokenizer, write_beside
 
 
@@ -174,8 +174,7 @@ def load_streamed(
         folder = Path(source)
         if not folder.is_dir():
             folder = Path(snapshot_download(source, revision=revision, token=token, allow_patterns="*.safetensors"))
-        wanted = config.dtype or torch.float32 if dtype == "auto" else dtype
-        wanted = getattr(torch, wanted) if isinstance(wanted, str) else wanted
+        wanted = dtype_of(config.dtype or torch.float32 if dtype == "auto" else dtype)
         with init_empty_weights(include_buffers=False), no_init_weights():
             model = AutoModelForCausalLM.from_config(config, dtype=wanted, trust_remote_code=trust_remote_code)
     except LOADING_ERRORS as error:

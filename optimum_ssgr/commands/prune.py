@@ -109,9 +109,10 @@ def predict(args: Namespace, config: PruningConfig, skeleton: "PreTrainedModel",
     import psutil
     import torch
 
+    from ..checkpoints.load import dtype_of
     from ..pruning.plan import make_plan
 
-    dtype = skeleton.dtype if args.dtype == "auto" else getattr(torch, args.dtype)
+    dtype = skeleton.dtype if args.dtype == "auto" else dtype_of(args.dtype)
     device = torch.device("cpu" if args.device_map in (None, "auto") else args.device_map)
     baseline = psutil.Process().memory_info().rss
     found = make_plan(
