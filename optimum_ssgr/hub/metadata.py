@@ -22,14 +22,18 @@ TAG = re.compile(rf"pruned|sparse|ssgr|pruning|calibration|{'|'.join(METHODS)}|\
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads YAML as the Hub does: `no` is Norwegian and a date is a text."""
+    """Reads YAML 1.2 as the Hub does, not 1.1: `no` is Norwegian, and `2:4` and a date are texts."""
 
 
-_Loader.yaml_implicit_resolvers = {
-    letter: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in ("bool", "timestamp")]
-    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+_CORE = {  # YAML 1.2.2, section 10.3.2
+    "bool": ("true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": ("[-+]?(0|[1-9][0-9]*)", "-+0123456789"),  # not 010, which would be read as octal
+    "float": (r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?", "-+.0123456789"),
+    "null": ("~|null|Null|NULL|", ["~", "n", "N", ""]),
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
+_Loader.yaml_implicit_resolvers = {}
+for _kind, (_pattern, _first) in _CORE.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(rf"(?:{_pattern})$"), list(_first))
 
 
 def split_card(card: str) -> tuple[dict[str, Any], str]:
