@@ -12,9 +12,12 @@ from optimum_ssgr.reasoner import NAME
 
 
 CARDS = Path(__file__).parents[1] / "docs" / "cards"
-CALIBRATE = f"ssgr calibrate calibration -m {NAME} --problems {NAME} --num-problems 96 --max-new-tokens 400 --num-tokens 6000"
+CALIBRATE = (
+    f"ssgr calibrate calibration -m {NAME} --problems {NAME} --num-problems 32 --samples-per-problem 8 --max-new-tokens 400 "
+    "--num-tokens 3000"
+)
 GREEDY = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=400)
-PROBLEMS = 200
+PROBLEMS = 100
 
 
 def evaluate(pruner: SSGRPruner, model: str) -> dict:

@@ -109,7 +109,7 @@ def test_metadata_of_a_model(provenance):
     sparse = provenance["evaluation"][1]
     assert (result.metric_type, result.metric_value) == ("accuracy", sparse["accuracy"])
     assert (result.dataset_type, result.dataset_split) == ("tiny-reasoner", "test")
-    assert result.metric_args == {"standard_error": sparse["accuracy_se"], "problems": 200, "samples": 200}
+    assert result.metric_args == {"standard_error": sparse["accuracy_se"], "problems": 100, "samples": 100}
     card = model_card(provenance)
     assert f"https://huggingface.co/org/base.model-7B/tree/{COMMIT}" in card
     assert f"https://huggingface.co/datasets/me/set/tree/{COMMIT}" in card
@@ -122,7 +122,7 @@ def test_evaluation_is_shown_dense_first_with_n_and_error(provenance):
     row = provenance["evaluation"][0]
     assert sparse[2:] == [
         f"{100 * row['accuracy']:.1f} % +- {100 * row['accuracy_se']:.1f} %",
-        "200 x 1",
+        "100 x 1",
         f"{row['mean_tokens']:.0f}",
         f"{100 * row['truncated']:.1f} %",
         f"{100 * row['looping']:.1f} %",
@@ -258,7 +258,7 @@ def test_the_commands_ask_for_the_same_settings(provenance, manifest):
     assert commands(dataset_card(manifest)) == [calibrate]
     args = arguments(calibrate, CalibrateCommand)
     assert calibration_config(args).to_dict() == manifest["calibration"]
-    assert (args.model, args.revision, args.problems, args.num_problems) == ("org/model", COMMIT, "tiny-reasoner", 96)
+    assert (args.model, args.revision, args.problems, args.num_problems) == ("org/model", COMMIT, "tiny-reasoner", 32)
     shown = subprocess.run(["bash", "-c", f"set -- {calibrate}; printf '%s\\0' \"$@\""], capture_output=True, text=True).stdout
     assert manifest["instruction"] in shown.split("\0")
     args = arguments(prune, PruneCommand)
