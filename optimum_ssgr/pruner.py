@@ -24,17 +24,18 @@ from .calibration.dataset import CalibrationSet, content_hash
 from .calibration.gather import gather_rollouts
 from .calibration.strategies import Sources
 from .calibration.text import characters_for, load_documents
-from .checkpoints.load import load_model
+from .checkpoints.load import load_model, source_of
 from .checkpoints.save import save_checkpoint
 from .checkpoints.streaming import StreamedWeights, load_streamed, save_streamed
 from .config import CalibrationConfig, PruningConfig, SamplingConfig
 from .errors import ConfigError, DataError
 from .evaluation.evaluate import evaluate
 from .evaluation.metrics import summarize
-from .hub.cards import model_card
+from .hub.cards import dataset_card, model_card
+from .hub.metadata import inherited_metadata
 from .journal import check_fingerprint
 from .output import check_unused
-from .problems.load import load_problems
+from .problems.load import load_problems, sources_of
 from .pruning.activations import ActivationStore
 from .pruning.distributed import rank, world_size
 from .pruning.journal import Journal, open_journal
@@ -168,13 +169,18 @@ class SSGRPruner:
                 batch_size=batch_size,
                 instruction=instruction,
             )
-        origin = describe_origin(self.model, self.tokenizer) | {"instruction": instruction, **(about or {})}
+        origin = describe_origin(self.model, self.tokenizer) | {"instruction": instruction}
+        if config.strategy != "text":
+            asked = problems if config.strategy == "prompts" else [item.problem for item in graded]
+            origin["problems"] = {"read_from": sources_of(asked)}
+        origin |= about or {}
         if config.needs_rollouts:
             sources = dataclasses.replace(sources, rollouts=graded)
             origin["engine"] = IN_PROCESS if engine == IN_PROCESS else "OpenAI-compatible server"
+            origin["batch_size"] = batch_size
         built = build_set(sources, config, origin, graded if config.needs_rollouts else ())
         if output_dir is not None:
-            built.save_to_disk(output_dir)
+            built.save_to_disk(output_dir, dataset_card(built.manifest))
         return built
 
     def generate_rollouts(
@@ -334,8 +340,12 @@ class SSGRPruner:
         )
         return summarize(graded)
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, *, evaluation: Sequence[Mapping[str, Any]] = ()) -> None:
         """Save the pruned model, its tokenizer, `ssgr_config.json` and a card; loads with `AutoModelForCausalLM` anywhere.
+
+        Args:
+            folder: Where to write; must be new or empty.
+            evaluation: What was measured on the dense and the sparse model, for the card; rows as `hub.cards.model_card` says.
 
         Raises:
             ConfigError: Nothing was pruned yet.
@@ -343,8 +353,10 @@ class SSGRPruner:
         """
         if self._provenance is None:
             raise ConfigError("prune the model before saving it.")
-        card = model_card(self._provenance)
-        rest = (self._provenance, card, self.trust_remote_code)
+        base = source_of(self._provenance["base_model"])
+        inherited = inherited_metadata(base, self._provenance["base_commit"])
+        provenance = self._provenance | {"inherited": inherited, "evaluation": list(evaluation)}
+        rest = (provenance, model_card(provenance), self.trust_remote_code)
         if self.streamed:
             blocks = Journal(self._journal_dir).blocks()
             save_streamed(self.model, self.tokenizer, folder, self.streamed, blocks, *rest)

@@ -28,7 +28,7 @@ ALLOWED = {
     "calibration": BASE | {"reasoner", "problems", "rollouts", "verification", "__init__"},
     "pruning": {"errors", "config", "journal"},
     "checkpoints": BASE | {"reasoner", "pruning"},
-    "hub": BASE,
+    "hub": BASE | {"problems", "checkpoints"},
     "evaluation": BASE | {"problems", "rollouts", "verification"},
     "pruner": BASE | {"problems", "rollouts", "calibration", "pruning", "checkpoints", "hub", "evaluation", "__init__"},
     "commands": None,

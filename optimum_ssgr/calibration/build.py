@@ -16,7 +16,7 @@ from ..errors import ConfigError, DataError
 from ..records import GradedRollout
 from .dataset import CalibrationSet
 from .selection import meets_budget
-from .strategies import WIDENED, Sources, select
+from .strategies import Sources, select
 
 
 logger = logging.get_logger(__name__)
@@ -82,10 +82,11 @@ def build_set(
         DataError: Nothing qualifies.
     """
     chosen = select(sources, config)
-    widened = sum(WIDENED in sequence.selected_by for sequence in chosen)
-    if widened:
-        logger.warning(f"{widened} of {len(chosen)} sequences lie outside the windows; see selected_by.")
     if not meets_budget(chosen, config):
         tokens = sum(len(sequence.input_ids) for sequence in chosen)
         logger.warning(f"only {len(chosen)} sequences ({tokens} tokens) qualify, fewer than asked for.")
-    return CalibrationSet.build(chosen, graded, {**origin, "calibration": config.to_dict()}, config)
+    built = CalibrationSet.build(chosen, graded, {**origin, "calibration": config.to_dict()}, config)
+    widened = built.manifest["counts"].get("widened")
+    if widened:
+        logger.warning(f"{widened} of {len(chosen)} sequences lie outside the windows; see selected_by.")
+    return built

@@ -142,8 +142,12 @@ class CalibrationSet:
             for row in self.rollouts
         ]
 
-    def save_to_disk(self, folder: str | Path) -> None:
+    def save_to_disk(self, folder: str | Path, card: str | None = None) -> None:
         """Write the set as Parquet files, a manifest and histograms; the folder appears only when all of it is there.
+
+        Args:
+            folder: Where to write; must be new or empty.
+            card: Contents of `README.md`, see `hub.cards.dataset_card`; none when None.
 
         Raises:
             OutputError: The folder is in use or cannot be written.
@@ -154,6 +158,8 @@ class CalibrationSet:
                     (partial / name).mkdir()
                     pyarrow.parquet.write_table(data.data.table, partial / name / "train.parquet")
             (partial / MANIFEST).write_text(json.dumps(self.manifest, indent=2) + "\n")
+            if card is not None:
+                (partial / "README.md").write_text(card, encoding="utf-8")
             if self.rollouts is not None:
                 plot_histograms(self.rollouts, self.dataset, self.config, partial / HISTOGRAMS)
 

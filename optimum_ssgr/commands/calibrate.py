@@ -38,6 +38,7 @@ class CalibrateCommand(SSGRSubcommand):
         """Build the calibration set and save it."""
         config = flags.calibration_config(args)
         check_inputs(args, config)
+        from ..hub.cards import dataset_card
         from ..output import check_unused
 
         check_unused(args.output)
@@ -47,7 +48,7 @@ class CalibrateCommand(SSGRSubcommand):
             return
         journal = journal_of(args.output)
         built = build(load_pruner(args, config), args, config, problems, text, about, journal)
-        built.save_to_disk(args.output)
+        built.save_to_disk(args.output, dataset_card(built.manifest))
         shutil.rmtree(journal, ignore_errors=True)
         describe(built.manifest["counts"])
         say(f"calibration set written to {args.output}")
@@ -108,15 +109,17 @@ def check_inputs(args: Namespace, config: CalibrationConfig) -> None:
 def read_inputs(args: Namespace, config: CalibrationConfig) -> "tuple[list[Problem] | None, list[str] | None, dict[str, Any]]":
     """Read the problems and the text that a strategy needs, and say where they come from."""
     from ..calibration.text import characters_for, load_documents
-    from ..problems.load import load_problems
+    from ..problems.load import load_problems, sources_of
     from ..problems.overlap import remove_overlap
 
     text = load_documents(args.text, characters_for(config)) if config.needs_text else None
     if config.strategy == "text":
         return None, text, {"text": args.text}
     problems = flags.read_problems(args, evaluation=False)
-    sources = sorted({problem.source for problem in problems if problem.source})
-    about = {"problems": {"source": args.problems, "split": args.split, "read_from": sources}}
+    about = {"problems": {"source": args.problems, "split": args.split, "read_from": sources_of(problems)}}
+    for name in ("num_problems", "question_column", "answer_column"):
+        if getattr(args, name) is not None:
+            about["problems"][name] = getattr(args, name)
     if config.needs_text:
         about["text"] = args.text
     if not args.exclude:

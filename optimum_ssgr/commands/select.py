@@ -1,5 +1,6 @@
 """`optimum-cli ssgr select`: another calibration set from the rollouts of one that is there, without generating again."""
 
+import dataclasses
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ class SelectCommand(SSGRSubcommand):
         from ..calibration.reselect import reselect
         from ..calibration.text import characters_for, load_documents
         from ..checkpoints.load import load_tokenizer
+        from ..hub.cards import dataset_card
         from ..output import check_unused
 
         check_unused(args.output)
@@ -35,9 +37,11 @@ class SelectCommand(SSGRSubcommand):
             raise ConfigError(f"the strategy {config.strategy} needs --text.")
         text = load_documents(args.text, characters_for(config)) if config.needs_text else ()
         tokenizer = load_tokenizer(earlier.manifest["model"]) if config.needs_text else None
+        if config.needs_text:
+            earlier = dataclasses.replace(earlier, manifest=earlier.manifest | {"text": args.text})
         built = reselect(earlier, config, tokenizer, text)
         describe(built.manifest["counts"])
         if args.dry_run:
             return
-        built.save_to_disk(args.output)
+        built.save_to_disk(args.output, dataset_card(built.manifest))
         say(f"calibration set written to {args.output}")

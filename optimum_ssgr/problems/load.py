@@ -86,6 +86,11 @@ def load_problems(
     return read_problems(rows, known, limit, seed, origin)
 
 
+def sources_of(problems: Iterable[Problem]) -> list[str]:
+    """Say where problems come from, each place once."""
+    return sorted({problem.source for problem in problems if problem.source})
+
+
 def read_problems(
     rows: Iterable[Problem | Mapping[str, Any]],
     source: Source,
