@@ -37,7 +37,7 @@ from .journal import check_fingerprint
 from .output import check_unused
 from .problems.load import load_problems, sources_of
 from .pruning.activations import ActivationStore
-from .pruning.distributed import rank, world_size
+from .pruning.distributed import barrier, rank, world_size
 from .pruning.journal import Journal, open_journal
 from .pruning.layerwise import check_prunable, prune_layerwise
 from .pruning.report import PruningReport
@@ -254,6 +254,7 @@ class SSGRPruner:
                 if rank() == 0:
                     hashed = content_hash(sequences, token_weights)
                     check_fingerprint(journal.folder, provenance | {"calibration": hashed, "processes": world_size()})
+                barrier()  # the folder is there, and nobody else's
                 store = ActivationStore(journal.activations(), int(activation_gb * 1e9)) if self.streamed else None
             layers = prune_layerwise(
                 self.model,

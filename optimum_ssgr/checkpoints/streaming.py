@@ -1,6 +1,7 @@
 """Models larger than memory: weights straight from safetensors, one part of the model at a time."""
 
 import copy
+import ctypes
 import json
 import os
 import shutil
@@ -34,6 +35,9 @@ from .save import CHECK_TEXT, check_tokenizer, write_beside
 
 
 INDEX = "model.safetensors.index.json"
+# glibc keeps freed memory unless it was mapped for itself, which this makes it do for what is larger (`man 3 mallopt`).
+MAPPED_BYTES = 2**20
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 class StreamedWeights:
@@ -49,6 +53,7 @@ class StreamedWeights:
     """
 
     def __init__(self, folder: Path, model: PreTrainedModel, device: torch.device) -> None:
+        _give_back_freed_memory()
         self.device = device
         self.dtype = model.dtype
         stored = _stored_names(folder)
@@ -237,6 +242,13 @@ def save_streamed(
         again, _, written = load_streamed(str(partial), dtype=model.dtype, trust_remote_code=trust_remote_code)
         if not written.run(again, torch.tensor([tokenizer(CHECK_TEXT).input_ids])).isfinite().all():
             raise OutputError("the saved checkpoint does not run: its outputs are not finite.")
+
+
+def _give_back_freed_memory() -> None:
+    """Have this process give large tensors back to the system once they are freed; other C libraries do so by themselves."""
+    with suppress(OSError, AttributeError, TypeError):
+        for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            ctypes.CDLL(None).mallopt(option, MAPPED_BYTES)
 
 
 def _link(source: Path, target: Path) -> None:
