@@ -14,6 +14,7 @@ from .. import __version__
 from ..config import CalibrationConfig
 from ..errors import ConfigError, DataError
 from ..records import GradedRollout
+from ..rollouts.prompts import context_of
 from .dataset import CalibrationSet
 from .selection import meets_budget
 from .strategies import Sources, select
@@ -50,7 +51,7 @@ def check_context(model: PreTrainedModel, longest: int, what: str) -> None:
     Raises:
         ConfigError: It is too long.
     """
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_of(model.config)
     if context is not None and longest > context:
         raise ConfigError(f"{what} has {longest} tokens but the model's context holds {context}.")
 

@@ -2,7 +2,14 @@
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ..errors import ConfigError, ModelError
 from ..reasoner import NAME as EMBEDDED
@@ -54,15 +61,30 @@ def load_skeleton(
     Raises:
         ModelError: The config cannot be loaded.
     """
-    source = source_of(model_id)
+    config = load_config(model_id, revision=revision, trust_remote_code=trust_remote_code, token=token)
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code, token=token)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except LOADING_ERRORS as error:
         raise cannot_load(model_id, error) from error
     model.config._name_or_path = model_id
     return model
+
+
+def load_config(
+    model_id: str, *, revision: str | None = None, trust_remote_code: bool = False, token: str | bool | None = None
+) -> PretrainedConfig:
+    """Load a model's config alone.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
+    try:
+        return AutoConfig.from_pretrained(
+            source_of(model_id), revision=revision, trust_remote_code=trust_remote_code, token=token
+        )
+    except LOADING_ERRORS as error:
+        raise cannot_load(model_id, error) from error
 
 
 def load_tokenizer(

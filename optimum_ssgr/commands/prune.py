@@ -71,6 +71,8 @@ class PruneCommand(SSGRSubcommand):
         problems, text, about = calibrate.read_inputs(args, calibration_config) if needs_building else (None, None, None)
         skeleton = load_skeleton(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
         linears = check_prunable(skeleton, config)
+        if needs_building:
+            calibrate.check_prompts(args, calibration_config, problems)
         if args.dry_run:
             plan(args, config, skeleton, linears)
             if calibration or not config.needs_calibration:

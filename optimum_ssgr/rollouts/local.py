@@ -14,6 +14,7 @@ from ..errors import ConfigError, ModelError
 from ..records import Rollout
 from .cache import RoomyLayer
 from .engine import Request
+from .prompts import check_lengths
 
 
 def sample_tokens(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
@@ -134,17 +135,7 @@ class LocalEngine:
         Raises:
             ConfigError: A prompt and the longest response exceed the context.
         """
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        longest = max((len(request.prompt_ids) for request in requests), default=0)
-        if context is not None and longest >= context:
-            raise ConfigError(
-                f"the longest prompt has {longest} tokens but the model's context holds {context}; remove that problem."
-            )
-        if context is not None and longest + self.sampling.max_new_tokens > context:
-            raise ConfigError(
-                f"the longest prompt ({longest} tokens) and max_new_tokens ({self.sampling.max_new_tokens}) exceed the "
-                f"model's context of {context} tokens; set max_new_tokens to {context - longest} or less."
-            )
+        check_lengths(self.model.config, (request.prompt_ids for request in requests), self.sampling.max_new_tokens)
 
     @torch.inference_mode()
     def generate(self, requests: Iterable[Request]) -> Iterator[Rollout]:
