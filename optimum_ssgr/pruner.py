@@ -15,7 +15,7 @@ from typing_extensions import Self
 from . import __version__
 from .calibration.build import (
     build_set,
-    check_text_length,
+    check_context,
     describe_origin,
     encode_text,
     tokenizer_hash,
@@ -37,7 +37,7 @@ from .journal import check_fingerprint
 from .output import check_unused
 from .problems.load import load_problems, sources_of
 from .pruning.activations import ActivationStore
-from .pruning.distributed import rank, world_size
+from .pruning.distributed import barrier, rank, world_size
 from .pruning.journal import Journal, open_journal
 from .pruning.layerwise import check_prunable, prune_layerwise
 from .pruning.report import PruningReport
@@ -150,7 +150,7 @@ class SSGRPruner:
             check_unused(output_dir)
         sources, graded = Sources(), rollouts or ()
         if config.needs_text:
-            check_text_length(self.model, config)
+            check_context(self.model, config.text_length, "a window of text")
             documents = load_documents(text, characters_for(config)) if isinstance(text, str | Path) else text or ()
             sources = encode_text(self.tokenizer, documents, config)
         if config.strategy == "prompts" or (config.needs_rollouts and rollouts is None):
@@ -159,6 +159,7 @@ class SSGRPruner:
             problems = load_problems(problems)
         if config.strategy == "prompts":
             sources = Sources(prompts=encode_prompts(self.tokenizer, problems, instruction))
+            check_context(self.model, max(map(len, sources.prompts.values())), "the longest prompt")
         elif config.needs_rollouts and rollouts is None:
             graded = self.generate_rollouts(
                 problems,
@@ -245,12 +246,15 @@ class SSGRPruner:
         config = dataclasses.replace(config, mode=config.mode or ("two_pass" if self.streamed else "staged"))
         check_prunable(self.model, config)
         sequences, token_weights, manifest = self._sequences(calibration, config)
+        check_context(self.model, max(map(len, sequences), default=0), "the longest calibration sequence")
         provenance = self._origin(config)
         with _journal(journal_dir) as journal:
             store = None
             if journal:
-                hashed = content_hash(sequences, token_weights)
-                check_fingerprint(journal.folder, provenance | {"calibration": hashed, "processes": world_size()})
+                if rank() == 0:
+                    hashed = content_hash(sequences, token_weights)
+                    check_fingerprint(journal.folder, provenance | {"calibration": hashed, "processes": world_size()})
+                barrier()  # the folder is there, and nobody else's
                 store = ActivationStore(journal.activations(), int(activation_gb * 1e9)) if self.streamed else None
             layers = prune_layerwise(
                 self.model,

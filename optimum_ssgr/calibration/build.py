@@ -14,6 +14,7 @@ from .. import __version__
 from ..config import CalibrationConfig
 from ..errors import ConfigError, DataError
 from ..records import GradedRollout
+from ..rollouts.prompts import context_of
 from .dataset import CalibrationSet
 from .selection import meets_budget
 from .strategies import Sources, select
@@ -44,15 +45,15 @@ def describe_origin(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     }
 
 
-def check_text_length(model: PreTrainedModel, config: CalibrationConfig) -> None:
-    """Refuse windows of text that are longer than the model's context.
+def check_context(model: PreTrainedModel, longest: int, what: str) -> None:
+    """Refuse what is longer than the model's context.
 
     Raises:
-        ConfigError: A window is too long.
+        ConfigError: It is too long.
     """
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if context is not None and config.text_length > context:
-        raise ConfigError(f"text_length {config.text_length} exceeds the model's context of {context} tokens.")
+    context = context_of(model.config)
+    if context is not None and longest > context:
+        raise ConfigError(f"{what} has {longest} tokens but the model's context holds {context}.")
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], config: CalibrationConfig) -> Sources:

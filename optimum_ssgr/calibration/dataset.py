@@ -176,10 +176,12 @@ class CalibrationSet:
             dataset = _read_parquet(folder / "calibration" / "train.parquet", CALIBRATION_FEATURES)
             path = folder / "rollouts" / "train.parquet"
             rollouts = _read_parquet(path, ROLLOUT_FEATURES) if path.exists() else None
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise DataError(f"{folder} is not a calibration set: {Path(error.filename).name} is missing.") from None
         except (json.JSONDecodeError, UnicodeDecodeError):
             raise DataError(f"the manifest of {folder} is damaged; build the calibration set again.") from None
+        if not isinstance(manifest, dict) or not {"calibration", "counts", "content_hash"} <= manifest.keys():
+            raise DataError(f"the manifest of {folder} is not one of a calibration set; build the calibration set again.")
         loaded = cls(dataset, rollouts, manifest)
         if loaded._hash() != manifest.get("content_hash"):
             raise DataError(f"the sequences in {folder} do not match its manifest; build the calibration set again.")

@@ -43,6 +43,7 @@ class CalibrateCommand(SSGRSubcommand):
 
         check_unused(args.output)
         problems, text, about = read_inputs(args, config)
+        check_prompts(args, config, problems)
         if args.dry_run:
             plan(args, config, problems)
             return
@@ -134,6 +135,19 @@ def read_inputs(args: Namespace, config: CalibrationConfig) -> "tuple[list[Probl
         raise DataError("every problem is also in the evaluation sets; calibrate on others.")
     about["problems"]["excluded"] = {"sets": args.exclude, **removed}
     return kept, text, about
+
+
+def check_prompts(args: Namespace, config: CalibrationConfig, problems: "list[Problem] | None") -> None:
+    """Render every prompt and see whether it fits the model, before its weights are loaded."""
+    if problems is None:
+        return
+    from ..checkpoints.load import load_config, load_tokenizer
+    from ..rollouts.prompts import check_lengths, encode_prompts
+
+    shared = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
+    prompts = encode_prompts(load_tokenizer(args.model, **shared), problems, flags.instruction(args))
+    longest_response = config.max_new_tokens if config.needs_rollouts else 0
+    check_lengths(load_config(args.model, **shared), prompts.values(), longest_response)
 
 
 def plan(args: Namespace, config: CalibrationConfig, problems: list | None) -> None:

@@ -71,6 +71,8 @@ class PruneCommand(SSGRSubcommand):
         problems, text, about = calibrate.read_inputs(args, calibration_config) if needs_building else (None, None, None)
         skeleton = load_skeleton(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
         linears = check_prunable(skeleton, config)
+        if needs_building:
+            calibrate.check_prompts(args, calibration_config, problems)
         if args.dry_run:
             plan(args, config, skeleton, linears)
             if calibration or not config.needs_calibration:
@@ -109,9 +111,10 @@ def predict(args: Namespace, config: PruningConfig, skeleton: "PreTrainedModel",
     import psutil
     import torch
 
+    from ..checkpoints.load import dtype_of
     from ..pruning.plan import make_plan
 
-    dtype = skeleton.dtype if args.dtype == "auto" else getattr(torch, args.dtype)
+    dtype = skeleton.dtype if args.dtype == "auto" else dtype_of(args.dtype)
     device = torch.device("cpu" if args.device_map in (None, "auto") else args.device_map)
     baseline = psutil.Process().memory_info().rss
     found = make_plan(

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..records import GradedRollout
-from ..verification.answer import THINK_START
 
 
 def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> tuple[float, float]:
@@ -50,21 +49,19 @@ def is_loop(token_ids: Sequence[int], least: int = 32) -> bool:
     return False
 
 
-def summarize(graded: Sequence[GradedRollout], think_opened: bool | None = None) -> dict[str, float | int]:
+def summarize(graded: Sequence[GradedRollout]) -> dict[str, float | int]:
     """Summarize graded responses.
 
     Args:
         graded: Responses to one or more problems, any number of samples each.
-        think_opened: Whether the model was expected to think; found from the responses when None.
 
     Returns:
         `problems`, `samples`, `accuracy` with `accuracy_se` (clustered by problem), `mean_tokens`, `median_tokens`, and the
-        shares `truncated`, `missing_think_end` (None for a model that does not think) and `looping`.
+        shares `truncated`, `missing_think_end` (of the responses that think; None when there is none) and `looping`.
     """
     accuracy, error = clustered_mean([item.verdict.correct for item in graded], [item.problem.id for item in graded])
     lengths = [len(item.rollout.response_ids) for item in graded]
-    thinks = think_opened or any(item.verdict.thought or THINK_START in item.text for item in graded)
-    unclosed = sum(not item.verdict.thought for item in graded) / len(graded)
+    closed = [item.verdict.thought for item in graded if item.verdict.thought is not None]
     return {
         "problems": len({item.problem.id for item in graded}),
         "samples": len(graded),
@@ -73,7 +70,7 @@ def summarize(graded: Sequence[GradedRollout], think_opened: bool | None = None)
         "mean_tokens": float(np.mean(lengths)),
         "median_tokens": float(np.median(lengths)),
         "truncated": sum(not item.rollout.finished for item in graded) / len(graded),
-        "missing_think_end": unclosed if thinks else None,
+        "missing_think_end": closed.count(False) / len(closed) if closed else None,
         "looping": sum(is_loop(item.rollout.response_ids) for item in graded) / len(graded),
     }
 

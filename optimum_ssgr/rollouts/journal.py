@@ -11,7 +11,7 @@ from typing import Any
 from transformers.utils import logging
 
 from ..errors import OutputError
-from ..journal import check_fingerprint, locked_folder
+from ..journal import FINGERPRINT, check_fingerprint, locked_folder
 from ..records import Rollout
 from .engine import Request
 
@@ -99,7 +99,7 @@ class RolloutJournal:
 
 @contextmanager
 def open_rollout_journal(folder: str | Path, fingerprint: Mapping[str, Any]) -> Iterator[RolloutJournal]:
-    """Make or open a journal and keep other processes out.
+    """Make or open a journal and keep other processes out; one without a rollout is open to any run.
 
     Args:
         folder: Where to keep the rollouts.
@@ -109,8 +109,11 @@ def open_rollout_journal(folder: str | Path, fingerprint: Mapping[str, Any]) -> 
         OutputError: The folder cannot be written, is in use, or belongs to another run.
     """
     with locked_folder(folder) as locked:
+        path = locked / ROLLOUTS
+        if not path.exists() or not path.stat().st_size:
+            (locked / FINGERPRINT).unlink(missing_ok=True)
         check_fingerprint(locked, fingerprint)
-        journal = RolloutJournal(locked / ROLLOUTS)
+        journal = RolloutJournal(path)
         try:
             yield journal
         finally:
