@@ -62,8 +62,9 @@ def model_card(provenance: dict[str, Any], repo_id: str | None = None) -> str:
         evaluation=_by_source(rows),
         samplings=[sampling for index, sampling in enumerate(samplings) if sampling not in samplings[:index]],
         manifest=manifest,
+        own_traces=bool(manifest) and manifest["model"] == name and "rollouts" in manifest["counts"],
         calibration_repo=pinned((manifest or {}).get("hub")),
-        calibration_model=public_name(manifest["model"]) if manifest and "model" in manifest else None,
+        calibration_model=public_name(manifest["model"]) if manifest else None,
         inherited=provenance.get("inherited", {}),
         commands=pruning_commands(provenance),
         versions=provenance["versions"],
@@ -82,7 +83,10 @@ def dataset_card(manifest: dict[str, Any], repo_id: str | None = None) -> str:
         Markdown with a YAML header.
     """
     problems = manifest.get("problems", {})
-    named = [public_name(problems["source"])] if "source" in problems else []
+    read_from = {source: pinned(source) for source in problems.get("read_from", ())}
+    on_hub = [repository for repository in read_from.values() if repository]
+    elsewhere = [source for source, repository in read_from.items() if not repository]
+    named = [public_name(problems["source"])] if "source" in problems and not on_hub else []
     return _render(
         "dataset_card.md.jinja",
         dataset_metadata(manifest).to_dict(),
@@ -94,12 +98,12 @@ def dataset_card(manifest: dict[str, Any], repo_id: str | None = None) -> str:
         config=manifest["calibration"],
         counts=manifest["counts"],
         content_hash=manifest["content_hash"],
-        read_from=[(source, pinned(source)) for source in problems.get("read_from", ())],
-        named=named,
+        on_hub=on_hub,
+        problems=named or elsewhere,
         split=problems.get("split"),
         excluded=problems.get("excluded"),
         excluded_sets=[public_name(name) for name in problems.get("excluded", {}).get("sets", ())],
-        licences={source.id: source.licence for source in known_sources(manifest)},
+        licences={source.id: source.licence for source in known_sources(manifest) if source.licence},
         text=public_name(manifest["text"]) if manifest.get("text") else None,
         instruction=manifest.get("instruction"),
         engine=manifest.get("engine"),

@@ -12,7 +12,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from ..config import METHODS
 from ..errors import DataError
-from ..problems.sources import SOURCES
+from ..problems.sources import SOURCES, Source
 from .names import hub_id, pinned, public_name
 
 
@@ -106,7 +106,7 @@ def dataset_metadata(manifest: dict[str, Any]) -> DatasetCardData:
         language=["en"] if known and "text" not in manifest else None,  # all known problem sets are English
         task_categories=["text-generation"],
         size_categories=[_size_category(counts["sequences"] + counts.get("rollouts", 0))],
-        pretty_name=f"Calibration set of {Path(public_name(manifest['model'])).name}" if "model" in manifest else None,
+        pretty_name=f"Calibration set of {Path(public_name(manifest['model'])).name}",
         tags=["calibration", "pruning", "ssgr"],
         configs=[
             {"config_name": name, "data_files": [{"split": "train", "path": f"{name}/train.parquet"}]}
@@ -116,7 +116,7 @@ def dataset_metadata(manifest: dict[str, Any]) -> DatasetCardData:
     )
 
 
-def known_sources(manifest: dict[str, Any]) -> list:
+def known_sources(manifest: dict[str, Any]) -> list[Source]:
     """Return the known problem sets that a calibration set's problems come from; nothing if some come from elsewhere."""
     read_from = manifest.get("problems", {}).get("read_from", ())
     ids = [found[0] if (found := pinned(source)) else None for source in read_from]
