@@ -4,11 +4,13 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import transformers
 from datasets import Dataset
+from huggingface_hub import CommitInfo
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
 
@@ -24,6 +26,8 @@ from .calibration.dataset import CalibrationSet, content_hash
 from .calibration.gather import gather_rollouts
 from .calibration.strategies import Sources
 from .calibration.text import characters_for, load_documents
+from .cards.metadata import inherited_metadata
+from .cards.render import card_for, dataset_card, model_card
 from .checkpoints.load import load_model, source_of
 from .checkpoints.save import save_checkpoint
 from .checkpoints.streaming import StreamedWeights, load_streamed, save_streamed
@@ -31,8 +35,7 @@ from .config import CalibrationConfig, PruningConfig, SamplingConfig
 from .errors import ConfigError, DataError
 from .evaluation.evaluate import evaluate
 from .evaluation.metrics import summarize
-from .hub.cards import dataset_card, model_card
-from .hub.metadata import inherited_metadata
+from .hub.publish import publish_folder
 from .journal import check_fingerprint
 from .output import check_unused
 from .problems.load import load_problems, sources_of
@@ -229,8 +232,8 @@ class SSGRPruner:
         """Prune the model in place.
 
         Args:
-            calibration: A calibration set, its folder, or a data set with a column `input_ids` and perhaps `token_weights`;
-                None for magnitude pruning.
+            calibration: A calibration set, its folder or Hub id (`ID` or `ID@REVISION`), or a data set with a column
+                `input_ids` and perhaps `token_weights`; None for magnitude pruning.
             config: Method, sparsity or pattern.
             journal_dir: Folder for finished blocks: when the same call is made again after an interruption, it goes on there
                 and ends with the same bits. A streamed model needs one; its pruned blocks stay there.
@@ -298,7 +301,7 @@ class SSGRPruner:
                 raise DataError("the calibration data set has no column input_ids.")
             weighted = "token_weights" in calibration.column_names
             return list(calibration["input_ids"]), list(calibration["token_weights"]) if weighted else None, None
-        loaded = calibration if isinstance(calibration, CalibrationSet) else CalibrationSet.load_from_disk(calibration)
+        loaded = calibration if isinstance(calibration, CalibrationSet) else CalibrationSet.load(calibration)
         if loaded.manifest.get("tokenizer_hash") != tokenizer_hash(self.tokenizer):
             raise DataError(
                 f"the calibration set was made with the tokenizer of {loaded.manifest.get('model')}, which is another one "
@@ -346,7 +349,8 @@ class SSGRPruner:
 
         Args:
             folder: Where to write; must be new or empty.
-            evaluation: What was measured on the dense and the sparse model, for the card; rows as `hub.cards.model_card` says.
+            evaluation: What was measured on the dense and the sparse model, for the card: rows as `cards.render.model_card`
+                says.
 
         Raises:
             ConfigError: Nothing was pruned yet.
@@ -363,6 +367,42 @@ class SSGRPruner:
             save_streamed(self.model, self.tokenizer, folder, self.streamed, blocks, *rest)
         else:
             save_checkpoint(self.model, self.tokenizer, folder, *rest)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        token: str | None = None,
+        evaluation: Sequence[Mapping[str, Any]] = (),
+    ) -> CommitInfo:
+        """Publish the pruned model on the Hub, in one commit: weights, tokenizer, `ssgr_config.json` and card.
+
+        The checkpoint is written to a temporary folder and checked first, as by `save_pretrained`; to keep it, save it and
+        push its folder with `ssgr push`.
+
+        Args:
+            repo_id: NAMESPACE/NAME; created where it is missing.
+            private: Whether a new repository is private (None: as the namespace has it).
+            revision: Branch; `main` by default.
+            create_pr: Open a pull request instead.
+            token: Defaults to HF_TOKEN or the one that `hf auth login` saved.
+            evaluation: See `save_pretrained`.
+
+        Returns:
+            The commit; the head of the branch where nothing differs from it.
+
+        Raises:
+            ConfigError: Nothing was pruned yet.
+            HubError: The Hub refuses, or cannot be reached for minutes.
+        """
+        with TemporaryDirectory() as name:
+            folder = Path(name) / "checkpoint"
+            self.save_pretrained(folder, evaluation=evaluation)
+            options = {"private": private, "revision": revision, "create_pr": create_pr, "token": token}
+            return publish_folder(folder, repo_id, card_for(folder, repo_id), **options)
 
 
 @contextmanager

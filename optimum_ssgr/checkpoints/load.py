@@ -12,6 +12,7 @@ from transformers import (
 )
 
 from ..errors import ConfigError, ModelError
+from ..hub.failures import hub_error
 from ..reasoner import NAME as EMBEDDED
 from ..reasoner import WEIGHTS
 
@@ -122,5 +123,8 @@ def source_of(model_id: str) -> str:
 
 def cannot_load(model_id: str, error: Exception) -> ModelError:
     """Say in one sentence why a model could not be loaded."""
+    refusal = hub_error(error, model_id)
+    if refusal is not None:
+        return ModelError(f"cannot load the model '{model_id}': {refusal}")
     lines = str(error).strip().splitlines()
     return ModelError(f"cannot load the model '{model_id}': {lines[0] if lines else type(error).__name__}")

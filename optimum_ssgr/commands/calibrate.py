@@ -29,6 +29,7 @@ class CalibrateCommand(SSGRSubcommand):
         flags.add_problems(parser, required=False)
         flags.add_generation(parser)
         flags.add_selection(parser)
+        flags.add_push(parser, "calibration set")
 
     def after_interruption(self, args: Namespace) -> str:
         """Say where the finished rollouts are."""
@@ -38,10 +39,11 @@ class CalibrateCommand(SSGRSubcommand):
         """Build the calibration set and save it."""
         config = flags.calibration_config(args)
         check_inputs(args, config)
-        from ..hub.cards import dataset_card
+        from ..cards.render import dataset_card
         from ..output import check_unused
 
         check_unused(args.output)
+        check_push_allowed(args, "dataset")
         problems, text, about = read_inputs(args, config)
         check_prompts(args, config, problems)
         if args.dry_run:
@@ -53,6 +55,26 @@ class CalibrateCommand(SSGRSubcommand):
         shutil.rmtree(journal, ignore_errors=True)
         describe(built.manifest["counts"])
         say(f"calibration set written to {args.output}")
+        push(args)
+
+
+def check_push_allowed(args: Namespace, repo_type: str) -> None:
+    """Ask the Hub, before any work, whether what is made may be pushed."""
+    if args.push_to_hub:
+        from ..hub.access import check_push
+
+        check_push(args.push_to_hub, repo_type=repo_type, private=args.private)
+
+
+def push(args: Namespace) -> None:
+    """Push what was made, if that was asked for."""
+    if args.push_to_hub:
+        from ..cards.render import card_for
+        from ..hub.publish import publish_folder
+
+        card = card_for(args.output, args.push_to_hub)
+        commit = publish_folder(args.output, args.push_to_hub, card, private=args.private, revision=args.hub_revision)
+        say(f"pushed       {commit.commit_url}")
 
 
 def kept(output: Path, what: str) -> str:

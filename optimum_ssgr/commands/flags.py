@@ -1,7 +1,7 @@
 """Flags that several commands take; flags and config fields share their names."""
 
 import dataclasses
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +115,23 @@ def add_selection(parser: ArgumentParser) -> None:
 def _default(name: str) -> str:
     value = getattr(CalibrationConfig, name)
     return f"(default: {' '.join(f'{end:g}' for end in value) if isinstance(value, tuple) else value})"
+
+
+def add_hub(parser: ArgumentParser) -> None:
+    """Add the flags that say how to push to the Hub; the token is the one of `hf auth login` or HF_TOKEN."""
+    group = parser.add_argument_group("Hub")
+    group.add_argument(
+        "--private", action=BooleanOptionalAction, help="whether a new repository is private (default: as the namespace has it)"
+    )
+    group.add_argument("--hub-revision", help="branch to push to (default: main)")
+
+
+def add_push(parser: ArgumentParser, what: str) -> None:
+    """Add the flags that push what a command makes."""
+    add_hub(parser)
+    parser.add_argument(
+        "--push-to-hub", metavar="HUB_ID", help=f"push the {what} there when it is done; that it is allowed is checked first"
+    )
 
 
 def add_output(parser: ArgumentParser) -> None:

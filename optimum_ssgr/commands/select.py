@@ -2,7 +2,6 @@
 
 import dataclasses
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 from ..errors import ConfigError
 from . import flags
@@ -16,7 +15,7 @@ class SelectCommand(SSGRSubcommand):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Add the command's flags."""
-        parser.add_argument("rollouts", type=Path, metavar="SET", help="folder of a calibration set with rollouts")
+        parser.add_argument("rollouts", metavar="SET", help="folder or Hub id of a calibration set with rollouts")
         flags.add_output(parser)
         flags.add_selection(parser)
         parser.add_argument("--seed", type=int, help="seed of the selection (default: the set's own)")
@@ -26,12 +25,12 @@ class SelectCommand(SSGRSubcommand):
         from ..calibration.dataset import CalibrationSet
         from ..calibration.reselect import reselect
         from ..calibration.text import characters_for, load_documents
+        from ..cards.render import dataset_card
         from ..checkpoints.load import load_tokenizer
-        from ..hub.cards import dataset_card
         from ..output import check_unused
 
         check_unused(args.output)
-        earlier = CalibrationSet.load_from_disk(args.rollouts)
+        earlier = CalibrationSet.load(args.rollouts)
         config = flags.calibration_config(args, earlier.config)
         if config.needs_text and args.text is None:
             raise ConfigError(f"the strategy {config.strategy} needs --text.")

@@ -7,6 +7,7 @@ from .demo import DemoCommand
 from .evaluate import EvaluateCommand
 from .inspect import InspectCommand
 from .prune import PruneCommand
+from .push import PushCommand
 from .select import SelectCommand
 
 
@@ -20,5 +21,6 @@ class SSGRCommand(BaseOptimumCLICommand):
         CommandInfo("prune", "Prune a model, block by block.", PruneCommand),
         CommandInfo("evaluate", "Measure accuracy, length, truncation and loops on problems.", EvaluateCommand),
         CommandInfo("inspect", "Show the sparsity of a checkpoint without building the model.", InspectCommand),
+        CommandInfo("push", "Publish a checkpoint or a calibration set on the Hub.", PushCommand),
         CommandInfo("demo", "Run all of it on the embedded tiny reasoner, offline.", DemoCommand),
     )

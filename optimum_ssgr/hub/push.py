@@ -1,6 +1,6 @@
 """Push a folder as one commit that lands whole, once, or not at all."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
@@ -30,6 +30,7 @@ def push_folder(
     message: str = "Upload with optimum-ssgr",
     ignore_patterns: Sequence[str] = (),
     delete_patterns: Sequence[str] = (),
+    merge: Mapping[str, Callable[[str | None], str]] | None = None,
 ) -> CommitInfo:
     """Commit all files of a folder to a repository on the Hub, which is created where it is missing, like the branch.
 
@@ -48,6 +49,8 @@ def push_folder(
         message: First line of the commit's message.
         ignore_patterns: Files of the folder to leave out, as for `upload_folder`.
         delete_patterns: Files on the Hub to delete in the same commit unless they are in the folder, as for `upload_folder`.
+        merge: For paths of text files, what makes their new text out of that on the Hub, which is None where there is none;
+            they need not be in the folder.
 
     Returns:
         The commit; the head of the branch where nothing differs from it.
@@ -56,8 +59,8 @@ def push_folder(
         HubError: The Hub refuses, or cannot be reached for minutes.
     """
     check_name(repo_id)
-    folder = Path(folder)
-    paths = _files(folder, ignore_patterns)
+    folder, merge = Path(folder), merge or {}
+    paths = [path for path in _files(folder, ignore_patterns) if path not in merge]
     if not paths:
         raise HubError(f"there is nothing to push in {folder}.")
     api, repo, branch = HfApi(token=token), {"repo_id": repo_id, "repo_type": repo_type}, revision or "main"
@@ -68,9 +71,9 @@ def push_folder(
         nonlocal earlier
         head = _head(api, repo, branch, private, create_branch=not create_pr)
         there = _tree(api, repo, head)
-        additions = _additions(folder, paths, hashes, there)
+        additions = _additions(folder, paths, hashes, there) + _merged(api, repo, head, merge, there)
         unwanted = filter_repo_objects(there, allow_patterns=list(delete_patterns))
-        deletions = [CommitOperationDelete(path) for path in unwanted if path not in paths]
+        deletions = [CommitOperationDelete(path) for path in unwanted if path not in (*paths, *merge)]
         if not additions and not deletions:
             return _commit_info(api, repo, head, message)
         if create_pr:
@@ -134,6 +137,25 @@ def _additions(
         addition.upload_info = hashes.setdefault(path, addition.upload_info)
         if not _is_same(addition, there.get(path)):
             additions.append(addition)
+    return additions
+
+
+def _merged(
+    api: HfApi,
+    repo: dict[str, str],
+    head: str,
+    merge: Mapping[str, Callable[[str | None], str]],
+    there: dict[str, RepoFile],
+) -> list[CommitOperationAdd]:
+    """The text files that change when what is on the Hub is merged into them."""
+    additions = []
+    for path, make in merge.items():
+        old = None
+        if path in there:
+            old = Path(api.hf_hub_download(**repo, filename=path, revision=head)).read_text(encoding="utf-8")
+        new = make(old)
+        if new != old:
+            additions.append(CommitOperationAdd(path, new.encode()))
     return additions
 
 

@@ -1,13 +1,17 @@
 """The cards of checkpoints and calibration sets: filled with what was measured; a field without a value is left out."""
 
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.utils import yaml_dump
+from jinja2 import UndefinedError
 
 from ..checkpoints.runtimes import EXPECTATIONS, SAME_SIZE
 from ..config import PruningConfig
+from ..errors import DataError
 from .markdown import environment
 from .metadata import TAG, dataset_metadata, known_sources, model_metadata, split_card
 from .names import hub_id, pinned, public_name
@@ -112,6 +116,33 @@ def dataset_card(manifest: dict[str, Any], repo_id: str | None = None) -> str:
         versions=manifest["versions"],
         papers=PAPERS,
     )
+
+
+def card_for(folder: Path, repo_id: str) -> Callable[[str | None], str]:
+    """Return what makes the card of a folder that is pushed out of the one that is on the Hub.
+
+    What a user wrote around our part of the folder's own card counts, and else what was written on the Hub.
+
+    Args:
+        folder: A checkpoint or a calibration set.
+        repo_id: Where it goes.
+
+    Raises:
+        DataError: What the card is rendered from is missing or damaged.
+    """
+    rendered = None
+    try:
+        for name, render in (("ssgr_config.json", model_card), ("manifest.json", dataset_card)):
+            if (folder / name).is_file():
+                rendered = render(json.loads((folder / name).read_text()), repo_id)
+                break
+    except (ValueError, KeyError, TypeError, AttributeError, UndefinedError):
+        raise DataError(f"{folder / name} is damaged or from another version; make {folder} again.") from None
+    if rendered is None:
+        raise DataError(f"{folder} is neither a checkpoint nor a calibration set of optimum-ssgr.")
+    local = (folder / "README.md").read_text(encoding="utf-8-sig") if (folder / "README.md").is_file() else None
+    edited = merge_card(local, rendered) != rendered
+    return lambda old: merge_card(local if edited else old, rendered)
 
 
 def merge_card(old: str | None, new: str) -> str:

@@ -18,13 +18,13 @@ from markdown_it import MarkdownIt
 
 from optimum_ssgr import CalibrationConfig, PruningConfig, SSGRPruner
 from optimum_ssgr.calibration.dataset import CALIBRATION_FEATURES, ROLLOUT_FEATURES
+from optimum_ssgr.cards.metadata import inherited_metadata
+from optimum_ssgr.cards.render import PLACEHOLDER, dataset_card, merge_card, model_card
 from optimum_ssgr.commands.calibrate import CalibrateCommand
 from optimum_ssgr.commands.flags import calibration_config, pruning_config
 from optimum_ssgr.commands.prune import PruneCommand
 from optimum_ssgr.commands.select import SelectCommand
 from optimum_ssgr.errors import DataError
-from optimum_ssgr.hub.cards import PLACEHOLDER, dataset_card, merge_card, model_card
-from optimum_ssgr.hub.metadata import inherited_metadata
 from optimum_ssgr.problems.load import load_problems
 
 
