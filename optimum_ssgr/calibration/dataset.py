@@ -179,7 +179,8 @@ class CalibrationSet:
             path = folder / "rollouts" / "train.parquet"
             rollouts = _read_parquet(path, ROLLOUT_FEATURES) if path.exists() else None
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise DataError(f"{folder} is not a calibration set: {Path(error.filename).name} is missing.") from None
+            missing = Path(error.filename or "calibration/train.parquet").name  # Arrow does not say which
+            raise DataError(f"{folder} is not a calibration set: {missing} is missing.") from None
         except (json.JSONDecodeError, UnicodeDecodeError):
             raise DataError(f"the manifest of {folder} is damaged; build the calibration set again.") from None
         if not isinstance(manifest, dict) or not {"calibration", "counts", "content_hash"} <= manifest.keys():
