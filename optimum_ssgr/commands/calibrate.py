@@ -46,7 +46,7 @@ class CalibrateCommand(SSGRSubcommand):
             plan(args, config, problems)
             return
         journal = journal_of(args.output)
-        built = build(load_pruner(args, config), args, config, problems, text, about, journal)
+        built = build(load_pruner(args, args.model, config.needs_rollouts), args, config, problems, text, about, journal)
         built.save_to_disk(args.output)
         shutil.rmtree(journal, ignore_errors=True)
         describe(built.manifest["counts"])
@@ -61,16 +61,16 @@ def kept(output: Path, what: str) -> str:
     return f"finished {what} are kept in {journal}. Run the same command to go on."
 
 
-def load_pruner(args: Namespace, config: CalibrationConfig) -> "SSGRPruner":
-    """Load the model, without its weights when they are not needed here."""
+def load_pruner(args: Namespace, model: str, generates: bool) -> "SSGRPruner":
+    """Load a model, without its weights when nothing is to be generated in this process."""
     from ..checkpoints.load import load_skeleton, load_tokenizer
     from ..pruner import SSGRPruner
     from ..rollouts.choose import IN_PROCESS
 
-    if config.needs_rollouts and args.engine == IN_PROCESS:
-        return SSGRPruner.from_pretrained(args.model, **flags.load_arguments(args))
+    if generates and args.engine == IN_PROCESS:
+        return SSGRPruner.from_pretrained(model, **flags.load_arguments(args))
     shared = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
-    return SSGRPruner(load_skeleton(args.model, **shared), load_tokenizer(args.model, **shared))
+    return SSGRPruner(load_skeleton(model, **shared), load_tokenizer(model, **shared))
 
 
 def build(
@@ -90,7 +90,7 @@ def build(
         journal_dir=journal,
         engine=args.engine,
         batch_size=args.batch_size,
-        instruction=flags.instruction(args),
+        instruction=flags.instruction(args, args.problems),
         about=about,
     )
 
@@ -114,7 +114,7 @@ def read_inputs(args: Namespace, config: CalibrationConfig) -> "tuple[list[Probl
     text = load_documents(args.text, characters_for(config)) if config.needs_text else None
     if config.strategy == "text":
         return None, text, {"text": args.text}
-    problems = flags.read_problems(args, evaluation=False)
+    problems = flags.read_problems(args, args.problems, evaluation=False)
     sources = sorted({problem.source for problem in problems if problem.source})
     about = {"problems": {"source": args.problems, "split": args.split, "read_from": sources}}
     if config.needs_text:

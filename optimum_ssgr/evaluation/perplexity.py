@@ -1,9 +1,39 @@
 """Perplexity on general text."""
 
 import math
+from collections.abc import Sequence
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..errors import DataError
+
+
+def windows_of(
+    tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], length: int, most: int | None = None
+) -> torch.Tensor:
+    """Cut documents into windows of equal length, each opened by the beginning-of-text token if the tokenizer has one.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        documents: General text, joined by line ends.
+        length: Tokens in a window.
+        most: Windows to return at most; None for all.
+
+    Returns:
+        Token ids, int64 [windows, length].
+
+    Raises:
+        DataError: The text does not fill one window.
+    """
+    ids = tokenizer("\n".join(documents), add_special_tokens=False).input_ids
+    opening = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    width = length - len(opening)
+    count = len(ids) // width
+    if count == 0:
+        raise DataError(f"the text has {len(ids)} tokens, less than one window of {width}.")
+    count = min(count, most or count)
+    return torch.tensor([opening + ids[start * width : (start + 1) * width] for start in range(count)])
 
 
 @torch.inference_mode()
