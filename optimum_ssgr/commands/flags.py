@@ -62,9 +62,8 @@ def add_sampling(parser: ArgumentParser, defaults: Any) -> None:
 
 def add_generation(parser: ArgumentParser) -> None:
     """Add the flags of `CalibrationConfig` that say which rollouts to generate, and where."""
-    add_sampling(parser, CalibrationConfig)
-    group = parser.add_argument_group("generation")
-    group.add_argument("--samples-per-problem", type=int, help=f"rollouts for each problem {_default('samples_per_problem')}")
+    add_rollouts(parser)
+    group = parser.add_argument_group("fewer rollouts")
     group.add_argument(
         "--adaptive",
         action="store_true",
@@ -79,6 +78,13 @@ def add_generation(parser: ArgumentParser) -> None:
         metavar="DATASET",
         help="evaluation sets whose problems are left out, named as in --problems; read in the split for evaluation",
     )
+
+
+def add_rollouts(parser: ArgumentParser) -> None:
+    """Add the flags that say how rollouts are sampled, and where."""
+    add_sampling(parser, CalibrationConfig)
+    group = parser.add_argument_group("generation")
+    group.add_argument("--samples-per-problem", type=int, help=f"rollouts for each problem {_default('samples_per_problem')}")
     add_engine(group)
 
 
@@ -92,10 +98,13 @@ def add_engine(group: "_ActionsContainer") -> None:
     )
 
 
-def add_selection(parser: ArgumentParser) -> None:
+def add_selection(parser: ArgumentParser, several: bool = False) -> None:
     """Add the flags of `CalibrationConfig` that say what to select."""
     group = parser.add_argument_group("selection")
-    group.add_argument("--strategy", help=f"{', '.join(STRATEGIES)} {_default('strategy')}")
+    if several:
+        group.add_argument("--strategies", nargs="+", default=["ssgr", "text"], help=f"{', '.join(STRATEGIES)}")
+    else:
+        group.add_argument("--strategy", help=f"{', '.join(STRATEGIES)} {_default('strategy')}")
     group.add_argument("--num-sequences", type=int, help="sequences to select (default: 128 unless --num-tokens is given)")
     group.add_argument("--num-tokens", type=int, help="tokens to select, prompts included")
     group.add_argument(
