@@ -186,15 +186,17 @@ def step_runner(setting: Setting, processes: int) -> "Iterator[Callable[[Sequenc
 
     try:
         yield run
-    except BrokenProcessPool:
-        raise ModelError(
-            "a process of the study was ended from outside, perhaps for lack of memory; run the same command with fewer "
-            "--processes to go on."
-        ) from None
-    finally:
+    except BaseException as error:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
             process.terminate()
+        if isinstance(error, BrokenProcessPool):
+            raise ModelError(
+                "a process of the study was ended from outside, perhaps for lack of memory; run the same command with fewer "
+                "--processes to go on."
+            ) from None
+        raise
+    finally:
         pool.shutdown()
 
 

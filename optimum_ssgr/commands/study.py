@@ -163,7 +163,7 @@ def read_setting(args: Namespace, cells: "list[Cell]", config: CalibrationConfig
         tokenizer = load_tokenizer(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
         windows = read_text(args.text, None, config.text_length, tokenizer, TEXT_WINDOWS).tolist()
     return Setting(
-        args=args,
+        args=Namespace(**{name: value for name, value in vars(args).items() if not callable(value)}),
         journal=journal_of(args.output),
         calibration=config,
         calibrations=tuple(dict.fromkeys(cell.calibration for cell in cells if cell.calibration)),

@@ -116,12 +116,12 @@ def sections(report: dict[str, Any]) -> list[tuple[str, str, Table, list[str]]]:
                 "Length, truncation and loops",
                 "Mean tokens / truncated % / verbatim loops %.",
                 behaviour_table(report, problems),
-                [f"length{end}"],
+                [f"behaviour{end}"],
             )
         )
         if sweeps:
             told = "Correct traces cut into thirds, at equal numbers of tokens; differences paired by problem and seed."
-            plots = [f"{sweep}{end}" for sweep in sweeps]
+            plots = [f"sweep-{sweep}{end}" for sweep in sweeps]
             parts.append(("Difficulty and length of the traces", told, difference_table(report, problems, True), plots))
     if report["dense"]["text_perplexity"] is not None:
         told = f"The dense model has {report['dense']['text_perplexity']:.2f}."

@@ -76,10 +76,10 @@ def plot_study(report: dict[str, Any], folder: Path) -> dict[str, str]:
             end = "" if number == 0 else "-transfer"
             where = problems if number == 0 else f"{problems}, another domain"
             save(f"accuracy{end}", plot_accuracy(report, problems), f"Accuracy against sparsity on {where}. {bars}")
-            save(f"length{end}", plot_length(report, problems), f"Length and truncation against sparsity on {where}.")
+            save(f"behaviour{end}", plot_length(report, problems), f"Length and truncation against sparsity on {where}.")
             for sweep in report["settings"]["sweeps"]:
                 caption = f"Accuracy by the {sweep} of the traces that were calibrated on, on {where}. {bars}"
-                save(f"{sweep}{end}", plot_sweep(report, problems, sweep), caption)
+                save(f"sweep-{sweep}{end}", plot_sweep(report, problems, sweep), caption)
         save(
             "reconstruction",
             plot_reconstruction(report),
@@ -100,7 +100,7 @@ def plot_accuracy(report: dict[str, Any], problems: str) -> Figure:
         axis.axhline(level, color=DENSE, linestyle="--", linewidth=1, label="dense")
     _lines(report, problems, axes[0], lambda row: (100 * row["accuracy"], 100 * NORMAL_95 * row["accuracy_se"]))
     axes[0][0].set_ylabel("problems solved (%)")
-    axes[0][0].set_ylim(bottom=0)
+    axes[0][0].set_ylim(-2, min(axes[0][0].get_ylim()[1], 103))
     _legend(figure, axes)
     return figure
 
@@ -116,7 +116,7 @@ def plot_length(report: dict[str, Any], problems: str) -> Figure:
             axis.axhline(scale * dense[name], color=DENSE, linestyle="--", linewidth=1, label="dense")
         _lines(report, problems, row_axes, lambda row, name=name, scale=scale: (scale * row[name], None))
         row_axes[0].set_ylabel(text)
-        row_axes[0].set_ylim(bottom=0)
+        row_axes[0].set_ylim(bottom=-0.02 * row_axes[0].get_ylim()[1])
     for axis in axes[0]:
         axis.set_xlabel("")
     for axis in axes[1]:
@@ -155,7 +155,9 @@ def plot_sweep(report: dict[str, Any], problems: str, sweep: str) -> Figure:
     axis.set_title(METHODS[rows[0]["method"]], fontsize=10)
     axis.grid(axis="x", visible=False)
     axis.margins(x=0.12)
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", title="sparsity")
+    low, high = axis.get_ylim()
+    axis.set_ylim(max(low, -2), min(high, 103))
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", title="removed")
     return figure
 
 
@@ -222,7 +224,8 @@ def _lines(
 
 def _style(name: str | None) -> dict[str, Any]:
     colour, marker, text = STYLES[name]
-    lines = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 1.4, "elinewidth": 1, "capsize": 2}
+    size = 7 if marker == "*" else 4.5
+    lines = {"color": colour, "marker": marker, "markersize": size, "linewidth": 1.4, "elinewidth": 1, "capsize": 2}
     return lines | {"label": text}
 
 
