@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 
 TEXT_WINDOWS = 256
+TEXT_BATCH_TOKENS = 4096
+"""Tokens of text run together: a large vocabulary's logits take much memory."""
 
 
 class EvaluateCommand(SSGRSubcommand):
@@ -144,7 +146,7 @@ def ask(
     measured = None
     if args.text:
         windows = read_text(args.text, args.text_split, args.text_length, pruner.tokenizer, TEXT_WINDOWS)
-        measured = perplexity(pruner.model, windows, batch_size=max(1, 4096 // args.text_length))
+        measured = perplexity(pruner.model, windows, batch_size=max(1, TEXT_BATCH_TOKENS // args.text_length))
     speed = engine.tokens / engine.seconds if engine.seconds else None
     return Asked(graded, opens_thinking(pruner.tokenizer), measured, speed)
 

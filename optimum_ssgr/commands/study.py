@@ -255,6 +255,7 @@ def fingerprint(setting: "Setting") -> dict[str, Any]:
     return shared | {
         "model": setting.args.model,
         "instructions": {str(name): text for name, text in setting.instructions.items()},
+        "device_map": setting.args.device_map,
         "batch_size": setting.args.batch_size,
         "evaluated": {name: digest(problems) for name, problems in setting.sets.items()},
         "asked": digest(setting.asked[0]),
