@@ -21,7 +21,6 @@ from ..journal import write_whole
 from . import flags
 from .base import be_quiet
 from .calibrate import load_pruner
-from .evaluate import TEXT_BATCH_TOKENS
 
 
 if TYPE_CHECKING:
@@ -240,6 +239,7 @@ def _measure(setting: Setting, pruner: "SSGRPruner") -> "tuple[dict[str, Any], l
     from ..evaluation.metrics import summarize
     from ..evaluation.perplexity import perplexity
 
+    text = perplexity(pruner.model, torch.tensor(setting.windows)) if setting.windows else None
     graded = {
         name: evaluate(
             pruner.model,
@@ -254,10 +254,6 @@ def _measure(setting: Setting, pruner: "SSGRPruner") -> "tuple[dict[str, Any], l
     }
     opened = opens_thinking(pruner.tokenizer)
     sets = {name: {"summary": summarize(found, opened), "correct": _shares(found)} for name, found in graded.items()}
-    text = None
-    if setting.windows:
-        windows = torch.tensor(setting.windows)
-        text = perplexity(pruner.model, windows, batch_size=max(1, TEXT_BATCH_TOKENS // windows.shape[1]))
     return {"sets": sets, "text_perplexity": text}, next(iter(graded.values()))
 
 

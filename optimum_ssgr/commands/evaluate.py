@@ -18,15 +18,10 @@ from .calibrate import kept, load_pruner
 
 
 if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedTokenizerBase
-
     from ..records import GradedRollout, Problem
 
 
 TEXT_WINDOWS = 256
-TEXT_BATCH_TOKENS = 4096
-"""Tokens of text run together: a large vocabulary's logits take much memory."""
 
 
 class EvaluateCommand(SSGRSubcommand):
@@ -71,8 +66,9 @@ class EvaluateCommand(SSGRSubcommand):
         if args.output is not None:
             check_unused(args.output)
         problems = {name: flags.read_problems(args, name, evaluation=True) for name in sets}
+        documents = read_text(args.text, args.text_split, args.text_length * TEXT_WINDOWS) if args.text else []
         models = list(dict.fromkeys([args.baseline, *args.model] if args.baseline else args.model))
-        asked = {model: ask(args, model, sampling, sets, problems) for model in models}
+        asked = {model: ask(args, model, sampling, sets, problems, documents) for model in models}
         rows = make_rows(args, asked)
         say(as_table(rows, asked))
         for model in models:
@@ -125,16 +121,25 @@ def wanted_sets(args: Namespace) -> dict[str, int]:
 
 
 def ask(
-    args: Namespace, model: str, sampling: SamplingConfig, sets: dict[str, int], problems: "dict[str, list[Problem]]"
+    args: Namespace,
+    model: str,
+    sampling: SamplingConfig,
+    sets: dict[str, int],
+    problems: "dict[str, list[Problem]]",
+    documents: list[str],
 ) -> Asked:
     """Ask one model all problems; finished responses are kept in the journal, if there is an output."""
     from ..evaluation.evaluate import MeteredEngine, answer, decisive, opens_thinking
-    from ..evaluation.perplexity import perplexity
+    from ..evaluation.perplexity import perplexity, windows_of
     from ..rollouts.choose import choose_engine
     from ..rollouts.journal import open_rollout_journal
 
     pruner = load_pruner(args, model, generates=True)
     engine = MeteredEngine(choose_engine(args.engine, pruner.model, pruner.tokenizer, sampling, args.batch_size))
+    measured = None
+    if documents:
+        windows = windows_of(pruner.tokenizer, documents, args.text_length, TEXT_WINDOWS)
+        measured = perplexity(pruner.model, windows)
     graded = {}
     for name, samples in sets.items():
         journal = None
@@ -143,10 +148,6 @@ def ask(
             journal = open_rollout_journal(folder, decisive(pruner.model, pruner.tokenizer, sampling))
         instruction = flags.instruction(args, name)
         graded[name] = answer(engine, pruner.tokenizer, problems[name], sampling.seed, samples, instruction, journal)
-    measured = None
-    if args.text:
-        windows = read_text(args.text, args.text_split, args.text_length, pruner.tokenizer, TEXT_WINDOWS)
-        measured = perplexity(pruner.model, windows, batch_size=max(1, TEXT_BATCH_TOKENS // args.text_length))
     speed = engine.tokens / engine.seconds if engine.seconds else None
     return Asked(graded, opens_thinking(pruner.tokenizer), measured, speed)
 
@@ -161,16 +162,12 @@ def file_name(text: str) -> str:
     return re.sub(r"[^\w.-]+", "_", text)
 
 
-def read_text(
-    source: str, split: str | None, length: int, tokenizer: "PreTrainedTokenizerBase", windows: int
-) -> "torch.Tensor":
-    """Read general text that no model was calibrated on, as windows of token ids."""
+def read_text(source: str, split: str | None, num_tokens: int) -> list[str]:
+    """Read general text that no model was calibrated on, from another split than the one that calibration takes."""
     from ..calibration.text import load_documents
-    from ..evaluation.perplexity import windows_of
     from ..reasoner import NAME
 
-    split = split or ("test" if source == NAME else "validation")
-    return windows_of(tokenizer, load_documents(source, 8 * length * windows, split=split), length, windows)
+    return load_documents(source, 8 * num_tokens, split=split or ("test" if source == NAME else "validation"))
 
 
 def make_rows(args: Namespace, asked: dict[str, Asked]) -> list[dict[str, Any]]:

@@ -150,6 +150,7 @@ def read_setting(args: Namespace, cells: "list[Cell]", config: CalibrationConfig
     """Read problems and text."""
     from ..calibration.text import characters_for, load_documents
     from ..checkpoints.load import load_tokenizer
+    from ..evaluation.perplexity import windows_of
     from ..problems.load import FILE_FORMATS
     from .cells import Setting
     from .evaluate import read_text
@@ -161,7 +162,8 @@ def read_setting(args: Namespace, cells: "list[Cell]", config: CalibrationConfig
     windows: list[list[int]] = []
     if args.text and Path(args.text).suffix not in (".txt", *FILE_FORMATS):  # a file has one split, which is calibrated on
         tokenizer = load_tokenizer(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
-        windows = read_text(args.text, None, config.text_length, tokenizer, TEXT_WINDOWS).tolist()
+        documents = read_text(args.text, None, config.text_length * TEXT_WINDOWS)
+        windows = windows_of(tokenizer, documents, config.text_length, TEXT_WINDOWS).tolist()
     return Setting(
         args=Namespace(**{name: value for name, value in vars(args).items() if not callable(value)}),
         journal=journal_of(args.output),

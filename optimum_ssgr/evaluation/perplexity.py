@@ -6,7 +6,11 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
+
+
+BATCH_TOKENS = 5120
+"""Tokens of text run together: with a large vocabulary their logits take much memory."""
 
 
 def windows_of(
@@ -37,17 +41,23 @@ def windows_of(
 
 
 @torch.inference_mode()
-def perplexity(model: PreTrainedModel, windows: torch.Tensor, batch_size: int = 32) -> float:
+def perplexity(model: PreTrainedModel, windows: torch.Tensor) -> float:
     """Return the perplexity of a model on windows of text.
 
     Args:
         model: Causal language model.
         windows: Token ids, int64 [windows, positions]; the first token of each is only context.
-        batch_size: Windows run together.
+
+    Raises:
+        ConfigError: The windows are longer than the model's context.
     """
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    length = windows.shape[1]
+    if context is not None and length > context:
+        raise ConfigError(f"text_length {length} exceeds the model's context of {context} tokens.")
     device = model.get_input_embeddings().weight.device
     losses = [
         model(chunk.to(device), labels=chunk.to(device)).loss.double().item() * len(chunk)
-        for chunk in windows.split(batch_size)
+        for chunk in windows.split(max(1, BATCH_TOKENS // length))
     ]
     return math.exp(sum(losses) / len(windows))

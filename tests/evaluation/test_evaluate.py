@@ -1,10 +1,13 @@
 import copy
+import math
 
 import pytest
 import torch
 
 from optimum_ssgr import SamplingConfig, load_problems
+from optimum_ssgr.errors import ConfigError, DataError
 from optimum_ssgr.evaluation.evaluate import decisive, evaluate, opens_thinking
+from optimum_ssgr.evaluation.perplexity import perplexity, windows_of
 from optimum_ssgr.evaluation.presets import PRESETS, find_preset, lighteval_command
 from optimum_ssgr.evaluation.results import eval_results, result_row
 from optimum_ssgr.problems.sources import SOURCES
@@ -68,3 +71,20 @@ def test_cross_check_asks_the_same():
     assert '"math_500|0,aime25_avg|0"' in command
     assert "generation_parameters={max_new_tokens:32768,temperature:0.6,top_p:0.95}" in command
     assert lighteval_command("me/model", ["openai/gsm8k"], SamplingConfig()) is None
+
+
+def test_perplexity_against_every_token_by_itself(reasoner):
+    model, tokenizer = reasoner
+    windows = windows_of(tokenizer, ["The list is copied.", "It returns the number of items in the list. " * 9], 24, 5)
+    assert windows.shape == (5, 24)
+    assert set(windows[:, 0].tolist()) == {tokenizer.bos_token_id}
+    text = tokenizer.decode(windows[:, 1:].flatten())
+    assert text.startswith("The list is copied.\nIt returns the number")
+    with torch.no_grad():
+        scores = model(windows).logits.log_softmax(dim=-1)
+    losses = [-scores[row, place, windows[row, place + 1]].item() for row in range(5) for place in range(23)]
+    assert perplexity(model, windows) == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-5)
+    with pytest.raises(ConfigError, match="exceeds the model's context of 1024 tokens"):
+        perplexity(model, torch.zeros(1, 1025, dtype=torch.long))
+    with pytest.raises(DataError, match="less than one window of 23"):
+        windows_of(tokenizer, ["short"], 24)
