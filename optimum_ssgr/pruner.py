@@ -46,7 +46,7 @@ from .pruning.layerwise import check_prunable, prune_layerwise
 from .pruning.report import PruningReport
 from .records import GradedRollout, Problem
 from .rollouts.choose import IN_PROCESS, choose_engine
-from .rollouts.journal import open_rollout_journal
+from .rollouts.journal import decisive, open_rollout_journal
 from .rollouts.prompts import encode_prompts
 
 
@@ -216,9 +216,7 @@ class SSGRPruner:
         chosen = choose_engine(engine, self.model, self.tokenizer, config.sampling, batch_size)
         journal = nullcontext()
         if journal_dir is not None:
-            origin = describe_origin(self.model, self.tokenizer)
-            decisive = {key: origin[key] for key in ("model", "model_commit", "dtype", "tokenizer_hash")}
-            journal = open_rollout_journal(journal_dir, decisive | {"sampling": config.sampling.to_dict()})
+            journal = open_rollout_journal(journal_dir, decisive(self.model, self.tokenizer, config.sampling))
         return gather_rollouts(chosen, self.tokenizer, problems, prompts, config, journal)
 
     def prune(

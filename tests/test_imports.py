@@ -94,7 +94,9 @@ def test_stages_are_in_the_order_of_the_data():
             assert part not in (ALLOWED[other] or ()), f"{part} and {other} may import each other"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["ssgr", "--help"], ["ssgr", "prune", "--help"], ["ssgr", "demo", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], *(["ssgr", *verb, "--help"] for verb in ([], ["prune"], ["evaluate"], ["study"], ["demo"]))]
+)
 def test_help_loads_nothing_heavy(arguments):
     heavy = {"torch", "transformers", "datasets", "gradio", "matplotlib", "pyarrow"}
     code = (

@@ -45,12 +45,12 @@ class CalibrateCommand(SSGRSubcommand):
         check_unused(args.output)
         check_push_allowed(args, "dataset")
         problems, text, about = read_inputs(args, config)
-        check_prompts(args, config, problems)
+        check_asking(args, config, problems)
         if args.dry_run:
             plan(args, config, problems)
             return
         journal = journal_of(args.output)
-        built = build(load_pruner(args, config), args, config, problems, text, about, journal)
+        built = build(load_pruner(args, args.model, config.needs_rollouts), args, config, problems, text, about, journal)
         built.save_to_disk(args.output, dataset_card(built.manifest))
         shutil.rmtree(journal, ignore_errors=True)
         describe(built.manifest["counts"])
@@ -85,16 +85,16 @@ def kept(output: Path, what: str) -> str:
     return f"finished {what} are kept in {journal}. Run the same command to go on."
 
 
-def load_pruner(args: Namespace, config: CalibrationConfig) -> "SSGRPruner":
-    """Load the model, without its weights when they are not needed here."""
+def load_pruner(args: Namespace, model: str, generates: bool) -> "SSGRPruner":
+    """Load a model, without its weights when nothing is to be generated in this process."""
     from ..checkpoints.load import load_skeleton, load_tokenizer
     from ..pruner import SSGRPruner
     from ..rollouts.choose import IN_PROCESS
 
-    if config.needs_rollouts and args.engine == IN_PROCESS:
-        return SSGRPruner.from_pretrained(args.model, **flags.load_arguments(args))
+    if generates and args.engine == IN_PROCESS:
+        return SSGRPruner.from_pretrained(model, **flags.load_arguments(args))
     shared = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
-    return SSGRPruner(load_skeleton(args.model, **shared), load_tokenizer(args.model, **shared))
+    return SSGRPruner(load_skeleton(model, **shared), load_tokenizer(model, **shared))
 
 
 def build(
@@ -114,7 +114,7 @@ def build(
         journal_dir=journal,
         engine=args.engine,
         batch_size=args.batch_size,
-        instruction=flags.instruction(args),
+        instruction=flags.instruction(args, args.problems),
         about=about,
     )
 
@@ -138,7 +138,7 @@ def read_inputs(args: Namespace, config: CalibrationConfig) -> "tuple[list[Probl
     text = load_documents(args.text, characters_for(config)) if config.needs_text else None
     if config.strategy == "text":
         return None, text, {"text": args.text}
-    problems = flags.read_problems(args, evaluation=False)
+    problems = flags.read_problems(args, args.problems, evaluation=False)
     about = {"problems": {"source": args.problems, "split": args.split, "read_from": sources_of(problems)}}
     for name in ("num_problems", "question_column", "answer_column"):
         if getattr(args, name) is not None:
@@ -159,17 +159,21 @@ def read_inputs(args: Namespace, config: CalibrationConfig) -> "tuple[list[Probl
     return kept, text, about
 
 
-def check_prompts(args: Namespace, config: CalibrationConfig, problems: "list[Problem] | None") -> None:
-    """Render every prompt and see whether it fits the model, before its weights are loaded."""
-    if problems is None:
-        return
+def check_asking(args: Namespace, config: CalibrationConfig, problems: "list[Problem] | None") -> None:
+    """See whether everything that is to be asked fits the model."""
+    if problems is not None:
+        longest_response = config.max_new_tokens if config.needs_rollouts else 0
+        check_prompts(args, args.model, problems, flags.instruction(args, args.problems), longest_response)
+
+
+def check_prompts(args: Namespace, model: str, problems: "list[Problem]", instruction: str, max_new_tokens: int) -> None:
+    """Render every prompt and see whether it fits a model, before any weights are loaded."""
     from ..checkpoints.load import load_config, load_tokenizer
     from ..rollouts.prompts import check_lengths, encode_prompts
 
     shared = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
-    prompts = encode_prompts(load_tokenizer(args.model, **shared), problems, flags.instruction(args))
-    longest_response = config.max_new_tokens if config.needs_rollouts else 0
-    check_lengths(load_config(args.model, **shared), prompts.values(), longest_response)
+    prompts = encode_prompts(load_tokenizer(model, **shared), problems, instruction)
+    check_lengths(load_config(model, **shared), prompts.values(), max_new_tokens)
 
 
 def plan(args: Namespace, config: CalibrationConfig, problems: list | None) -> None:

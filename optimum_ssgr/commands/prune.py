@@ -75,7 +75,7 @@ class PruneCommand(SSGRSubcommand):
         skeleton = load_skeleton(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
         linears = check_prunable(skeleton, config)
         if needs_building:
-            calibrate.check_prompts(args, calibration_config, problems)
+            calibrate.check_asking(args, calibration_config, problems)
         if args.dry_run:
             plan(args, config, skeleton, linears)
             if calibration or not config.needs_calibration:
