@@ -76,13 +76,17 @@ def perplexity_table(report: dict[str, Any]) -> Table:
 
 def difference_table(report: dict[str, Any], problems: str, bands: bool) -> Table:
     """Paired differences in points, with 95 % confidence intervals: between strategies, or between bands."""
-    table: Table = [("method", "weights removed", "calibrated on", "minus", "points", "95 % interval")]
     named = set(bands_of(report["settings"]["sweeps"]))
+    found: dict[tuple[str, str, str], dict[str, str]] = {}
     for item in report["differences"]:
         if item["problems"] == problems and (item["first"] in named) == bands:
             low, high = (100 * end for end in item["ci95"])
-            names = (METHODS[item["method"]], target_label(item["target"]), item["first"], item["second"])
-            table.append((*names, f"{100 * item['difference']:+.1f}", f"{low:+.1f} to {high:+.1f}"))
+            cells = found.setdefault((item["method"], item["first"], item["second"]), {})
+            cells[item["target"]] = f"{100 * item['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
+    targets = report["settings"]["targets"]
+    table: Table = [("method", "calibrated on", "minus", *map(target_label, targets))]
+    for (method, first, second), cells in found.items():
+        table.append((METHODS[method], first, second, *(cells[target] for target in targets)))
     return table
 
 
@@ -110,7 +114,8 @@ def sections(report: dict[str, Any]) -> list[tuple[str, str, Table, list[str]]]:
             f"{dense['mean_tokens']:.0f} tokens, {100 * dense['truncated']:.1f} % truncated."
         )
         parts.append((f"Accuracy on {problems}{domain}", solved, accuracy_table(report, problems), [f"accuracy{end}"]))
-        parts.append(("Differences", "Paired by problem and seed, in points.", difference_table(report, problems, False), []))
+        told = "Paired by problem and seed, in points, with 95 % intervals."
+        parts.append(("Differences", told, difference_table(report, problems, False), []))
         parts.append(
             (
                 "Length, truncation and loops",
@@ -120,7 +125,9 @@ def sections(report: dict[str, Any]) -> list[tuple[str, str, Table, list[str]]]:
             )
         )
         if sweeps:
-            told = "Correct traces cut into thirds, at equal numbers of tokens; differences paired by problem and seed."
+            told = (
+                "Correct traces cut into thirds, at equal numbers of tokens; differences paired by problem and seed, in points."
+            )
             plots = [f"sweep-{sweep}{end}" for sweep in sweeps]
             parts.append(("Difficulty and length of the traces", told, difference_table(report, problems, True), plots))
     if report["dense"]["text_perplexity"] is not None:
