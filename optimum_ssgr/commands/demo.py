@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..records import GradedRollout, Problem
 
 
-STRATEGIES = ("ssgr", "text")
+STRATEGIES = ("ssgr", "self", "text")
 METHODS = ("sparsegpt", "wanda")
 SEEDS = (0, 1, 2)
 # Chosen on the dev split (see benchmarks/RESULTS.md), where the pruned models still differ from dense and from guessing.
@@ -118,14 +118,15 @@ def run(problems: "list[Problem]", configs: dict[str, PruningConfig], checkpoint
         rows.append({"strategy": strategy, "method": method} | means | counts | {"accuracy": accuracy, "accuracy_se": error})
     differences = []
     for method in METHODS:
-        first, second = (np.array(correct[method, strategy], dtype=float) for strategy in STRATEGIES)
-        difference, error = mean_over_seeds(first - second)
-        differences.append({"method": method, "ssgr_minus_text": difference, "se": error})
+        ours, *others = (np.array(correct[method, strategy], dtype=float) for strategy in STRATEGIES)
+        for strategy, theirs in zip(STRATEGIES[1:], others, strict=True):
+            difference, error = mean_over_seeds(ours - theirs)
+            differences.append({"method": method, "strategy": strategy, "ssgr_minus_this": difference, "se": error})
     return {"dense": dense_summary, "rows": rows, "differences": differences, "versions": _versions()}
 
 
 def calibrate(dense: "SSGRPruner", seed: int) -> dict[str, Any]:
-    """Make one calibration set per strategy, of equal size, from fresh problems and from general text."""
+    """Make one calibration set per strategy, of equal size: from the rollouts on fresh problems, and from general text."""
     import dataclasses
 
     from ..problems.load import load_problems
@@ -134,9 +135,13 @@ def calibrate(dense: "SSGRPruner", seed: int) -> dict[str, Any]:
 
     settings = dataclasses.replace(CALIBRATION, seed=seed)
     problems = load_problems(NAME, split="train", limit=CALIBRATION_PROBLEMS, seed=seed)
-    own = dense.build_calibration(problems, settings, batch_size=BATCH_SIZE)
-    text = dense.build_calibration(config=dataclasses.replace(settings, strategy="text"), text=documents("train"))
-    return {"ssgr": own, "text": text}
+    rollouts = dense.generate_rollouts(problems, settings, batch_size=BATCH_SIZE)
+    return {
+        name: dense.build_calibration(
+            config=dataclasses.replace(settings, strategy=name), rollouts=rollouts, text=documents("train")
+        )
+        for name in STRATEGIES
+    }
 
 
 def _versions() -> dict[str, str]:
@@ -167,5 +172,6 @@ def as_text(report: dict[str, Any]) -> str:
             f"{row['truncated']:>10.1%} {row['text_perplexity']:>9.1f}"
         )
     for item in report["differences"]:
-        lines.append(f"{item['method']}: ssgr - text = {100 * item['ssgr_minus_text']:+.1f} points +- {100 * item['se']:.1f}")
+        difference = f"{100 * item['ssgr_minus_this']:+.1f} points +- {100 * item['se']:.1f}"
+        lines.append(f"{item['method']}: ssgr - {item['strategy']} = {difference}")
     return "\n".join(lines)

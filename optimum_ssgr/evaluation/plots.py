@@ -13,9 +13,9 @@ import matplotlib.pyplot as plt
 
 
 # Okabe and Ito's palette, told apart by readers with any colour vision.
-COLOURS = {"ssgr": "#0072B2", "text": "#E69F00"}
+COLOURS = {"ssgr": "#0072B2", "self": "#56B4E9", "text": "#E69F00"}
 DENSE = "#555555"
-LABELS = {"ssgr": "calibrated on its own traces (ssgr)", "text": "calibrated on general text"}
+LABELS = {"ssgr": "own traces, challenging (ssgr)", "self": "own traces, at random (self)", "text": "general text"}
 
 
 def plot_comparison(dense: dict[str, Any], rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -33,12 +33,12 @@ def plot_comparison(dense: dict[str, Any], rows: Sequence[dict[str, Any]], path:
         (left, "accuracy", "accuracy_se", 100, "problems solved (%), higher is better"),
         (right, "text_perplexity", None, 1, "perplexity on general text, lower is better"),
     ):
-        for side, strategy in zip((-0.18, 0.18), LABELS, strict=True):
+        for side, strategy in zip((-0.27, 0.0, 0.27), LABELS, strict=True):
             chosen = [next(row for row in rows if (row["method"], row["strategy"]) == (m, strategy)) for m in methods]
             bars = axis.bar(
                 [index + side for index in range(len(methods))],
                 [scale * row[name] for row in chosen],
-                width=0.34,
+                width=0.25,
                 color=COLOURS[strategy],
                 yerr=[scale * row[error] for row in chosen] if error else None,
                 capsize=3,
@@ -51,6 +51,6 @@ def plot_comparison(dense: dict[str, Any], rows: Sequence[dict[str, Any]], path:
         axis.spines[["top", "right"]].set_visible(False)
         axis.margins(y=0.12)
     figure.suptitle(f"One model, {rows[0]['sparsity']:.0%} of its linear layers' weights removed", fontsize=11)
-    figure.legend(*left.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=3)
+    figure.legend(*left.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=160, metadata={"Software": None})
     plt.close(figure)
