@@ -16,6 +16,15 @@ STRATEGIES = ("ssgr", "self", "rac", "resp", "obc", "mix", "prompts", "text")
 METHODS = ("magnitude", "wanda", "sparsegpt", "alps")
 MODES = ("staged", "two_pass")
 ALLOCATIONS = ("uniform", "owl")
+# What is published of each paper's own settings. Of SSGR (arXiv 2511.18864) it is the nearest public reading, which is also the
+# default; RAC (arXiv 2509.12464) says temperatures of 0.6 to 0.7; what RESP (arXiv 2512.02185) shares with it, and OBC-Prune
+# (arXiv 2609.17890) with SSGR, is taken from there.
+PRESETS: dict[str, dict[str, Any]] = {
+    "ssgr": {},
+    "rac": {"strategy": "rac", "temperature": 0.6, "num_sequences": None, "num_tokens": 1_000_000},
+    "resp": {"strategy": "resp", "temperature": 0.6, "num_sequences": None, "num_tokens": 1_000_000},
+    "obc": {"strategy": "obc", "num_sequences": 256},
+}
 
 
 def _require(condition: bool, message: str) -> None:
@@ -157,6 +166,19 @@ class CalibrationConfig(_JSONConfig):
         low, high = self.length_window
         _require(0 <= low <= high <= 100, f"length_window must be two percentiles between 0 and 100, not {low}, {high}.")
         self.sampling  # noqa: B018  (checks the sampling settings)
+
+    @classmethod
+    def preset(cls, name: str) -> Self:
+        """Return the settings that a paper publishes; those it leaves open are the defaults.
+
+        Args:
+            name: `ssgr`, `rac`, `resp` or `obc`.
+
+        Raises:
+            ConfigError: There is no such preset.
+        """
+        _require(name in PRESETS, f"unknown preset '{name}'; choose one of {', '.join(PRESETS)}.")
+        return cls(**PRESETS[name])
 
     @property
     def sampling(self) -> SamplingConfig:

@@ -5,7 +5,7 @@ from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import ALLOCATIONS, METHODS, MODES, STRATEGIES, CalibrationConfig, PruningConfig, SamplingConfig
+from ..config import ALLOCATIONS, METHODS, MODES, PRESETS, STRATEGIES, CalibrationConfig, PruningConfig, SamplingConfig
 
 
 if TYPE_CHECKING:
@@ -52,17 +52,19 @@ def add_problems(parser: ArgumentParser, required: bool, several: bool = False) 
 def add_sampling(parser: ArgumentParser, defaults: Any) -> None:
     """Add the flags of sampling, with the defaults of a config class."""
     group = parser.add_argument_group("sampling")
-    group.add_argument("--temperature", type=float, default=defaults.temperature, help="0 is greedy (default: %(default)s)")
-    group.add_argument("--top-p", type=float, default=defaults.top_p, help="probability mass kept (default: %(default)s)")
-    group.add_argument(
-        "--max-new-tokens", type=int, default=defaults.max_new_tokens, help="longest response (default: %(default)s)"
-    )
+    group.add_argument("--temperature", type=float, help=f"0 is greedy (default: {defaults.temperature})")
+    group.add_argument("--top-p", type=float, help=f"probability mass kept (default: {defaults.top_p})")
+    group.add_argument("--max-new-tokens", type=int, help=f"longest response (default: {defaults.max_new_tokens})")
     group.add_argument("--seed", type=int, default=defaults.seed, help="seed of everything random (default: %(default)s)")
 
 
 def add_generation(parser: ArgumentParser) -> None:
     """Add the flags of `CalibrationConfig` that say which rollouts to generate, and where."""
     add_rollouts(parser)
+    parser.add_argument(
+        "--preset",
+        help=f"settings that a paper publishes, for flags that are left out: {', '.join(PRESETS)} (default: ssgr)",
+    )
     group = parser.add_argument_group("fewer rollouts")
     group.add_argument(
         "--adaptive",
@@ -220,9 +222,11 @@ def calibration_config(args: Namespace, defaults: CalibrationConfig | None = Non
 
     Args:
         args: Parsed flags; those that were left out are None.
-        defaults: Settings for what was left out; the class's own when None.
+        defaults: Settings for what was left out; the preset's, or the class's own, when None.
     """
     values = _fields(CalibrationConfig, args)
+    if getattr(args, "preset", None):
+        defaults = CalibrationConfig.preset(args.preset)
     if values.get("num_tokens") and "num_sequences" not in values:
         values["num_sequences"] = None
     elif values.get("num_sequences") and defaults is not None:
