@@ -30,6 +30,7 @@ from transformers.initialization import no_init_weights
 from ..errors import ModelError, OutputError
 from ..output import new_folder
 from ..pruning.blocks import find_blocks
+from ..pruning.weights import modules_outside
 from .load import LOADING_ERRORS, cannot_load, dtype_of, source_of
 from .save import CHECK_TEXT, check_tokenizer, write_beside
 
@@ -75,6 +76,13 @@ class StreamedWeights:
         """Names of all tensors, tied ones once."""
         return list(self._places)
 
+    def outside(self, model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+        """Read every tensor outside of the blocks, one after the other."""
+        blocks = tuple(f"{name}." for name in find_blocks(model))
+        for name in self._places:
+            if not name.startswith(blocks):
+                yield name, self.read(name)
+
     def read(self, name: str) -> torch.Tensor:
         """Return one tensor.
 
@@ -98,7 +106,7 @@ class StreamedWeights:
     def around(self, model: PreTrainedModel) -> Iterator[None]:
         """Hold what comes before the blocks: everything outside of them but the output head."""
         head = model.get_output_embeddings()
-        with self._held({name: module for name, module in _outside(model).items() if module is not head}):
+        with self._held({name: module for name, module in modules_outside(model).items() if module is not head}):
             yield
 
     @contextmanager
@@ -120,7 +128,7 @@ class StreamedWeights:
             hooks.append(block.register_forward_pre_hook(partial(bring_in, name)))
             hooks.append(block.register_forward_hook(lambda *_: stack.close()))
         try:
-            with self._held(_outside(model)):
+            with self._held(modules_outside(model)):
                 return model(ids.to(self.device), use_cache=False).logits
         finally:
             stack.close()
@@ -218,6 +226,8 @@ def save_streamed(
     Raises:
         OutputError: The folder is in use or cannot be written, or what was written does not run.
     """
+    if len(blocks) != len(find_blocks(model)):
+        raise OutputError("pruned blocks are missing from the journal; run the same command again to prune them anew.")
     prefixes = tuple(f"{name}." for name in find_blocks(model))
     rest = [name for name in weights.names if not name.startswith(prefixes)]
     with new_folder(folder) as partial:
@@ -274,13 +284,3 @@ def _stored_names(folder: Path) -> dict[str, Path]:
     if not stored:
         raise ModelError(f"there are no safetensors files in {folder}; only those can be streamed.")
     return stored
-
-
-def _outside(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """Return the modules outside the blocks by name."""
-    blocks = tuple(find_blocks(model))
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if not any(name == block or name.startswith(f"{block}.") for block in blocks)
-    }
