@@ -18,7 +18,7 @@ from .blocks import Matrix, find_blocks, find_matrices
 from .capture import BATCH_TOKENS, Arguments, MicroBatch, call_arguments, probe_outputs
 from .experts import observable
 from .journal import Journal, hash_block
-from .layerwise import prune_block
+from .layerwise import count_outliers, prune_block
 from .solve import SECOND_ORDER, as_pattern
 from .stages import Stage, noted
 
@@ -160,6 +160,8 @@ def _time_block(
         hidden = torch.randn(batches, 1, positions, width, device=device).to(dtype)
         waiting = [MicroBatch(Activation(part, None, False), None, arguments) for part in hidden]
         start = time.perf_counter()
+        if config.allocation == "owl":
+            count_outliers(0, block, matrices, stages.get(name, []), waiting)
         list(prune_block(0, name, block, matrices, stages.get(name, []), waiting, config, as_pattern(config)))
         if device.type == "cuda":
             torch.cuda.synchronize()
