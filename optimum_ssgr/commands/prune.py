@@ -60,6 +60,7 @@ class PruneCommand(SSGRSubcommand):
             calibrate.check_inputs(args, calibration_config)
         from ..calibration.dataset import CalibrationSet
         from ..checkpoints.load import load_skeleton
+        from ..checkpoints.streaming import check_streamable
         from ..output import check_unused
         from ..pruner import SSGRPruner
         from ..pruning.distributed import barrier, rank, start_processes
@@ -71,6 +72,8 @@ class PruneCommand(SSGRSubcommand):
         problems, text, about = calibrate.read_inputs(args, calibration_config) if needs_building else (None, None, None)
         skeleton = load_skeleton(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
         linears = check_prunable(skeleton, config)
+        if args.streaming:
+            check_streamable(args.model, skeleton, revision=args.revision)
         if args.dry_run:
             plan(args, config, skeleton, linears)
             if calibration or not config.needs_calibration:

@@ -73,7 +73,7 @@ def test_the_command_ends_well_without_calibration(tmp_path, processes):
     """Magnitude pruning exchanges nothing, so the processes must be kept in step for the journal's and the output's sake."""
     (tmp_path / "job.py").write_text("from optimum.commands.optimum_cli import main\nmain()\n")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    arguments = ["ssgr", "prune", "--model", NAME, "--method", "magnitude", "--output", tmp_path / "out"]
+    arguments = ["ssgr", "prune", tmp_path / "out", "--model", NAME, "--method", "magnitude"]
     done = subprocess.run(
         list(map(str, [*command, tmp_path / "job.py", *arguments])), capture_output=True, text=True, env=environment()
     )
