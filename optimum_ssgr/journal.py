@@ -55,9 +55,11 @@ def check_fingerprint(folder: Path, fingerprint: Mapping[str, Any]) -> None:
         write_whole(path, lambda partial: partial.write_text(json.dumps(present, indent=2) + "\n"))
         return
     try:
-        earlier = json.loads(path.read_text())
-    except json.JSONDecodeError:
-        raise OutputError(f"{path} is damaged; remove {folder} to start anew.") from None
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        earlier = None
+    if not isinstance(earlier, dict) or not earlier:
+        raise OutputError(f"{path} is damaged; remove {folder} to start anew.")
     for key in sorted({*earlier, *present}):
         if earlier.get(key) != present.get(key):
             raise OutputError(
@@ -72,13 +74,14 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         OutputError: The disk is full or the file cannot be written.
     """
-    partial = path.with_suffix(".partial")
+    partial = path.with_name(f"{path.name}.partial")
     try:
         write(partial)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"cannot write {path}: {reason}; make room and run the same command again to go on.") from error
+    finally:
+        partial.unlink(missing_ok=True)

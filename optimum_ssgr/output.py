@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from .errors import OutputError
@@ -35,19 +36,26 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     """Give a temporary folder beside the wanted one, renamed to it at the end; an error leaves nothing behind.
 
     Raises:
-        OutputError: The folder is in use or cannot be written.
+        OutputError: The folder is in use, another process is writing it, or it cannot be written.
     """
     folder = check_unused(folder)
     partial = folder.with_name(f".{folder.name}.partial")
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"), blocking=False)
     try:
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True)
-        yield partial
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with lock:
+            try:
+                check_unused(folder)  # another process may have finished meanwhile
+                shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+                partial.mkdir()
+                yield partial
+                if folder.exists():
+                    folder.rmdir()
+                partial.rename(folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+                Path(lock.lock_file).unlink(missing_ok=True)
+    except Timeout:
+        raise OutputError(f"another process is writing {folder}; wait for it or choose another folder.") from None
     except (OSError, SafetensorError) as error:
         raise OutputError(f"cannot write {folder}: {getattr(error, 'strerror', None) or error}.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

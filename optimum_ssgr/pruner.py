@@ -40,10 +40,12 @@ from .journal import check_fingerprint
 from .output import check_unused
 from .problems.load import load_problems, sources_of
 from .pruning.activations import ActivationStore
+from .pruning.capture import model_device
 from .pruning.distributed import barrier, rank, world_size
-from .pruning.journal import Journal, open_journal
+from .pruning.journal import Journal, hash_tensors, open_journal
 from .pruning.layerwise import check_prunable, prune_layerwise
 from .pruning.report import PruningReport
+from .pruning.weights import ResidentWeights
 from .records import GradedRollout, Problem
 from .rollouts.choose import IN_PROCESS, choose_engine
 from .rollouts.journal import decisive, open_rollout_journal
@@ -254,7 +256,7 @@ class SSGRPruner:
             if journal:
                 if rank() == 0:
                     hashed = content_hash(sequences, token_weights)
-                    check_fingerprint(journal.folder, provenance | {"calibration": hashed, "processes": world_size()})
+                    check_fingerprint(journal.folder, provenance | {"calibration": hashed} | self._circumstances())
                 barrier()  # the folder is there, and nobody else's
                 store = ActivationStore(journal.activations(), int(activation_gb * 1e9)) if self.streamed else None
             layers = prune_layerwise(
@@ -283,6 +285,16 @@ class SSGRPruner:
                 "torch": torch.__version__,
                 "transformers": transformers.__version__,
             },
+        }
+
+    def _circumstances(self) -> dict[str, Any]:
+        """Return what else decides the bits that a run ends with, without being told to the user of the checkpoint."""
+        device = self.streamed.device if self.streamed else model_device(self.model)
+        return {
+            "device": device.type,
+            "threads": torch.get_num_threads(),
+            "processes": world_size(),
+            "other_weights": hash_tensors((self.streamed or ResidentWeights()).outside(self.model)),
         }
 
     def _sequences(
@@ -361,8 +373,8 @@ class SSGRPruner:
         provenance = self._provenance | {"inherited": inherited, "evaluation": list(evaluation)}
         rest = (provenance, model_card(provenance), self.trust_remote_code)
         if self.streamed:
-            blocks = Journal(self._journal_dir).blocks()
-            save_streamed(self.model, self.tokenizer, folder, self.streamed, blocks, *rest)
+            with open_journal(self._journal_dir) as journal:  # nobody else's while its blocks are taken over
+                save_streamed(self.model, self.tokenizer, folder, self.streamed, journal.blocks(), *rest)
         else:
             save_checkpoint(self.model, self.tokenizer, folder, *rest)
 

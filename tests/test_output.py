@@ -37,6 +37,24 @@ def test_a_folder_in_use_is_kept(tmp_path):
     assert (tmp_path / "file").read_text() == "x"
 
 
+def test_two_processes_do_not_write_one_folder(tmp_path):
+    """The second is told so, and what the first has written so far stays."""
+    with new_folder(tmp_path / "out") as partial:
+        (partial / "file").write_text("x")
+        with pytest.raises(OutputError, match="another process is writing"), new_folder(tmp_path / "out"):
+            pass
+    assert (tmp_path / "out" / "file").read_text() == "x"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_killed_run_left_is_cleared(tmp_path):
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial" / "old").write_text("x")
+    with new_folder(tmp_path / "out") as partial:
+        (partial / "file").write_text("x")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["file"]
+
+
 def test_an_empty_folder_is_fine(tmp_path):
     (tmp_path / "out").mkdir()
     with new_folder(tmp_path / "out") as partial:

@@ -24,6 +24,8 @@ SLICE_BYTES = 64 * 2**20
 _FLOAT_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}  # narrower floats are quantized weights
 _GROUP_ROWS = max(m for _, m in PATTERNS)  # whole groups of every pattern fit into as many rows
 _IN_BLOCK = re.compile(r"\.\d+\.")
+_BLOCK = re.compile(r"(.*?)\.(\d+)\.")  # the outermost list and the number in it
+_TOWER = re.compile(r"(^|[._])(vision|visual|image|audio|speech)([._]|$)")
 _ROUTER = re.compile(r"\.(gate|router|shared_expert_gate)\.weight$")
 
 
@@ -55,7 +57,7 @@ class TensorSparsity:
 
 
 def find_checkpoint(source: str, revision: str | None = None) -> Path:
-    """Find the folder of a checkpoint; of one on the Hub, only the safetensors files and their index are fetched.
+    """Find the folder of a checkpoint; of one on the Hub, only the safetensors files, their index and the config are fetched.
 
     Args:
         source: Local folder, Hub id, or `tiny-reasoner` for the embedded model.
@@ -69,7 +71,7 @@ def find_checkpoint(source: str, revision: str | None = None) -> Path:
     if Path(source).is_dir():
         return Path(source)
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=["*.safetensors", INDEX]))
+        return Path(snapshot_download(source, revision=revision, allow_patterns=["*.safetensors", INDEX, "config.json"]))
     except Exception as error:  # the libraries below raise many kinds; all of them mean that nothing can be fetched
         reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise DataError(f"there is no folder {source}, and it cannot be fetched from the Hub: {reason[0]}") from error
@@ -118,20 +120,57 @@ def inspect_checkpoint(folder: str | Path, slice_bytes: int = SLICE_BYTES) -> It
             raise DataError(f"{path} is damaged ({error}); download or save it again.") from None
 
 
-def block_matrices(tensors: Collection[TensorSparsity]) -> list[TensorSparsity]:
-    """Return the weight matrices of numbered blocks, which is where pruning happens; fused experts count as one.
+def count_layers(folder: str | Path) -> int | None:
+    """Return how many blocks the language model of a checkpoint has, by its `config.json`; None where that does not tell.
+
+    Raises:
+        DataError: The config cannot be read.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        text = next((config[key] for key in ("text_config", "thinker_config", "llm_config") if key in config), config)
+        return next((int(text[key]) for key in ("num_hidden_layers", "n_layer", "num_layers") if key in text), None)
+    except (OSError, ValueError, TypeError):
+        raise DataError(f"{path} is damaged; download or save it again.") from None
+
+
+def in_language_model(tensors: Collection[TensorSparsity], layers: int | None) -> list[TensorSparsity]:
+    """Return the tensors of numbered blocks, without those of vision and audio towers.
+
+    As `pruning.blocks.find_blocks` does, the blocks are told by their number; by their names where no list of blocks has as
+    many or no number is known.
+
+    Args:
+        tensors: Tensors of a checkpoint.
+        layers: How many blocks the language model has; None when that is not known.
+    """
+    lists: dict[str, set[str]] = {}
+    for tensor in tensors:
+        if found := _BLOCK.match(tensor.name):
+            lists.setdefault(found[1], set()).add(found[2])
+    lists = {name: numbers for name, numbers in lists.items() if not _TOWER.search(name)} or lists
+    kept = {name for name, numbers in lists.items() if len(numbers) == layers} or set(lists)
+    return [tensor for tensor in tensors if (found := _BLOCK.match(tensor.name)) and found[1] in kept]
+
+
+def block_matrices(tensors: Collection[TensorSparsity], layers: int | None = None) -> list[TensorSparsity]:
+    """Return the weight matrices of the language model's blocks, which is where pruning happens; fused experts count as one.
 
     Embeddings, the output head, routers between experts, biases, convolutions over single channels and quantized tensors
-    are left out.
+    are left out, and so are vision towers.
     """
     mixes = any(".experts." in tensor.name for tensor in tensors)
     found = [tensor for tensor in tensors if tensor.zeros is not None and _may_be_matrix(tensor.name, tensor.shape)]
-    return [tensor for tensor in found if not (mixes and _ROUTER.search(tensor.name))]
+    return in_language_model([tensor for tensor in found if not (mixes and _ROUTER.search(tensor.name))], layers)
 
 
-def quantized_matrices(tensors: Collection[TensorSparsity]) -> list[TensorSparsity]:
-    """Return the quantized or packed tensors of numbered blocks, whose sparsity cannot be told."""
-    return [tensor for tensor in tensors if tensor.zeros is None and len(tensor.shape) > 1 and _IN_BLOCK.search(tensor.name)]
+def quantized_matrices(tensors: Collection[TensorSparsity], layers: int | None = None) -> list[TensorSparsity]:
+    """Return the quantized or packed tensors of the language model's blocks, whose sparsity cannot be told."""
+    packed = [tensor for tensor in tensors if tensor.zeros is None and len(tensor.shape) > 1]
+    return in_language_model(packed, layers)
 
 
 def common_pattern(matrices: Collection[TensorSparsity]) -> str | None:

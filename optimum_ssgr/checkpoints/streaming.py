@@ -5,17 +5,18 @@ import ctypes
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from huggingface_hub import snapshot_download
+from huggingface_hub import get_safetensors_metadata, snapshot_download
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -25,19 +26,43 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    WeightConverter,
+    WeightRenaming,
+    build_glob_alternation,
+    dot_natural_key,
+    rename_source_key,
+    revert_weight_conversion,
+)
 from transformers.initialization import no_init_weights
 
-from ..errors import ModelError, OutputError
+from ..errors import DataError, ModelError, OutputError
 from ..output import new_folder
 from ..pruning.blocks import find_blocks
+from ..pruning.weights import modules_outside
+from .inspect import INDEX, checkpoint_files
 from .load import LOADING_ERRORS, cannot_load, dtype_of, source_of
 from .save import CHECK_TEXT, check_tokenizer, write_beside
 
 
-INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
 # glibc keeps freed memory unless it was mapped for itself, which this makes it do for what is larger (`man 3 mallopt`).
 MAPPED_BYTES = 2**20
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+
+
+@dataclass
+class Place:
+    """Where a tensor of the model is stored.
+
+    Args:
+        parts: Files, names in them, and which of the converter's patterns each name fits; one part without a converter.
+        converter: What puts the parts together, where transformers holds as one what the checkpoint stores in parts.
+    """
+
+    parts: list[tuple[Path, str, str | None]]
+    converter: WeightConverter | None
 
 
 class StreamedWeights:
@@ -56,24 +81,32 @@ class StreamedWeights:
         _give_back_freed_memory()
         self.device = device
         self.dtype = model.dtype
-        stored = _stored_names(folder)
-        prefix = f"{model.base_model_prefix}."
-        self._places: dict[str, tuple[Path, str]] = {}
+        self.config = model.config
+        self._kept_in_float32 = _kept_in_float32(model)
+        self._places = find_places(_stored_names(folder), model, str(folder))
         self._tied: dict[str, str] = dict(model.all_tied_weights_keys)
-        for name in model.state_dict():
-            found = next((key for key in (name, name.removeprefix(prefix), prefix + name) if key in stored), None)
-            if found:
-                self._places[name] = (stored[found], found)
-            elif name not in self._tied:
-                raise ModelError(
-                    f"the checkpoint {folder} does not hold {name} under that name, so it cannot be streamed; "
-                    "load the model without streaming."
-                )
+        for target, source in self._tied.items():
+            if target in self._places and source in self._places and torch.equal(self.read(target), self.read(source)):
+                del self._places[target]  # transformers ties them only if they are equal
+            elif source not in self._places:
+                self._places[source] = self._places.pop(target)
+
+    @property
+    def converted(self) -> bool:
+        """Whether the checkpoint stores some tensors in parts, such as one per expert."""
+        return any(place.converter for place in self._places.values())
 
     @property
     def names(self) -> list[str]:
         """Names of all tensors, tied ones once."""
         return list(self._places)
+
+    def outside(self, model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+        """Read every tensor outside of the blocks, one after the other."""
+        blocks = tuple(f"{name}." for name in find_blocks(model))
+        for name in self._places:
+            if not name.startswith(blocks):
+                yield name, self.read(name)
 
     def read(self, name: str) -> torch.Tensor:
         """Return one tensor.
@@ -81,13 +114,17 @@ class StreamedWeights:
         Raises:
             ModelError: Its file is damaged.
         """
-        path, key = self._places[name if name in self._places else self._tied[name]]
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensor = file.get_tensor(key)
-        except SafetensorError as error:
-            raise ModelError(f"{path} is damaged ({error}); download it again.") from None
-        return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
+        place = self._places[name if name in self._places else self._tied[name]]
+        if place.converter is None:
+            [(path, key, _)] = place.parts
+            tensor = _read_stored(path, key)
+        else:
+            converter = copy.deepcopy(place.converter)
+            for path, key, pattern in place.parts:
+                converter.add_tensor(name, key, pattern, partial(_read_stored, path, key))
+            tensor = converter.convert(name, config=self.config)[name]
+        dtype = torch.float32 if self._kept_in_float32(name) else self.dtype
+        return tensor.to(self.device, dtype if tensor.is_floating_point() else None)
 
     def probed(self, model: PreTrainedModel) -> PreTrainedModel:
         """Return a model like this one that is wholly on the meta device, so that running it takes no weights."""
@@ -98,7 +135,7 @@ class StreamedWeights:
     def around(self, model: PreTrainedModel) -> Iterator[None]:
         """Hold what comes before the blocks: everything outside of them but the output head."""
         head = model.get_output_embeddings()
-        with self._held({name: module for name, module in _outside(model).items() if module is not head}):
+        with self._held({name: module for name, module in modules_outside(model).items() if module is not head}):
             yield
 
     @contextmanager
@@ -120,7 +157,7 @@ class StreamedWeights:
             hooks.append(block.register_forward_pre_hook(partial(bring_in, name)))
             hooks.append(block.register_forward_hook(lambda *_: stack.close()))
         try:
-            with self._held(_outside(model)):
+            with self._held(modules_outside(model)):
                 return model(ids.to(self.device), use_cache=False).logits
         finally:
             stack.close()
@@ -178,7 +215,7 @@ def load_streamed(
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, **shared)
         folder = Path(source)
         if not folder.is_dir():
-            folder = Path(snapshot_download(source, revision=revision, token=token, allow_patterns="*.safetensors"))
+            folder = _download(source, revision, token)
         wanted = dtype_of(config.dtype or torch.float32 if dtype == "auto" else dtype)
         with init_empty_weights(include_buffers=False), no_init_weights():
             model = AutoModelForCausalLM.from_config(config, dtype=wanted, trust_remote_code=trust_remote_code)
@@ -218,6 +255,8 @@ def save_streamed(
     Raises:
         OutputError: The folder is in use or cannot be written, or what was written does not run.
     """
+    if len(blocks) != len(find_blocks(model)):
+        raise OutputError("pruned blocks are missing from the journal; run the same command again to prune them anew.")
     prefixes = tuple(f"{name}." for name in find_blocks(model))
     rest = [name for name in weights.names if not name.startswith(prefixes)]
     with new_folder(folder) as partial:
@@ -227,6 +266,9 @@ def save_streamed(
             name = f"model-{number:05d}-of-{count:05d}.safetensors"
             if isinstance(path, str):
                 save_file({path: weights.read(path).cpu()}, partial / name, {"format": "pt"})
+            elif weights.converted:  # other programs know the parts only
+                parts = revert_weight_conversion(model, load_file(path))
+                save_file({key: part.clone() for key, part in parts.items()}, partial / name, {"format": "pt"})
             else:
                 _link(path, partial / name)
             with safe_open(partial / name, framework="pt") as file:
@@ -265,22 +307,92 @@ def _stored_names(folder: Path) -> dict[str, Path]:
         ModelError: There are no safetensors files, or damaged ones.
     """
     stored: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    try:
+        paths = [folder / SINGLE] if (folder / SINGLE).is_file() else checkpoint_files(folder)
+    except DataError as error:
+        raise ModelError(f"{str(error).rstrip('.')}; only a whole safetensors checkpoint can be streamed.") from None
+    for path in paths:
         try:
             with safe_open(path, framework="pt") as file:
                 stored |= dict.fromkeys(file.keys(), path)
         except SafetensorError as error:
             raise ModelError(f"{path} is damaged ({error}); download it again.") from None
-    if not stored:
-        raise ModelError(f"there are no safetensors files in {folder}; only those can be streamed.")
     return stored
 
 
-def _outside(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """Return the modules outside the blocks by name."""
-    blocks = tuple(find_blocks(model))
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if not any(name == block or name.startswith(f"{block}.") for block in blocks)
-    }
+def find_places(stored: Mapping[str, Path], model: PreTrainedModel, checkpoint: str) -> dict[str, Place]:
+    """Find the stored tensors of every tensor of a model, by the rules that transformers itself loads with.
+
+    Args:
+        stored: The file of every stored tensor.
+        model: The model on the meta device.
+        checkpoint: What to call the checkpoint in an error.
+
+    Raises:
+        ModelError: Some tensor is not stored, or stored as a part of something larger.
+    """
+    wanted = model.state_dict()
+    transforms = get_model_conversion_mapping(model)
+    renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
+    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
+    by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
+    places: dict[str, Place] = {}
+    for key in sorted(stored, key=dot_natural_key):
+        name, pattern = rename_source_key(key, renamings, converters, model.base_model_prefix, wanted)
+        if name in wanted:
+            place = places.setdefault(name, Place([], by_pattern.get(pattern)))
+            place.parts.append((stored[key], key, pattern))
+    tied = dict(model.all_tied_weights_keys)
+    for name in wanted:
+        if name not in places and tied.get(name) not in places and not any(tied.get(key) == name for key in places):
+            raise ModelError(
+                f"the checkpoint {checkpoint} does not hold {name} under that name, so it cannot be streamed; "
+                "load the model without streaming."
+            )
+    return places
+
+
+def check_streamable(
+    model_id: str, skeleton: PreTrainedModel, *, revision: str | None = None, token: str | bool | None = None
+) -> None:
+    """Check that a checkpoint can be read piece by piece; of one on the Hub only the files' headers are fetched.
+
+    Raises:
+        ModelError: It cannot.
+    """
+    source = source_of(model_id)
+    if Path(source).is_dir():
+        stored = _stored_names(Path(source))
+    else:
+        try:
+            stored = get_safetensors_metadata(source, revision=revision, token=token).weight_map
+        except Exception as error:  # the library raises many kinds
+            raise cannot_load(model_id, error) from error
+    find_places({name: Path(file) for name, file in stored.items()}, skeleton, model_id)
+
+
+def _read_stored(path: Path, key: str) -> torch.Tensor:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(key)
+    except SafetensorError as error:
+        raise ModelError(f"{path} is damaged ({error}); download it again.") from None
+
+
+def _kept_in_float32(model: PreTrainedModel) -> Callable[[str], bool]:
+    """Return what tells the names of tensors that transformers keeps in float32 in a model of lower precision."""
+    kept = list(model._get_dtype_plan(model.dtype))
+    if not kept:
+        return lambda name: False
+    pattern, *_ = build_glob_alternation(kept)
+    return lambda name: bool(pattern.search(name))
+
+
+def _download(source: str, revision: str | None, token: str | bool | None) -> Path:
+    """Fetch the weights that transformers would load, and return their folder."""
+    fetch = partial(snapshot_download, source, revision=revision, token=token)
+    folder = Path(fetch(allow_patterns=[INDEX, SINGLE]))
+    if (folder / INDEX).is_file() and not (folder / SINGLE).is_file():
+        weight_map = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        folder = Path(fetch(allow_patterns=sorted(set(weight_map.values()))))
+    return folder

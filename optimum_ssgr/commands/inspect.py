@@ -20,11 +20,18 @@ class InspectCommand(SSGRSubcommand):
 
     def execute(self, args: Namespace) -> None:
         """Print the sparsity of every layer and in total, and what to expect of it."""
-        from ..checkpoints.inspect import block_matrices, find_checkpoint, inspect_checkpoint, quantized_matrices
+        from ..checkpoints.inspect import (
+            block_matrices,
+            count_layers,
+            find_checkpoint,
+            inspect_checkpoint,
+            quantized_matrices,
+        )
         from ..checkpoints.runtimes import what_to_expect
 
-        tensors = list(inspect_checkpoint(find_checkpoint(args.checkpoint, args.revision)))
-        matrices, quantized = block_matrices(tensors), quantized_matrices(tensors)
+        folder = find_checkpoint(args.checkpoint, args.revision)
+        layers, tensors = count_layers(folder), list(inspect_checkpoint(folder))
+        matrices, quantized = block_matrices(tensors, layers), quantized_matrices(tensors, layers)
         if not matrices and quantized:
             raise DataError(
                 f"the weights of {args.checkpoint} are quantized, so their zeros say nothing; inspect the original."

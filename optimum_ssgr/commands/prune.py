@@ -62,6 +62,7 @@ class PruneCommand(SSGRSubcommand):
             calibrate.check_inputs(args, calibration_config)
         from ..calibration.dataset import CalibrationSet
         from ..checkpoints.load import load_skeleton
+        from ..checkpoints.streaming import check_streamable
         from ..output import check_unused
         from ..pruner import SSGRPruner
         from ..pruning.distributed import barrier, rank, start_processes
@@ -76,6 +77,8 @@ class PruneCommand(SSGRSubcommand):
         linears = check_prunable(skeleton, config)
         if needs_building:
             calibrate.check_asking(args, calibration_config, problems)
+        if args.streaming:
+            check_streamable(args.model, skeleton, revision=args.revision)
         if args.dry_run:
             plan(args, config, skeleton, linears)
             if calibration or not config.needs_calibration:

@@ -23,6 +23,10 @@ class ActivationStore:
         self.bytes = 0
         self.files = 0
 
+    def clear(self) -> None:
+        """Count from nothing again; what was kept before must not be used any more."""
+        self.bytes = self.files = 0
+
     def new(self, value: torch.Tensor) -> "Activation":
         """Keep a value in a place of its own."""
         self.bytes += value.nbytes

@@ -176,10 +176,10 @@ def capture_inputs(
     tuples = [isinstance(output, tuple) for output in outputs]
     device = model_device(model)
     batches: list[MicroBatch] = []
-    held: dict[tuple[Any, ...], list[torch.Tensor]] = {}
+    held: list[torch.Tensor] = []  # by the longest sequences, which come first
     for ids, weights in make_batches(sequences):
         hidden, arguments = call_arguments(model, blocks, tuples, ids.to(device))
-        arguments = tree_map_only(torch.Tensor, lambda tensor: _held_once(tensor, held), arguments)
+        arguments = _held_once(arguments, held)
         importance = None if bool((weights == 1).all()) else weights.flatten().to(hidden.device)
         batches.append(MicroBatch(store.new(hidden), importance, arguments))
     return batches
@@ -191,11 +191,29 @@ def model_device(model: PreTrainedModel) -> torch.device:
     return next((tensor.device for tensor in tensors if not tensor.is_meta), torch.device("meta"))
 
 
-def _held_once(tensor: torch.Tensor, held: dict[tuple[Any, ...], list[torch.Tensor]]) -> torch.Tensor:
-    """Return an equal tensor that is held already, so that masks and rotary tables of equal batches are kept once."""
-    alike = held.setdefault((tensor.shape, tensor.dtype, tensor.device), [])
-    for other in alike:
-        if other is tensor or torch.equal(other, tensor):
-            return other
-    alike.append(tensor)
-    return tensor
+def _held_once(arguments: list[Arguments], held: list[torch.Tensor]) -> list[Arguments]:
+    """Return arguments whose tensors are parts of held ones where they are equal to them.
+
+    Masks and rotary tables of a sequence are the beginnings of a longer one's, so that few are held; what is equal to none is
+    held from now on. Blocks share most of them, so each is looked at once.
+    """
+    known: dict[int, torch.Tensor] = {}
+
+    def find(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in known:
+            parts = (_beginning(other, tensor) for other in held)
+            part = next((part for part in parts if part is not None and torch.equal(part, tensor)), None)
+            if part is None:
+                held.append(tensor)
+            known[id(tensor)] = tensor if part is None else part
+        return known[id(tensor)]
+
+    return tree_map_only(torch.Tensor, find, arguments)
+
+
+def _beginning(tensor: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor | None:
+    """Return a view of a tensor's first entries, repeated where it has one, of the wanted shape; None where there is none."""
+    alike = (tensor.ndim, tensor.dtype, tensor.device) == (wanted.ndim, wanted.dtype, wanted.device)
+    if not alike or any(size < other and size != 1 for size, other in zip(tensor.shape, wanted.shape, strict=True)):
+        return None
+    return tensor[tuple(slice(size) for size in wanted.shape)].expand(wanted.shape)

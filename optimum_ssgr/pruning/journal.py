@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +17,9 @@ from ..errors import OutputError
 from ..journal import FINGERPRINT, locked_folder, write_whole
 from .distributed import rank
 from .solve import LayerReport
+
+
+HASHED_BYTES = 2**24  # read at a time
 
 
 class Journal:
@@ -41,10 +44,15 @@ class Journal:
         """
         tensors = {f"{name}.{key}": tensor.cpu().contiguous() for key, tensor in block.state_dict().items()}
         about = {"dense": dense_hash, "layers": [asdict(report) for report in reports]}
-        # Beside the tensors, because the order of entries in a safetensors header is not always the same; and before them,
-        # because a block counts as finished once its tensors are there.
-        write_whole(self.path(index).with_suffix(".json"), lambda partial: partial.write_text(json.dumps(about) + "\n"))
-        write_whole(self.path(index), lambda partial: save_file(tensors, partial, {"format": "pt"}))
+
+        def write(partial: Path) -> None:
+            save_file(tensors, partial, {"format": "pt"})
+            about["sha256"] = _hash_file(partial)
+            # Beside the tensors, because the order of entries in a safetensors header is not always the same; and before they
+            # have their name, because a block counts as finished once its tensors are there.
+            write_whole(self.path(index).with_suffix(".json"), lambda beside: beside.write_text(json.dumps(about) + "\n"))
+
+        write_whole(self.path(index), write)
 
     def read(self, index: int) -> "tuple[str, list[LayerReport], dict[str, torch.Tensor]] | None":
         """Return a finished block's dense hash, its reports and its tensors by name; None when it is not finished.
@@ -55,13 +63,16 @@ class Journal:
         path = self.path(index)
         if not path.exists():
             return None
+        damaged = OutputError(f"{path} is damaged; remove it and run the same command again to prune its block anew.")
         try:
-            about = json.loads(path.with_suffix(".json").read_text())
-            tensors = load_file(path)
-        except (SafetensorError, json.JSONDecodeError, FileNotFoundError):
-            raise OutputError(f"{path} is damaged; remove it and run the same command again to prune its block anew.") from None
-        reports = [LayerReport(**{**layer, "shape": tuple(layer["shape"])}) for layer in about["layers"]]
-        return about["dense"], reports, tensors
+            about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            dense, whole = about["dense"], about["sha256"]
+            reports = [LayerReport(**{**layer, "shape": tuple(layer["shape"])}) for layer in about["layers"]]
+            if _hash_file(path) != whole:
+                raise damaged
+            return dense, reports, load_file(path)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+            raise damaged from None
 
     def blocks(self) -> list[Path]:
         """Return the files of the finished blocks, in order."""
@@ -95,8 +106,21 @@ def open_journal(folder: str | Path) -> Iterator[Journal]:
 
 def hash_block(block: nn.Module) -> str:
     """Hash the bytes of a block's tensors."""
+    return hash_tensors(sorted(block.state_dict().items()))
+
+
+def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """Hash the names and bytes of some tensors, one at a time."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(block.state_dict().items()):
+    for name, tensor in tensors:
         digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _hash_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(HASHED_BYTES):
+            digest.update(piece)
     return digest.hexdigest()

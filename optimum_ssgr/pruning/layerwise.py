@@ -21,7 +21,7 @@ from .journal import Journal, hash_block
 from .patterns import Pattern
 from .solve import FEWEST_TOKENS, SECOND_ORDER, LayerReport, as_pattern, prune_by_magnitude, prune_share
 from .stages import Stage, noted
-from .traversal import TRAVERSALS, advance, staged
+from .traversal import TRAVERSALS, advance, count_dense
 from .weights import ResidentWeights, Weights
 
 
@@ -113,10 +113,12 @@ def prune_layerwise(
         calibration, patterns = _Calibration([], {}), dict.fromkeys(blocks, as_pattern(config))
         if config.needs_calibration:
             shared = own_share(_token_sequences(sequences, token_weights))
-            calibration = _calibrate(model, blocks, matrices, shared, weights, store)
             if config.allocation == "owl":
-                dense = _calibrate(model, blocks, matrices, shared, weights, store)
-                patterns = _allocate(blocks, matrices, dense, config, weights)
+                patterns = _allocate(
+                    blocks, matrices, _calibrate(model, blocks, matrices, shared, weights, store), config, weights
+                )
+                store.clear()
+            calibration = _calibrate(model, blocks, matrices, shared, weights, store)
         progress = tqdm(blocks.items(), desc=f"prune ({config.method})", unit="block", disable=None if rank() == 0 else True)
         for index, (name, block) in enumerate(progress):
             with weights.block(name, block):
@@ -175,16 +177,22 @@ def _allocate(
     """Run the dense model once and give every block a sparsity by its share of outliers (OWL)."""
     ratios = []
     for index, (name, block) in enumerate(tqdm(blocks.items(), desc="count outliers", unit="block")):
-        scored: list[tuple[torch.Tensor, torch.Tensor]] = []
         with weights.block(name, block):
-            turns = staged(index, block, matrices[name], calibration.stages[name], calibration.batches, full=False)
-            for stage, statistics in turns:
-                for share, of_share in zip(stage.shares, statistics, strict=True):
-                    of_share.finish()
-                    scored += [(matrices[name][member].weight(), of_share.squared_norms.sqrt()) for member in share]
-            ratios.append(outlier_ratio(scored))
+            ratios.append(count_outliers(index, block, matrices[name], calibration.stages[name], calibration.batches))
     sparsities = owl_sparsities(ratios, config.sparsity)
     return {name: as_pattern(config, sparsity) for name, sparsity in zip(blocks, sparsities, strict=True)}
+
+
+def count_outliers(
+    index: int, block: nn.Module, matrices: Mapping[str, Matrix], stages: Sequence[Stage], batches: Sequence[MicroBatch]
+) -> float:
+    """Return a dense block's outlier ratio; the hidden states move on."""
+    scored: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for stage, statistics in zip(stages, count_dense(index, block, matrices, stages, batches, full=False), strict=True):
+        for share, of_share in zip(stage.shares, statistics, strict=True):
+            of_share.finish()
+            scored += [(matrices[member].weight(), of_share.squared_norms.sqrt()) for member in share]
+    return outlier_ratio(scored)
 
 
 def _prune_or_restore(

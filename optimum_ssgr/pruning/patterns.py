@@ -38,7 +38,7 @@ def at_position(scores: torch.Tensor, position: int) -> torch.Tensor:
     if scores.device.type != "cpu" or scores.dtype != torch.float32:
         return scores.kthvalue(position + 1, dim=-1, keepdim=True).values
     # Ten times as fast as `kthvalue`; a NaN sorts last in both.
-    return torch.from_numpy(np.partition(scores.numpy(), position)[..., position : position + 1])
+    return torch.from_numpy(np.partition(scores.numpy(), position)[..., position : position + 1].copy())
 
 
 def lowest_overall(scores: torch.Tensor, sparsity: float) -> torch.Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 from transformers import PreTrainedModel
 
 from ..config import PruningConfig
@@ -18,7 +18,7 @@ from .blocks import Matrix, find_blocks, find_matrices
 from .capture import BATCH_TOKENS, Arguments, MicroBatch, call_arguments, probe_outputs
 from .experts import observable
 from .journal import Journal, hash_block
-from .layerwise import prune_block
+from .layerwise import count_outliers, prune_block
 from .solve import SECOND_ORDER, as_pattern
 from .stages import Stage, noted
 
@@ -77,6 +77,11 @@ def make_plan(
     hidden = sum(lengths) * skeleton.config.get_text_config().hidden_size * size
     activations = _activation_bytes(stages[block_name], matrices, lengths, hidden, size, config)
     work = _solver_bytes(stages[block_name], matrices, config)
+    arguments = []
+    if config.needs_calibration:
+        tuples = [isinstance(output, tuple) for output in outputs]
+        _, arguments = call_arguments(skeleton, list(blocks.values()), tuples, ids.new_zeros(1, max([4, *lengths])))
+        activations += argument_bytes(arguments)
     if streaming:
         embeddings = skeleton.get_input_embeddings().weight.numel() * size
         spilled = max(0, hidden - activation_bytes)
@@ -85,9 +90,7 @@ def make_plan(
     else:
         # Pruning; then the saved checkpoint is loaded beside the model and compared with it.
         memory, disk = whole + max(activations + work, whole), 2 * whole
-    arguments = []
     if config.needs_calibration:
-        tuples = [isinstance(output, tuple) for output in outputs]
         _, arguments = call_arguments(skeleton, list(blocks.values()), tuples, ids)
         args, kwargs = tree_map_only(torch.Tensor, lambda tensor: torch.ones_like(tensor, device=device), arguments[0])
         # For two blocks, because the last is run less.
@@ -95,6 +98,12 @@ def make_plan(
     seconds = _time_block(block_name, block, arguments, stages, config, dtype, device, ids.shape[1], sum(lengths))
     seconds += _time_files(block_name, block, dtype, streaming)
     return Plan(int(memory), int(disk), seconds * len(blocks))
+
+
+def argument_bytes(arguments: Sequence[Arguments]) -> int:
+    """Count masks and rotary tables, which blocks share: those of the longest sequence hold those of the others."""
+    tensors = {id(leaf): leaf for leaf in tree_leaves(arguments) if isinstance(leaf, torch.Tensor)}
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def _activation_bytes(
@@ -151,6 +160,8 @@ def _time_block(
         hidden = torch.randn(batches, 1, positions, width, device=device).to(dtype)
         waiting = [MicroBatch(Activation(part, None, False), None, arguments) for part in hidden]
         start = time.perf_counter()
+        if config.allocation == "owl":
+            count_outliers(0, block, matrices, stages.get(name, []), waiting)
         list(prune_block(0, name, block, matrices, stages.get(name, []), waiting, config, as_pattern(config)))
         if device.type == "cuda":
             torch.cuda.synchronize()

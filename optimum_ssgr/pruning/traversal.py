@@ -1,4 +1,5 @@
-"""Two ways through a block, both giving each stage's statistics in turn: the caller prunes between one and the next."""
+"""Two ways through a block that is pruned, both giving each stage's statistics in turn: the caller prunes between one and the
+next. And one through a block that stays as it is."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -96,6 +97,35 @@ def staged(
             _hand_on(index, batch, forward.switch())
         for forward in passes[len(wanted) :]:
             forward.throw()
+
+
+def count_dense(
+    index: int,
+    block: nn.Module,
+    matrices: Mapping[str, Matrix],
+    stages: Sequence[Stage],
+    batches: Sequence[MicroBatch],
+    full: bool,
+) -> list[list[InputStatistics]]:
+    """Run the block once as it is and return the statistics of every stage; the hidden states move on.
+
+    Args:
+        index: Number of the block.
+        block: The block.
+        matrices: Its prunable matrices by name.
+        stages: Its stages.
+        batches: What to run through it, one at a time.
+        full: Whether the full second moments are wanted, or their diagonal.
+    """
+    statistics = [_new_statistics(stage, matrices, full) for stage in stages]
+
+    def observe(number: int, inputs: list[torch.Tensor], tokens: list[torch.Tensor] | None) -> None:
+        _count(statistics[number], inputs, tokens, batch)
+
+    with watched(matrices, stages, observe):
+        for batch in batches:
+            _hand_on(index, batch, batch.run(index, block))
+    return statistics
 
 
 def advance(index: int, block: nn.Module, batches: Sequence[MicroBatch]) -> None:

@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
+import torch
 from accelerate.utils import OffloadedWeightsLoader, has_offloaded_params
 from torch import nn
 from transformers import PreTrainedModel
 
 from ..errors import ModelError
+from .blocks import find_blocks
 
 
 class Weights(Protocol):
@@ -22,6 +24,9 @@ class Weights(Protocol):
 
     def block(self, name: str, block: nn.Module) -> AbstractContextManager[None]:
         """Hold a block's weights; what was changed is kept."""
+
+    def outside(self, model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield name and value of every tensor outside of the blocks."""
 
 
 class ResidentWeights:
@@ -47,6 +52,26 @@ class ResidentWeights:
     def block(self, name: str, block: nn.Module) -> AbstractContextManager[None]:
         """Hold a block's offloaded weights on their execution device."""
         return brought_in(block)
+
+    def outside(self, model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield name and value of every tensor outside of the blocks, offloaded ones from where they are."""
+        for name, module in modules_outside(model).items():
+            for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+                if not tensor.is_meta:
+                    yield f"{name}.{key}", tensor
+            if has_offloaded_params(module):
+                for key, _ in module.named_parameters(recurse=module._hf_hook.place_submodules):
+                    yield f"{name}.{key}", module._hf_hook.weights_map[key]
+
+
+def modules_outside(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """Return the modules outside of the blocks by name."""
+    blocks = tuple(find_blocks(model))
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if not any(name == block or name.startswith(f"{block}.") for block in blocks)
+    }
 
 
 @contextmanager

@@ -4,11 +4,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from optimum_ssgr.checkpoints.inspect import (
     INDEX,
     block_matrices,
     common_pattern,
+    count_layers,
     find_checkpoint,
     inspect_checkpoint,
     quantized_matrices,
@@ -124,6 +126,36 @@ def test_only_weights_of_blocks_are_matrices(tmp_path):
     assert common_pattern(matrices) == "2:4"
     alone = inspect(tmp_path, {"model.layers.0.mlp.gate.weight": random(4, 16)})  # no experts, so it is no router
     assert len(block_matrices(list(alone.values()))) == 1
+
+
+@pytest.mark.parametrize("vision_layers", [3, 2], ids=["more blocks", "as many blocks"])
+def test_vision_towers_are_not_counted(tmp_path, vision_layers):
+    """Pruning leaves them dense; and what is pruned in the language model is just what is counted."""
+    torch.manual_seed(0)
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+    text = size | {"vocab_size": 64, "num_hidden_layers": 2, "num_key_value_heads": 2, "head_dim": 8}
+    vision = size | {"num_hidden_layers": vision_layers, "image_size": 16, "patch_size": 8}
+    model = Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=1))
+    reports = prune_layerwise(model, [], PruningConfig(method="magnitude", pattern="2:4"))
+    model.save_pretrained(tmp_path)
+    tensors = list(inspect_checkpoint(tmp_path))
+    assert count_layers(tmp_path) == 2
+    for layers in (2, None):
+        matrices = block_matrices(tensors, layers)
+        assert len(matrices) == len(reports) == 14
+        assert common_pattern(matrices) == "2:4"
+
+
+def test_blocks_are_told_by_their_number(tmp_path):
+    tower = {f"encoder.layers.{index}.fc.weight": random(8, 16) for index in range(3)}
+    found = list(inspect(tmp_path, {f"model.layers.{index}.fc.weight": random(8, 16) for index in range(2)} | tower).values())
+    assert count_layers(tmp_path) is None
+    assert len(block_matrices(found)) == 5
+    assert {tensor.name for tensor in block_matrices(found, 2)} == {f"model.layers.{index}.fc.weight" for index in range(2)}
+    assert len(block_matrices(found, 7)) == 5
+    (tmp_path / "config.json").write_text("[")
+    with pytest.raises(DataError, match="config.json is damaged"):
+        count_layers(tmp_path)
 
 
 def test_a_pattern_is_common_only_when_all_keep_to_it(tmp_path):

@@ -1,18 +1,21 @@
 """Models larger than memory: the same bits as in memory, from the files alone."""
 
+import itertools
+
 import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from optimum_ssgr.checkpoints.streaming import load_streamed
+from optimum_ssgr.checkpoints.load import load_skeleton as skeleton
+from optimum_ssgr.checkpoints.streaming import check_streamable, load_streamed
 from optimum_ssgr.config import PruningConfig
 from optimum_ssgr.errors import ConfigError, ModelError, OutputError
 from optimum_ssgr.pruner import SSGRPruner
 from optimum_ssgr.reasoner import NAME, WEIGHTS
 
-from ..models import CONFIGS, random_model
+from ..models import CONFIGS, MIXTURES, random_model
 from ..pruning.test_layerwise import random_sequences
 
 
@@ -26,12 +29,13 @@ def save(model, folder, shard="50KB"):
     return str(folder)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("mode", ["two_pass", "staged"])
+@pytest.mark.parametrize(
+    "name, mode", [*itertools.product(CONFIGS, ["two_pass", "staged"]), *((n, "staged") for n in MIXTURES)]
+)
 def test_streamed_equals_resident(tmp_path, name, mode):
     source = save(random_model(name), tmp_path / "dense")
     config = PruningConfig(sparsity=0.5, mode=mode)
-    saved = {}
+    saved, names = {}, {}
     for streaming in (False, True):
         pruner = SSGRPruner.from_pretrained(source, streaming=streaming)
         report = pruner.prune(DATA, config, journal_dir=tmp_path / f"journal-{streaming}", activation_gb=20e-6)
@@ -40,6 +44,8 @@ def test_streamed_equals_resident(tmp_path, name, mode):
             assert list((tmp_path / "journal-True" / "activations-0").glob("*.safetensors"))  # some did not fit
         pruner.save_pretrained(tmp_path / f"sparse-{streaming}")
         saved[streaming] = AutoModelForCausalLM.from_pretrained(tmp_path / f"sparse-{streaming}").state_dict()
+        names[streaming] = {key for path in (tmp_path / f"sparse-{streaming}").glob("*.safetensors") for key in load_file(path)}
+    assert names[True] == names[False]  # one expert at a time where transformers writes them so
     assert saved[True].keys() == saved[False].keys()
     for key, tensor in saved[True].items():
         assert torch.equal(tensor, saved[False][key]), key
@@ -86,9 +92,16 @@ def test_streamed_run_equals_the_model(tmp_path):
 
 
 def test_what_cannot_be_streamed_is_said_first(tmp_path):
-    dense = random_model("qwen3 moe")  # its checkpoint stores every expert by itself
-    with pytest.raises(ModelError, match=r"does not hold model\.layers\.0\.mlp\.experts\.gate_up_proj under that name"):
-        SSGRPruner.from_pretrained(save(dense, tmp_path / "experts"), streaming=True)
+    source = save(random_model("llama"), tmp_path / "other", shard="1GB")
+    weights = load_file(tmp_path / "other" / "model.safetensors")
+    weights["model.layers.1.mlp.foreign.weight"] = weights.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(weights, tmp_path / "other" / "model.safetensors", {"format": "pt"})
+    for check in (
+        lambda: SSGRPruner.from_pretrained(source, streaming=True),
+        lambda: check_streamable(source, skeleton(source)),
+    ):
+        with pytest.raises(ModelError, match=r"does not hold model\.layers\.1\.mlp\.up_proj\.weight under that name"):
+            check()
     save(random_model("llama"), tmp_path / "dense")
     [first, *_] = sorted((tmp_path / "dense").glob("*.safetensors"))
     first.write_bytes(first.read_bytes()[:200])
@@ -103,8 +116,46 @@ def test_what_cannot_be_streamed_is_said_first(tmp_path):
 def test_missing_shard_is_said_first(tmp_path):
     save(random_model("llama"), tmp_path / "dense")
     sorted((tmp_path / "dense").glob("*.safetensors"))[1].unlink()
-    with pytest.raises(ModelError, match="does not hold"):
+    with pytest.raises(ModelError, match="which is missing; download or save the checkpoint again; only a whole"):
         SSGRPruner.from_pretrained(str(tmp_path / "dense"), streaming=True)
+
+
+def test_files_that_the_index_does_not_name_are_not_read(tmp_path):
+    source = save(random_model("llama"), tmp_path / "dense")
+    save_file({"model.norm.weight": torch.zeros(32)}, tmp_path / "dense" / "z-consolidated.safetensors", {"format": "pt"})
+    (tmp_path / "dense" / "training.safetensors").write_bytes(b"not safetensors")
+    _, _, weights = load_streamed(source)
+    assert torch.equal(weights.read("model.norm.weight"), random_model("llama").model.norm.weight)
+
+
+@pytest.mark.parametrize("stored", ["both", "head alone", "two that differ"])
+def test_tied_weights_that_are_stored_otherwise(tmp_path, stored):
+    """Equal ones are written once; those that transformers would not tie stay as they are."""
+    source = save(random_model("llama tied"), tmp_path / "dense", shard="1GB")
+    tensors = load_file(tmp_path / "dense" / "model.safetensors")
+    embeddings = tensors["model.embed_tokens.weight"]
+    tensors["lm_head.weight"] = embeddings.clone() * (2 if stored == "two that differ" else 1)
+    if stored == "head alone":
+        del tensors["model.embed_tokens.weight"]
+    save_file(tensors, tmp_path / "dense" / "model.safetensors", {"format": "pt"})
+    pruner = SSGRPruner.from_pretrained(source, streaming=True)
+    pruner.prune(DATA, PruningConfig(method="wanda"), journal_dir=tmp_path / "journal")
+    pruner.save_pretrained(tmp_path / "sparse")
+    written = [key for path in (tmp_path / "sparse").glob("*.safetensors") for key in load_file(path)]
+    assert ("lm_head.weight" in written) == (stored == "two that differ")
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "sparse")
+    assert torch.equal(reloaded.lm_head.weight, tensors["lm_head.weight"])
+    assert torch.equal(reloaded.model.embed_tokens.weight, embeddings)
+
+
+@pytest.mark.parametrize("dtype, kept", [("float16", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_what_transformers_keeps_in_float32_is_kept(tmp_path, dtype, kept):
+    source = save(random_model("gpt-oss"), tmp_path / "dense")
+    _, _, weights = load_streamed(source, dtype=dtype)
+    resident = AutoModelForCausalLM.from_pretrained(source, dtype=dtype).state_dict()
+    assert resident["model.norm.weight"].dtype == kept
+    for name in weights.names:
+        assert weights.read(name).dtype == resident[name].dtype, name
 
 
 def test_weights_that_do_not_run_are_not_called_done(tmp_path):

@@ -3,7 +3,10 @@ import torch
 
 from optimum_ssgr.config import PruningConfig
 from optimum_ssgr.errors import ConfigError
+from optimum_ssgr.pruning import capture
+from optimum_ssgr.pruning.activations import ActivationStore
 from optimum_ssgr.pruning.allocation import outlier_ratio, owl_sparsities
+from optimum_ssgr.pruning.capture import MicroBatch
 from optimum_ssgr.pruning.layerwise import prune_layerwise
 
 from ..models import random_model
@@ -41,6 +44,39 @@ def test_every_method_takes_the_blocks_sparsities(method):
     by_block = [[report for report in reports if f"layers.{index}." in report.name] for index in (0, 1)]
     sparsities = [sum(r.zeros for r in block) / sum(r.weights for r in block) for block in by_block]
     assert sparsities == pytest.approx([0.58, 0.42], abs=0.02)
+
+
+def test_outliers_are_counted_with_one_micro_batch_at_a_time(monkeypatch):
+    """As a streamed model needs it: no micro-batch waits inside the dense block for the others."""
+    monkeypatch.setattr(capture, "BATCH_TOKENS", 16)
+    under_way, most = [], []
+    run = MicroBatch.run
+
+    def watched_run(self, *args):
+        under_way.append(self)
+        most.append(len(under_way))
+        try:
+            return run(self, *args)
+        finally:
+            under_way.remove(self)
+
+    monkeypatch.setattr(MicroBatch, "run", watched_run)
+    config = PruningConfig(method="wanda", sparsity=0.5, allocation="owl", mode="two_pass")
+    prune_layerwise(random_model("llama"), random_sequences(), config)
+    assert max(most) == 1
+    assert len(most) > 6
+
+
+def test_spilled_activations_begin_anew_after_the_outliers_are_counted(tmp_path):
+    """Those of the dense pass are gone, so their room in memory and their files are free again."""
+    store = ActivationStore(tmp_path, 8000)
+    config = PruningConfig(method="wanda", sparsity=0.5, allocation="owl", mode="two_pass")
+    reports = prune_layerwise(random_model("llama"), random_sequences(), config, store=store)
+    once = ActivationStore(tmp_path / "once", 8000)
+    once.folder.mkdir()
+    uniform = PruningConfig(method="wanda", sparsity=0.5, mode="two_pass")
+    assert len(prune_layerwise(random_model("llama"), random_sequences(), uniform, store=once)) == len(reports)
+    assert (store.bytes, store.files) == (once.bytes, once.files)
 
 
 def test_patterns_fix_the_sparsity():

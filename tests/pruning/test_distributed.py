@@ -10,7 +10,10 @@ from safetensors.torch import load_file
 
 from optimum_ssgr.config import PruningConfig
 from optimum_ssgr.errors import ModelError
+from optimum_ssgr.pruning.journal import hash_tensors
 from optimum_ssgr.pruning.layerwise import prune_layerwise
+from optimum_ssgr.pruning.weights import ResidentWeights
+from optimum_ssgr.reasoner import NAME
 
 from ..models import random_model
 from .test_layerwise import random_sequences
@@ -65,6 +68,20 @@ def test_processes_end_with_the_masks_of_one(tmp_path, name, method, mode, proce
     torch.testing.assert_close(alone(ids).logits, expected, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize("processes", [2, 4])
+def test_the_command_ends_well_without_calibration(tmp_path, processes):
+    """Magnitude pruning exchanges nothing, so the processes must be kept in step for the journal's and the output's sake."""
+    (tmp_path / "job.py").write_text("from optimum.commands.optimum_cli import main\nmain()\n")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    arguments = ["ssgr", "prune", tmp_path / "out", "--model", NAME, "--method", "magnitude"]
+    done = subprocess.run(
+        list(map(str, [*command, tmp_path / "job.py", *arguments])), capture_output=True, text=True, env=environment()
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["job.py", "out"]
+
+
 def environment():
     import os
     from pathlib import Path
@@ -91,6 +108,8 @@ def test_weights_offloaded_to_the_cpu_are_pruned_where_they_are(mode, spread):
     else:
         cpu_offload(offloaded.model.layers[1], execution_device="cpu")
     config = PruningConfig(sparsity=0.5, mode=mode)
+    hashed = [hash_tensors(sorted(ResidentWeights().outside(model))) for model in (resident, offloaded)]
+    assert hashed[0] == hashed[1]  # the journal's fingerprint sees offloaded weights too
     prune_layerwise(resident, SEQUENCES, config)
     prune_layerwise(offloaded, SEQUENCES, config)
     assert all(parameter.is_meta for parameter in offloaded.model.layers[1].parameters())

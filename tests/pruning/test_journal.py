@@ -7,17 +7,18 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
 from datasets import Dataset
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from optimum_ssgr.config import PruningConfig
 from optimum_ssgr.errors import OutputError
 from optimum_ssgr.pruner import SSGRPruner
 from optimum_ssgr.pruning.journal import open_journal
-from optimum_ssgr.reasoner import NAME
+from optimum_ssgr.reasoner import NAME, WEIGHTS
 
 from .test_layerwise import random_sequences
 
@@ -105,19 +106,50 @@ def double_a_weight(model):
     model.model.layers[1].mlp.up_proj.weight.data[0, 0] *= 2
 
 
+def double_an_embedding(model):
+    model.model.embed_tokens.weight.data[5, 0] *= 2
+
+
+@contextmanager
+def one_thread_after():
+    try:
+        yield
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_a_streamed_model_with_other_embeddings_does_not_go_on(tmp_path):
+    shutil.copytree(WEIGHTS, tmp_path / "model")
+    data = Dataset.from_dict({"input_ids": SEQUENCES})
+
+    def prune_streamed():
+        pruner = SSGRPruner.from_pretrained(str(tmp_path / "model"), streaming=True)
+        pruner.prune(data, PruningConfig(method="wanda"), journal_dir=tmp_path / "journal")
+
+    prune_streamed()
+    prune_streamed()
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    weights["model.embed_tokens.weight"][5, 0] *= 2
+    save_file(weights, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(OutputError, match="other_weights was"):
+        prune_streamed()
+
+
 @pytest.mark.parametrize(
     "changed, named",
     [
         ({"config": PruningConfig(sparsity=0.6)}, "pruning was .*0.5.* and is now .*0.6"),
         ({"config": PruningConfig(), "sequences": 5}, "calibration was"),
         ({"config": PruningConfig(), "change": double_a_weight}, r"the weights of model\.layers\.1 are not those"),
+        ({"config": PruningConfig(), "change": double_an_embedding}, "other_weights was .* and is now"),
         ({"config": PruningConfig(), "change": lambda model: model.bfloat16()}, "dtype was float32 and is now bfloat16"),
+        ({"config": PruningConfig(), "change": lambda _: torch.set_num_threads(2)}, "threads was 1 and is now 2"),
     ],
-    ids=["config", "calibration", "weights", "dtype"],
+    ids=["config", "calibration", "weights", "embeddings", "dtype", "threads"],
 )
 def test_another_run_does_not_go_on(begun, changed, named):
     before = {path.name: path.read_bytes() for path in begun.glob("*.safetensors")}
-    with pytest.raises(OutputError, match=named):
+    with pytest.raises(OutputError, match=named), one_thread_after():
         prune(begun, **changed)
     assert before == {path.name: path.read_bytes() for path in begun.glob("*.safetensors")}
 
@@ -133,8 +165,25 @@ def test_a_damaged_block_is_named(begun):
     assert second.read_bytes() == whole
 
 
-def test_a_damaged_fingerprint_is_named(begun):
-    (begun / "fingerprint.json").write_text("{")
+def test_a_flipped_bit_in_a_finished_block_is_found(begun):
+    [_, second] = sorted(begun.glob("block-*.safetensors"))
+    flipped = bytearray(second.read_bytes())
+    flipped[-5] ^= 1
+    second.write_bytes(flipped)
+    with pytest.raises(OutputError, match=r"block-00001\.safetensors is damaged; remove it"):
+        prune(begun, PruningConfig())
+
+
+@pytest.mark.parametrize("content", [b"{", b"{}", b"[]", b"\xff\xfe"])
+def test_a_damaged_sidecar_is_named(begun, content):
+    (begun / "block-00001.json").write_bytes(content)
+    with pytest.raises(OutputError, match=r"block-00001\.safetensors is damaged; remove it"):
+        prune(begun, PruningConfig())
+
+
+@pytest.mark.parametrize("content", [b"{", b"{}", b"[]", b"\xff\xfe"])
+def test_a_damaged_fingerprint_is_named(begun, content):
+    (begun / "fingerprint.json").write_bytes(content)
     with pytest.raises(OutputError, match="is damaged; remove"):
         prune(begun, PruningConfig())
 

@@ -1,13 +1,16 @@
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
+from transformers import AutoModelForCausalLM
 
 from optimum_ssgr.config import PruningConfig
 from optimum_ssgr.errors import ConfigError, DataError, ModelError, NumericalError
-from optimum_ssgr.pruning import solve, traversal
+from optimum_ssgr.pruning import capture, solve, traversal
 from optimum_ssgr.pruning.activations import ActivationStore
 from optimum_ssgr.pruning.blocks import find_blocks, find_matrices
 from optimum_ssgr.pruning.capture import TokenSequence, capture_inputs, probe_outputs
 from optimum_ssgr.pruning.layerwise import prune_layerwise
+from optimum_ssgr.pruning.plan import argument_bytes
 from optimum_ssgr.pruning.report import PruningReport
 from optimum_ssgr.pruning.solvers.sparsegpt import factorize
 
@@ -114,6 +117,39 @@ def test_captured_inputs_are_those_of_the_dense_model():
             batch.hidden.write(batch.run(index, block))
         hidden = batch.hidden.read(torch.device("cpu"))
         torch.testing.assert_close(model.lm_head(model.model.norm(hidden)), expected)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2, sliding", "gemma3, sliding", "mistral, sliding", "gpt2"])
+def test_many_lengths_hold_the_masks_and_tables_of_the_longest(name, monkeypatch):
+    """Every length but the longest is a view; and what that takes is what the plan counts on the meta device."""
+    monkeypatch.setattr(capture, "BATCH_TOKENS", 48)
+    model = random_model(name)
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(model.config, attn_implementation="eager")
+
+    def captured(lengths):
+        blocks = list(find_blocks(model).values())
+        sequences = [TokenSequence(ids) for ids in random_sequences(lengths)]
+        with torch.no_grad():
+            outputs = probe_outputs(model, blocks, torch.tensor([[3, 4]]))
+            return capture_inputs(model, blocks, outputs, sequences, ActivationStore())
+
+    def held(batches):
+        tensors = [leaf for batch in batches for leaf in tree_leaves(batch.arguments) if isinstance(leaf, torch.Tensor)]
+        return sum({tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}.values())
+
+    many = captured(range(3, 49))
+    assert held(many) == held(captured([48]))
+    for batch in many[::9]:
+        [alone] = captured([batch.hidden.read(torch.device("cpu")).shape[1]])
+        for ours, theirs in zip(tree_leaves(batch.arguments), tree_leaves(alone.arguments), strict=True):
+            if isinstance(theirs, torch.Tensor):
+                torch.testing.assert_close(ours[:1], theirs, rtol=0, atol=0)
+    outputs = probe_outputs(skeleton, list(find_blocks(skeleton).values()), torch.zeros(1, 4, dtype=torch.long, device="meta"))
+    tuples = [isinstance(output, tuple) for output in outputs]
+    ids = torch.zeros(1, 48, dtype=torch.long, device="meta")
+    _, arguments = capture.call_arguments(skeleton, list(find_blocks(skeleton).values()), tuples, ids)
+    assert argument_bytes(arguments) == held(many)
 
 
 def test_blocks_that_hand_on_more_than_hidden_states_are_refused():

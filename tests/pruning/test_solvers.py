@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from optimum_ssgr.pruning.patterns import NofM, Unstructured
+from optimum_ssgr.pruning.patterns import NofM, Unstructured, at_position
 from optimum_ssgr.pruning.solvers.magnitude import magnitude
 from optimum_ssgr.pruning.solvers.sparsegpt import factorize, sparsegpt
 from optimum_ssgr.pruning.solvers.wanda import wanda
@@ -110,6 +110,31 @@ def test_weighted_statistics_equal_repeated_tokens():
     diagonal.finish()
     norms = repeated.square().sum(dim=0)
     torch.testing.assert_close(diagonal.squared_norms, 2 / len(repeated) * norms, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("columns", [96, 300])
+def test_bfloat16_inputs_lose_nothing_in_their_hessian(columns):
+    """Products of bfloat16 numbers are exact in float32, so only the order of the sums may differ."""
+    inputs = layer(columns=columns, tokens=3000)[1].bfloat16()
+    statistics = InputStatistics(columns, True, torch.device("cpu"))
+    statistics.add(inputs)
+    statistics.finish()
+    expected = 2 / len(inputs) * inputs.double().T @ inputs.double()
+    assert (statistics.hessian.double() - expected).norm() < 1e-5 * expected.norm()
+    assert torch.backends.mkldnn.matmul.fp32_precision != "bf16"  # other products stay as they were
+
+
+@pytest.mark.parametrize("shape", [(1000,), (1, 1), (7, 90)])
+def test_thresholds_are_those_of_kthvalue(shape):
+    """Ties and numbers that are not finite included: a NaN stands last."""
+    scores = torch.randint(20, shape, generator=torch.Generator().manual_seed(0)).float()
+    for special in ([], [torch.inf, -torch.inf], [torch.nan, torch.nan, torch.inf]):
+        scores.view(-1)[: len(special)] = torch.tensor(special)[: scores.numel()]
+        before = scores.clone()
+        for position in {0, shape[-1] // 2, shape[-1] - 1}:
+            expected = scores.kthvalue(position + 1, dim=-1, keepdim=True).values
+            torch.testing.assert_close(at_position(scores, position), expected, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(scores, before, rtol=0, atol=0, equal_nan=True)
 
 
 def test_sparsegpt_keeps_groups_whole_that_do_not_divide_the_block():

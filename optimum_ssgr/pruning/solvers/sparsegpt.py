@@ -36,7 +36,9 @@ def factorize(hessian: torch.Tensor, damping: float) -> tuple[torch.Tensor, torc
     diagonal += damping * diagonal.mean()
     lower = torch.linalg.cholesky(reverse)
     del reverse  # these matrices can be the largest thing in memory
-    factor = _invert_lower(lower).flip(0, 1).contiguous()
+    inverse = _invert_lower(lower)
+    del lower
+    factor = inverse.flip(0, 1)
     if not factor.isfinite().all():
         raise torch.linalg.LinAlgError("the factor is not finite.")
     return factor, dead
