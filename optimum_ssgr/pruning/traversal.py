@@ -1,5 +1,7 @@
-"""Two ways through a block that is pruned, both giving each stage's statistics in turn: the caller prunes between one and the
-next. And one through a block that stays as it is."""
+"""Two ways through a block that is pruned, and one through a block that stays as it is.
+
+The former give each stage's statistics in turn: the caller prunes between one and the next.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
