@@ -1,5 +1,4 @@
-"""Two ways through a block that is pruned, both giving each stage's statistics in turn: the caller prunes between one and the
-next. And one through a block that stays as it is."""
+"""Ways through a block: two that give each stage's statistics in turn, for the caller to prune in between, and a plain one."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress

@@ -29,7 +29,9 @@ def save(model, folder, shard="50KB"):
     return str(folder)
 
 
-@pytest.mark.parametrize("name, mode", [*itertools.product(CONFIGS, ["two_pass", "staged"]), *((n, "staged") for n in MIXTURES)])
+@pytest.mark.parametrize(
+    "name, mode", [*itertools.product(CONFIGS, ["two_pass", "staged"]), *((n, "staged") for n in MIXTURES)]
+)
 def test_streamed_equals_resident(tmp_path, name, mode):
     source = save(random_model(name), tmp_path / "dense")
     config = PruningConfig(sparsity=0.5, mode=mode)
@@ -94,7 +96,10 @@ def test_what_cannot_be_streamed_is_said_first(tmp_path):
     weights = load_file(tmp_path / "other" / "model.safetensors")
     weights["model.layers.1.mlp.foreign.weight"] = weights.pop("model.layers.1.mlp.up_proj.weight")
     save_file(weights, tmp_path / "other" / "model.safetensors", {"format": "pt"})
-    for check in (lambda: SSGRPruner.from_pretrained(source, streaming=True), lambda: check_streamable(source, skeleton(source))):
+    for check in (
+        lambda: SSGRPruner.from_pretrained(source, streaming=True),
+        lambda: check_streamable(source, skeleton(source)),
+    ):
         with pytest.raises(ModelError, match=r"does not hold model\.layers\.1\.mlp\.up_proj\.weight under that name"):
             check()
     save(random_model("llama"), tmp_path / "dense")
