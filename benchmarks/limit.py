@@ -4,7 +4,8 @@
 
 Operations are counted as the algorithms need them: the forward pass by PyTorch's own counter, the Hessian's upper triangle, one
 Cholesky factorization and one triangular inverse, and the sweep over the columns not yet visited. The limit is their number
-over the speed of a large float32 matrix product, measured before. Each part is also timed by itself; medians of the repeats.
+over the speed of a large float32 matrix product, measured before. Each part is also timed by itself,
+in processor time; median (least-greatest) of the repeats.
 """
 
 import argparse
@@ -23,15 +24,28 @@ from optimum_ssgr.pruning.solvers.sparsegpt import factorize, sparsegpt
 from optimum_ssgr.pruning.statistics import InputStatistics
 
 
-def seconds(run: Callable[[], object], repeats: int) -> float:
-    """Return the median time of a call, after one to warm up."""
+def seconds(run: Callable[[], object], repeats: int, times: int = 1) -> list[float]:
+    """Return the processor's seconds for a call, times what it is done for, in every repeat after one to warm up.
+
+    What else runs on the machine lengthens them little; with several threads they are those of all threads together.
+    """
     run()
-    times = []
+    measured = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         run()
-        times.append(time.perf_counter() - start)
-    return median(times)
+        measured.append(times * (time.process_time() - start))
+    return measured
+
+
+def as_row(name: str, operations: float, peak: float, taken: list[float]) -> str:
+    """Lay one part out, times and shares as median (least-greatest)."""
+    shares = sorted(operations / peak / value for value in taken)
+    spread = f"{median(taken):.2f} ({min(taken):.2f}-{max(taken):.2f})"
+    return (
+        f"| {name} | {operations / 1e9:.1f} | {operations / peak:.2f} | {spread} "
+        f"| {median(shares):.0%} ({shares[0]:.0%}-{shares[-1]:.0%}) |"
+    )
 
 
 @torch.no_grad()
@@ -43,14 +57,17 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     square = torch.randn(2048, 2048)
-    peak = 2 * 2048**3 / seconds(lambda: square @ square, args.repeats)
+    peak = 2 * 2048**3 / median(seconds(lambda: square @ square, args.repeats))
     setting = Setting()
     model = build_model(setting)
     tokens = torch.randint(setting.vocabulary, (setting.sequences, setting.length))
     count = tokens.numel()
     with FlopCounterMode(display=False) as counter:
         model.model(tokens[:4], use_cache=False)
-    forward = counter.get_total_flops() * count / tokens[:4].numel()
+    counted = counter.get_flop_counts()["Global"]
+    # Of the scores and what they weight, the counter takes all; a causal model needs those up to each token.
+    attended = sum(operations for name, operations in counted.items() if "attention" in str(name))
+    forward = (counter.get_total_flops() - attended / 2) * count / tokens[:4].numel()
 
     attention = model.model.layers[0].self_attn
     projections = [layer.out_features for layer in (attention.q_proj, attention.k_proj, attention.v_proj)]
@@ -85,19 +102,14 @@ def main() -> None:
         ),
     }
     print(f"matrix products reach {peak / 1e9:.0f} GFLOP/s with {args.threads} thread(s); {setting}")
-    print("| part | GFLOP | seconds at that speed | seconds | share |\n|---|---|---|---|---|")
+    print("| part | GFLOP | CPU seconds at that speed | CPU seconds | share |\n|---|---|---|---|---|")
     operations = 0.0
     for name, (per_time, run, times) in parts.items():
         operations += per_time * times
-        taken = seconds(run, args.repeats) * times
-        print(
-            f"| {name} | {per_time * times / 1e9:.1f} | {per_time * times / peak:.2f} | {taken:.2f} | "
-            f"{per_time * times / peak / taken:.0%} |",
-            flush=True,
-        )
+        print(as_row(name, per_time * times, peak, seconds(run, args.repeats, times)), flush=True)
     sequences = tokens.tolist()
     taken = seconds(lambda: prune_layerwise(model, sequences, PruningConfig(sparsity=0.5, mode="staged")), args.repeats)
-    print(f"| everything | {operations / 1e9:.1f} | {operations / peak:.2f} | {taken:.2f} | {operations / peak / taken:.0%} |")
+    print(as_row("everything", operations, peak, taken))
 
 
 if __name__ == "__main__":

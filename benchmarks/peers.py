@@ -27,7 +27,7 @@ from optimum_ssgr.config import PruningConfig
 
 METHODS = ("sparsegpt", "wanda")
 PATTERNS = ("50%", "2:4")
-MODES = ("two_pass", "staged")
+MODES = ("two_pass", "staged", "streamed")
 MIB = 2**20
 Record = dict[str, Any]
 
@@ -102,12 +102,12 @@ def as_table(records: list[Record]) -> str:
         groups.setdefault((record["method"], record["pattern"]), {}).setdefault(label(record), []).append(record)
     ours = [name for name in dict.fromkeys(map(label, records)) if name.startswith("ours")]
     ratios = [(field, name) for field in ("seconds", "added") for name in ours]
-    headings = ["method", "pattern", "contender", "time [s]", "added peak [MiB]", "peak [MiB]"]
+    headings = ["method", "pattern", "contender", "time [s]", "CPU time [s]", "added peak [MiB]", "peak [MiB]"]
     headings += [f"{'time' if field == 'seconds' else 'added peak'} / {name}" for field, name in ratios]
     lines = [[*headings, "zeros", "error"], ["---"] * (len(headings) + 2)]
     for (method, pattern), contenders in groups.items():
         for name, runs in contenders.items():
-            line = [method, pattern, name, spread([run["seconds"] for run in runs], 2)]
+            line = [method, pattern, name, *(spread([run[field] for run in runs], 2) for field in ("seconds", "cpu_seconds"))]
             line += [spread([run[field] / MIB for run in runs], 0) for field in ("added", "peak")]
             for field, reference in ratios:
                 pairs = zip(runs, contenders[reference], strict=True)

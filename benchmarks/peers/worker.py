@@ -1,7 +1,8 @@
 """Measure one contender once, in a process of its own: `python -m peers.worker TASK`, TASK a `Task` as JSON.
 
 The clock runs, and memory is watched, while the model is pruned: not while libraries are imported, the model is loaded or its
-quality is judged. A short forward pass before that pays for what PyTorch sets up at first use.
+quality is judged. A short forward pass before that pays for what PyTorch sets up at first use. A streamed model is not loaded
+before, so its time holds the reading and writing of all blocks, and its added memory holds the weights that it holds.
 """
 
 import ctypes
@@ -9,15 +10,22 @@ import dataclasses
 import gc
 import importlib.metadata
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import Qwen2ForCausalLM
+from accelerate import init_empty_weights
+from safetensors.torch import load_file
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from .setting import Task, read, realised_sparsity, relative_error
+
+
+JOURNAL = "journal"
 
 
 def memory(field: str) -> int:
@@ -53,7 +61,38 @@ def make_contender(task: Task, calibration: torch.Tensor) -> tuple[str, Callable
     share = {"pattern": "2:4"} if task.pattern == "2:4" else {"sparsity": 0.5}
     config = PruningConfig(method=task.method, **share, **({"mode": task.mode} if task.mode else {}))
     sequences = calibration.tolist()
+    if task.mode == "streamed":
+        config = dataclasses.replace(config, mode="two_pass")
+        return "transformers", lambda model: prune_streamed(model, task.folder, sequences, config)
     return "transformers", lambda model: prune_layerwise(model, sequences, config)
+
+
+def prune_streamed(model: Qwen2ForCausalLM, folder: str, sequences: list[list[int]], config: Any) -> None:
+    """Prune a model on the meta device from its files; pruned blocks go to a journal beside them."""
+    from optimum_ssgr.checkpoints.streaming import StreamedWeights
+    from optimum_ssgr.pruning.activations import ActivationStore
+    from optimum_ssgr.pruning.journal import open_journal
+    from optimum_ssgr.pruning.layerwise import prune_layerwise
+
+    shutil.rmtree(Path(folder) / JOURNAL, ignore_errors=True)
+    with open_journal(Path(folder) / JOURNAL) as journal:
+        weights, store = StreamedWeights(Path(folder), model, torch.device("cpu")), ActivationStore(journal.activations())
+        prune_layerwise(model, sequences, config, journal=journal, weights=weights, store=store)
+
+
+def load_skeleton(folder: str) -> Qwen2ForCausalLM:
+    """Load the model without its weights, but with what it computes for itself, such as rotary frequencies."""
+    with init_empty_weights(include_buffers=False):
+        model = Qwen2ForCausalLM(Qwen2Config.from_pretrained(folder))
+    return model.to(model.config.dtype).eval()
+
+
+def load_pruned(folder: str) -> Qwen2ForCausalLM:
+    """Load the model with the blocks of the journal, to judge their quality."""
+    model = Qwen2ForCausalLM.from_pretrained(folder, dtype="auto").eval()
+    for path in sorted((Path(folder) / JOURNAL).glob("block-*.safetensors")):
+        model.load_state_dict(load_file(path), strict=False)
+    return model
 
 
 def main() -> None:
@@ -62,17 +101,23 @@ def main() -> None:
     torch.set_num_threads(task.threads)
     calibration = read(task.folder, "calibration")
     package, prune = make_contender(task, calibration)
-    model = Qwen2ForCausalLM.from_pretrained(task.folder, dtype="auto").eval()
-    with torch.no_grad():
-        model(calibration[:1, :8])
+    if task.mode == "streamed":
+        model = load_skeleton(task.folder)
+    else:
+        model = Qwen2ForCausalLM.from_pretrained(task.folder, dtype="auto").eval()
+        with torch.no_grad():
+            model(calibration[:1, :8])
     before = reset_peak()
-    began = time.perf_counter()
+    began, began_processing = time.perf_counter(), time.process_time()
     prune(model)
-    seconds = time.perf_counter() - began
+    seconds, processed = time.perf_counter() - began, time.process_time() - began_processing
     peak = memory("VmHWM")
+    if task.mode == "streamed":
+        model = load_pruned(task.folder)
     result = {
         **dataclasses.asdict(task),
         "seconds": seconds,
+        "cpu_seconds": processed,
         "added": peak - before,
         "peak": peak,
         "sparsity": realised_sparsity(model),

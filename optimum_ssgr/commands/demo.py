@@ -32,7 +32,7 @@ BATCH_SIZE = 128
 
 
 class DemoCommand(SSGRSubcommand):
-    """Calibrate, prune, save, reload and evaluate; write report.json, a plot and two checkpoints."""
+    """Calibrate, prune, save, reload and evaluate; write report.json, a plot and a checkpoint for each strategy."""
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:

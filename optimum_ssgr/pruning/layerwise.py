@@ -114,9 +114,9 @@ def prune_layerwise(
         if config.needs_calibration:
             shared = own_share(_token_sequences(sequences, token_weights))
             if config.allocation == "owl":
-                patterns = _allocate(
-                    blocks, matrices, _calibrate(model, blocks, matrices, shared, weights, store), config, weights
-                )
+                calibration = _calibrate(model, blocks, matrices, shared, weights, store)
+                patterns = _allocate(blocks, matrices, calibration, config, weights)
+                del calibration  # its hidden states are not held beside the next ones
                 store.clear()
             calibration = _calibrate(model, blocks, matrices, shared, weights, store)
         progress = tqdm(blocks.items(), desc=f"prune ({config.method})", unit="block", disable=None if rank() == 0 else True)
