@@ -306,7 +306,7 @@ def test_an_interrupted_prune_goes_on(tmp_path, calibration):
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
     assert process.returncode == 130
-    assert "finished blocks are kept in out.journal. Run the same command to go on." in rest
+    assert "finished rollouts and blocks are kept in out.journal. Run the same command to go on." in rest
     assert [path.name for path in tmp_path.iterdir()] == ["out.journal"]
 
     done = ssgr(*arguments[:-1], "0.5", cwd=tmp_path)
@@ -363,7 +363,7 @@ def test_a_truncated_checkpoint_is_refused(tmp_path):
     [
         ([*CALIBRATE, "--problems", "problems.jsonl"], "rollouts     2, at most 120 tokens"),
         (
-            ["prune", "out", *MODEL, "--problems", "problems.jsonl"],
+            ["prune", "out", *MODEL, "--problems", "problems.jsonl", "--max-new-tokens", "60"],
             "prunes       28 linear layers in 4 blocks, 1,622,016 weights",
         ),
         (["demo", "out"], "evaluates    400 problems of the test split"),
