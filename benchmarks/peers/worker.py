@@ -59,10 +59,10 @@ def make_contender(task: Task, calibration: torch.Tensor) -> tuple[str, Callable
     from optimum_ssgr.pruning.layerwise import prune_layerwise
 
     share = {"pattern": "2:4"} if task.pattern == "2:4" else {"sparsity": 0.5}
-    config = PruningConfig(method=task.method, **share, **({"mode": task.mode} if task.mode else {}))
+    mode = "two_pass" if task.mode == "streamed" else task.mode
+    config = PruningConfig(method=task.method, **share, **({"mode": mode} if mode else {}))
     sequences = calibration.tolist()
     if task.mode == "streamed":
-        config = dataclasses.replace(config, mode="two_pass")
         return "transformers", lambda model: prune_streamed(model, task.folder, sequences, config)
     return "transformers", lambda model: prune_layerwise(model, sequences, config)
 
