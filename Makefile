@@ -14,7 +14,7 @@ demo-hub: $(VENV)/installed
 	$(BIN)/python -m tests.hub_server.demo
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .
