@@ -91,11 +91,13 @@ class Asked:
     """What came of asking one model.
 
     Args:
+        identity: Which weights it has: their commit on the Hub, or the hashes of their files.
         graded: Its responses by problem set.
         perplexity: Of the general text; None without any.
         speed: Tokens it generated in a second; None when all responses were in the journal.
     """
 
+    identity: dict[str, Any]
     graded: "dict[str, list[GradedRollout]]"
     perplexity: float | None
     speed: float | None
@@ -139,6 +141,7 @@ def ask(
 
     pruner = load_pruner(args, model, generates=True)
     engine = MeteredEngine(choose_engine(args.engine, pruner.model, pruner.tokenizer, sampling, args.batch_size))
+    identity = identify(model, getattr(pruner.model.config, "_commit_hash", None))
     measured = None
     if documents:
         windows = windows_of(pruner.tokenizer, documents, args.text_length, TEXT_WINDOWS)
@@ -152,7 +155,19 @@ def ask(
         instruction = flags.instruction(args, name)
         graded[name] = answer(engine, pruner.tokenizer, problems[name], sampling.seed, samples, instruction, journal)
     speed = engine.tokens / engine.seconds if engine.seconds else None
-    return Asked(graded, measured, speed)
+    return Asked(identity, graded, measured, speed)
+
+
+def identify(model: str, commit: str | None) -> dict[str, Any]:
+    """Tell which weights a model has, so that its results are taken for no other's; None where a server has them."""
+    from ..checkpoints.identity import hash_weights
+    from ..checkpoints.load import source_of
+
+    folder = Path(source_of(model))
+    try:
+        return {"commit": commit, "weights": hash_weights(folder) if folder.is_dir() else None}
+    except DataError:
+        return {"commit": commit, "weights": None}
 
 
 def journal_name(model: str, problems: str) -> str:
@@ -204,6 +219,7 @@ def write(
         "engine": IN_PROCESS if args.engine == IN_PROCESS else "OpenAI-compatible server",
         "baseline": args.baseline,
         "text": args.text,
+        "models": {model: of_model.identity for model, of_model in asked.items()},
         "problems": {
             name: {
                 "read_from": sorted({problem.source for problem in found if problem.source}),

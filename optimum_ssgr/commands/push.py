@@ -16,6 +16,12 @@ class PushCommand(SSGRSubcommand):
         parser.add_argument("folder", type=Path, metavar="DIR", help="checkpoint or calibration set")
         parser.add_argument("repo_id", metavar="HUB_ID", help="NAMESPACE/NAME; created where it is missing")
         flags.add_hub(parser)
+        parser.add_argument(
+            "--evaluation",
+            type=Path,
+            metavar="EVALUATION",
+            help="folder that `ssgr evaluate --output` wrote: its numbers go into the checkpoint's ssgr_config.json and card",
+        )
         parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
         parser.add_argument("--dry-run", action="store_true", help="check that the push would be allowed, and stop")
         flags.add_quiet(parser)
@@ -27,6 +33,8 @@ class PushCommand(SSGRSubcommand):
         from ..hub.publish import publish_folder, repo_type_of
 
         repo_type = repo_type_of(args.folder)
+        if args.evaluation:
+            attach(args)
         card = card_for(args.folder, args.repo_id)
         check_push(args.repo_id, repo_type=repo_type, private=args.private, create_pr=args.create_pr)
         if args.dry_run:
@@ -41,3 +49,13 @@ class PushCommand(SSGRSubcommand):
             create_pr=args.create_pr,
         )
         say(f"pushed       {commit.pr_url or commit.commit_url}")
+
+
+def attach(args: Namespace) -> None:
+    """Put an evaluation onto the checkpoint's own card, from where it is pushed; a dry run only checks that it belongs there."""
+    from ..cards.evaluation import attach_evaluation, evaluation_rows
+
+    rows = evaluation_rows(args.evaluation, args.folder)
+    if not args.dry_run:
+        attach_evaluation(args.folder, rows)
+    say(f"evaluation   {' and '.join(dict.fromkeys(row['model'] for row in rows))}, from {args.evaluation}")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from ..hub_server import HubServer
@@ -52,8 +53,8 @@ def published(tmp_path_factory):
 
 def test_the_demo_publishes_each_in_one_commit(published):
     hub = published.hub
-    for kind, repo_id in (("datasets", DATA), ("models", MODEL)):
-        assert len(hub.repo(repo_id, kind).history()) == 2  # the first is the Hub's own; an unchanged push made none
+    for kind, repo_id, pushes in (("datasets", DATA, 1), ("models", MODEL, 2)):
+        assert len(hub.repo(repo_id, kind).history()) == 1 + pushes  # the first is the Hub's own; an unchanged push made none
     assert hub.repo(DATA, "datasets").private
     assert "\\boxed{" in published.outputs[-2]  # the answer of the fresh process
 
@@ -65,6 +66,26 @@ def test_the_checkpoint_names_the_commit_of_its_calibration_set(published):
     card = published.hub.read(MODEL, "README.md").decode()
     assert f"https://huggingface.co/datasets/{DATA}/tree/{commit}" in card
     assert f'"{MODEL}"' in card  # in the code that loads it
+
+
+def test_what_was_measured_is_on_the_card(published):
+    results = json.loads((published.folder / "results" / "results.json").read_text())
+    dense, sparse = results["rows"]
+    assert (dense["model"], sparse["model"]) == ("tiny-reasoner", "sparse")
+    pushed = published.hub.read(MODEL, "README.md").decode()
+    for card in (pushed, (published.folder / "sparse" / "README.md").read_text()):
+        data = ModelCard(card).data
+        [result] = data.eval_results
+        assert (result.metric_type, result.metric_value) == ("accuracy", sparse["accuracy"])
+        assert result.metric_args == {"standard_error": sparse["accuracy_se"], "problems": 24, "samples": 24}
+        assert (result.dataset_name, result.dataset_split, data.metrics) == ("tiny-reasoner", "test", ["accuracy"])
+        for role, row in (("dense", dense), ("sparse", sparse)):
+            solved = f"{100 * row['accuracy']:.1f} % +- {100 * row['accuracy_se']:.1f} %"
+            assert f"| `tiny-reasoner` (`test`) | `{role}` | {solved} | 24 x 1 |" in card
+    assert "was not evaluated" not in pushed
+    # Only the card and its source differ from the commit before.
+    before, after = (commit.files for commit in published.hub.repo(MODEL).history()[1::-1])
+    assert {path for path in after if after[path] != before.get(path)} == {"README.md", "ssgr_config.json"}
 
 
 def test_the_hub_holds_the_same_weights(published, tmp_path):

@@ -1,7 +1,8 @@
 """The whole product against a Hub on loopback, as a user would run it against the real one: `make demo-hub`.
 
-The embedded reasoner writes a calibration set and publishes it, is pruned with the set from the Hub and published, and a fresh
-process that knows nothing of optimum-ssgr loads the sparse model from the Hub and answers a question with it.
+The embedded reasoner writes a calibration set and publishes it, is pruned with the set from the Hub and published; what was lost is
+measured and goes onto the card; and a fresh process that knows nothing of optimum-ssgr loads the sparse model from the Hub and
+answers a question with it.
 """
 
 import subprocess
@@ -33,11 +34,14 @@ def commands(num_problems: int, num_tokens: int) -> list[list[str]]:
     model, data = f"{NAMESPACE}/tiny-reasoner-ssgr-50", f"{NAMESPACE}/tiny-reasoner-ssgr"
     asked = ["--problems", "tiny-reasoner", "--num-problems", str(num_problems), "--samples-per-problem", "8"]
     budget = ["--max-new-tokens", "400", "--num-tokens", str(num_tokens)]
+    greedy = ["--temperature", "0", "--max-new-tokens", "400", "--output", "results"]
     ssgr = [str(OPTIMUM_CLI), "ssgr"]
     return [
         [*ssgr, "calibrate", "calibration", "-m", "tiny-reasoner", *asked, *budget, "--push-to-hub", data, "--private"],
         [*ssgr, "prune", "sparse", "-m", "tiny-reasoner", "--calibration", data, "--sparsity", "0.5", "--push-to-hub", model],
         [*ssgr, "push", "sparse", model],
+        [*ssgr, "evaluate", "-m", "sparse", "--baseline", "tiny-reasoner", *asked[:4], *greedy],
+        [*ssgr, "push", "sparse", model, "--evaluation", "results"],
         [*ssgr, "inspect", model],
         [sys.executable, "-c", ASK, model],
     ]

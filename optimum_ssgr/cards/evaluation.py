@@ -1,0 +1,103 @@
+"""The results of `ssgr evaluate` on the card of the checkpoint that was evaluated."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints.identity import hash_weights, hub_weights
+from ..errors import DataError
+from ..journal import write_whole
+from .names import hub_id, pinned, public_name
+from .render import merge_card, model_card
+
+
+RESULTS, CONFIG = "results.json", "ssgr_config.json"
+MEASURED = ("accuracy", "accuracy_se", "mean_tokens", "median_tokens", "p95_tokens", "truncated", "missing_think_end", "looping")
+
+
+def evaluation_rows(results: Path, folder: Path) -> list[dict[str, Any]]:
+    """Read what was measured on a checkpoint, and on the model it was made from if that was evaluated, too.
+
+    Args:
+        results: Folder that `ssgr evaluate --output` wrote.
+        folder: The checkpoint.
+
+    Returns:
+        Rows as `cards.render.model_card` takes them.
+
+    Raises:
+        DataError: The folder is no checkpoint, or there are no results, they are damaged, or of other weights than its own.
+        HubError: The weights were evaluated from the Hub, which cannot be asked for their hashes.
+    """
+    base = _base_model(folder)
+    try:
+        record = json.loads((results / RESULTS).read_text(encoding="utf-8"))
+        models = {name: (known["commit"], known["weights"]) for name, known in record["models"].items()}
+        rows = [_card_row(row, record) for row in record["rows"]]
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{results} holds no {RESULTS}; name the folder that `ssgr evaluate --output` wrote.") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise DataError(f"{results / RESULTS} is damaged or from another version; evaluate again.") from None
+    own = hash_weights(folder)
+    roles = {name: "dense" for name, (commit, _) in models.items() if (name, commit) == base}
+    sparse = next((name for name, known in models.items() if name not in roles and _holds(name, *known, own)), None)
+    if sparse is None:
+        names = ", ".join(map(str, models))
+        raise DataError(f"{results} is an evaluation of {names} with other weights than those in {folder}; evaluate {folder}.")
+    roles[sparse] = "sparse"
+    return [row | {"model": roles[row["model"]]} for row in rows if row["model"] in roles]
+
+
+def attach_evaluation(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Note what was measured in a checkpoint's `ssgr_config.json`, and render its card again.
+
+    Args:
+        folder: The checkpoint.
+        rows: What `evaluation_rows` returns; earlier rows of the same problems give way, so that what stands together on the
+            card was measured together.
+
+    Raises:
+        DataError: The metadata of its card cannot be read.
+        OutputError: The folder cannot be written.
+    """
+    config, readme = folder / CONFIG, folder / "README.md"
+    provenance = json.loads(config.read_text(encoding="utf-8"))
+    new = {(row["source"], row["split"]) for row in rows}
+    earlier = [row for row in provenance.get("evaluation", ()) if (row["source"], row.get("split")) not in new]
+    provenance["evaluation"] = [*earlier, *rows]
+    card = merge_card(readme.read_text(encoding="utf-8-sig") if readme.is_file() else None, model_card(provenance))
+    write_whole(config, lambda partial: partial.write_text(json.dumps(provenance, indent=2) + "\n"))
+    write_whole(readme, lambda partial: partial.write_text(card, encoding="utf-8"))
+
+
+def _base_model(folder: Path) -> tuple[str, str | None]:
+    """Name and commit of the model that a checkpoint was made from."""
+    try:
+        provenance = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return provenance["base_model"], provenance.get("base_commit")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise DataError(f"an evaluation belongs to a checkpoint, and {folder} holds no readable {CONFIG}.") from None
+
+
+def _card_row(row: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+    """Turn a row of `results.json` into one of the card."""
+    read_from = record["problems"][row["problems"]]["read_from"]
+    on_hub = {"read_from": read_from[0]} if len(read_from) == 1 and pinned(read_from[0]) else {}
+    return {
+        "model": row["model"],
+        "source": public_name(row["problems"]),
+        "split": row["split"],
+        "sampling": record["sampling"],
+        "problems": row["n"],
+        "samples": row["responses"],
+        **on_hub,
+        **{name: row[name] for name in MEASURED},
+    }
+
+
+def _holds(name: str, commit: str | None, weights: dict[str, str] | None, own: dict[str, str]) -> bool:
+    """Whether a model that was evaluated has the weights of a checkpoint."""
+    if weights is None and hub_id(name, commit):
+        weights = hub_weights(name, commit)
+    return weights is not None and all(weights.get(file) == digest for file, digest in own.items())
