@@ -238,9 +238,8 @@ class CalibrationSet:
         """
         from ..hub.pull import pull_folder
 
-        folder, commit = pull_folder(
-            repo_id, repo_type="dataset", revision=revision, token=token, allow_patterns=[MANIFEST, "*/train.parquet"]
-        )
+        files = [MANIFEST, *(f"{name}/train.parquet" for name in ("calibration", "rollouts"))]
+        folder, commit = pull_folder(repo_id, repo_type="dataset", revision=revision, token=token, allow_patterns=files)
         try:
             loaded = cls.load_from_disk(folder)
         except DataError as error:

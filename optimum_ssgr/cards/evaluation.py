@@ -13,7 +13,7 @@ from .render import merge_card, model_card
 
 
 RESULTS, CONFIG = "results.json", "ssgr_config.json"
-MEASURED = ("accuracy", "accuracy_se", "mean_tokens", "median_tokens", "p95_tokens", "truncated", "missing_think_end", "looping")
+LENGTHS = ("mean_tokens", "median_tokens", "p95_tokens", "truncated", "missing_think_end", "looping")
 
 
 def evaluation_rows(results: Path, folder: Path) -> list[dict[str, Any]]:
@@ -92,7 +92,7 @@ def _card_row(row: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
         "problems": row["n"],
         "samples": row["responses"],
         **on_hub,
-        **{name: row[name] for name in MEASURED},
+        **{name: row[name] for name in ("accuracy", "accuracy_se", *LENGTHS)},
     }
 
 

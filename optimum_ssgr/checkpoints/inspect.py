@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -86,13 +86,32 @@ def checkpoint_files(folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     index = folder / INDEX
-    files = sorted({folder / name for name in _read_index(index).values()} if index.is_file() else folder.glob("*.safetensors"))
+    files = sorted({folder / name for name in read_index(index).values()} if index.is_file() else folder.glob("*.safetensors"))
     if not files:
         raise DataError(f"there are no safetensors files in {folder}.")
     for path in files:
         if not path.is_file():
             raise DataError(f"{index} names {path.name}, which is missing; download or save the checkpoint again.")
     return files
+
+
+def read_index(index: Path) -> dict[str, str]:
+    """Return the file of every tensor, by the index of a sharded checkpoint.
+
+    Raises:
+        DataError: The index cannot be read, or names something other than safetensors files in its folder: whoever wrote it
+            must not choose what else is read from this machine, nor have a pickle loaded.
+    """
+    try:
+        placed = {str(name): str(file) for name, file in json.loads(index.read_text())["weight_map"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise DataError(f"{index} is damaged; download or save it again.") from None
+    for file in placed.values():
+        if not file.endswith(".safetensors") or "\\" in file or PurePosixPath(file).is_absolute() or ".." in file.split("/"):
+            raise DataError(
+                f"{index} names {file!r}, which is not a safetensors file in its folder; do not use this checkpoint."
+            )
+    return placed
 
 
 def inspect_checkpoint(folder: str | Path, slice_bytes: int = SLICE_BYTES) -> Iterator[TensorSparsity]:
@@ -106,7 +125,7 @@ def inspect_checkpoint(folder: str | Path, slice_bytes: int = SLICE_BYTES) -> It
         DataError: The folder holds no safetensors files, or a damaged one, or they are not what the index says.
     """
     index = Path(folder) / INDEX
-    placed = _read_index(index) if index.is_file() else {}
+    placed = read_index(index) if index.is_file() else {}
     for path in checkpoint_files(folder):
         expected = {name for name, file in placed.items() if index.parent / file == path}
         try:
@@ -177,14 +196,6 @@ def common_pattern(matrices: Collection[TensorSparsity]) -> str | None:
     """Return the tightest known pattern that every one of the matrices keeps to, or None."""
     shared = set.intersection(*(set(matrix.patterns) for matrix in matrices)) if matrices else set()
     return next((f"{n}:{m}" for n, m in PATTERNS if f"{n}:{m}" in shared), None)
-
-
-def _read_index(index: Path) -> dict[str, str]:
-    """Return the file of every tensor, by the index of a sharded checkpoint."""
-    try:
-        return {str(name): str(file) for name, file in json.loads(index.read_text())["weight_map"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"{index} is damaged; download or save it again.") from None
 
 
 def _may_be_matrix(name: str, shape: Sequence[int]) -> bool:

@@ -1,5 +1,7 @@
 """Load a model and its tokenizer the way transformers does, with errors a user understands."""
 
+from pathlib import Path
+
 import torch
 from safetensors import SafetensorError
 from transformers import (
@@ -10,14 +12,16 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import cached_file
 
-from ..errors import ConfigError, ModelError
+from ..errors import ConfigError, DataError, ModelError
 from ..hub.failures import hub_error
 from ..reasoner import NAME as EMBEDDED
 from ..reasoner import WEIGHTS
+from .inspect import INDEX, read_index
 
 
-LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError, SafetensorError)
+LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError, SafetensorError, DataError)
 
 
 def load_model(
@@ -47,6 +51,7 @@ def load_model(
     shared = {"revision": revision, "trust_remote_code": trust_remote_code, "token": token}
     tokenizer = load_tokenizer(model_id, **shared)
     try:
+        _check_index(source, revision, token)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=device_map, use_safetensors=True, **shared)
     except LOADING_ERRORS as error:
         raise cannot_load(model_id, error) from error
@@ -121,10 +126,26 @@ def source_of(model_id: str) -> str:
     return str(WEIGHTS) if model_id == EMBEDDED else model_id
 
 
+def _check_index(source: str, revision: str | None, token: str | bool | None) -> None:
+    """Refuse an index that leads out of its checkpoint or to a pickle; transformers would follow it.
+
+    Raises:
+        DataError: It does.
+    """
+    index = cached_file(source, INDEX, revision=revision, token=token, _raise_exceptions_for_missing_entries=False)
+    if index is not None:
+        read_index(Path(index))
+
+
 def cannot_load(model_id: str, error: Exception) -> ModelError:
     """Say in one sentence why a model could not be loaded."""
     refusal = hub_error(error, model_id)
     if refusal is not None:
         return ModelError(f"cannot load the model '{model_id}': {refusal}")
+    if "contains custom code" in str(error) or "references custom code" in str(error):
+        return ModelError(
+            f"cannot load the model '{model_id}': it takes code that comes with it; look at that code, and if you trust it, "
+            "allow it with --trust-remote-code (trust_remote_code=True)."
+        )
     lines = str(error).strip().splitlines()
     return ModelError(f"cannot load the model '{model_id}': {lines[0] if lines else type(error).__name__}")

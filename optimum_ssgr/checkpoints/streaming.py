@@ -41,7 +41,7 @@ from ..errors import DataError, ModelError, OutputError
 from ..output import new_folder
 from ..pruning.blocks import find_blocks
 from ..pruning.weights import modules_outside
-from .inspect import INDEX, checkpoint_files
+from .inspect import INDEX, checkpoint_files, read_index
 from .load import LOADING_ERRORS, cannot_load, dtype_of, source_of
 from .save import CHECK_TEXT, check_tokenizer, write_beside
 
@@ -393,6 +393,5 @@ def _download(source: str, revision: str | None, token: str | bool | None) -> Pa
     fetch = partial(snapshot_download, source, revision=revision, token=token)
     folder = Path(fetch(allow_patterns=[INDEX, SINGLE]))
     if (folder / INDEX).is_file() and not (folder / SINGLE).is_file():
-        weight_map = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-        folder = Path(fetch(allow_patterns=sorted(set(weight_map.values()))))
+        folder = Path(fetch(allow_patterns=sorted(set(read_index(folder / INDEX).values()))))
     return folder

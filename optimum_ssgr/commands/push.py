@@ -52,7 +52,7 @@ class PushCommand(SSGRSubcommand):
 
 
 def attach(args: Namespace) -> None:
-    """Put an evaluation onto the checkpoint's own card, from where it is pushed; a dry run only checks that it belongs there."""
+    """Put an evaluation onto the checkpoint's own card, which is pushed; a dry run only checks whose it is."""
     from ..cards.evaluation import attach_evaluation, evaluation_rows
 
     rows = evaluation_rows(args.evaluation, args.folder)

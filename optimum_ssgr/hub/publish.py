@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import CommitInfo
 
 from ..errors import DataError
-from .push import push_folder
+from .push import files_of, push_folder
 
 
 CHECKPOINT, CALIBRATION_SET = "ssgr_config.json", "manifest.json"
@@ -24,13 +24,13 @@ def repo_type_of(folder: Path) -> str:
     """Tell whether a folder is a checkpoint ("model") or a calibration set ("dataset").
 
     Raises:
-        DataError: It is neither, or holds a pickle.
+        DataError: It is neither, or holds a pickle or a link that leads out of it.
     """
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder} to push.")
-    pickled = next((path for path in sorted(folder.rglob("*")) if path.suffix in PICKLES), None)
+    pickled = next((path for path in files_of(folder) if path.endswith(PICKLES)), None)
     if pickled:
-        raise DataError(f"{pickled} may be a pickle, which can run code where it is loaded; remove it before pushing.")
+        raise DataError(f"{folder / pickled} may be a pickle, which can run code where it is loaded; remove it before pushing.")
     for name, repo_type in ((CHECKPOINT, "model"), (CALIBRATION_SET, "dataset")):
         if (folder / name).is_file():
             return repo_type
@@ -66,7 +66,7 @@ def publish_folder(
         The commit; the head of the branch where nothing differs from it.
 
     Raises:
-        DataError: The folder is neither, or holds a pickle.
+        DataError: The folder is neither, or holds a pickle or a link that leads out of it.
         HubError: The Hub refuses, or cannot be reached for minutes.
     """
     repo_type = repo_type_of(folder)

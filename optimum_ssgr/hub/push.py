@@ -10,7 +10,7 @@ from huggingface_hub.lfs import UploadInfo
 from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects
 from huggingface_hub.utils.sha import git_hash
 
-from ..errors import HubError
+from ..errors import DataError, HubError
 from .access import check_name, check_visibility, find_repo
 from .client import call_hub
 
@@ -56,11 +56,13 @@ def push_folder(
         The commit; the head of the branch where nothing differs from it.
 
     Raises:
+        DataError: A link leads out of the folder.
         HubError: The Hub refuses, or cannot be reached for minutes.
     """
     check_name(repo_id)
     folder, merge = Path(folder), merge or {}
-    paths = [path for path in _files(folder, ignore_patterns) if path not in merge]
+    local = filter_repo_objects(files_of(folder), ignore_patterns=[*ignore_patterns, *DEFAULT_IGNORE_PATTERNS])
+    paths = [path for path in local if path not in merge]
     if not paths:
         raise HubError(f"there is nothing to push in {folder}.")
     api, repo, branch = HfApi(token=token), {"repo_id": repo_id, "repo_type": repo_type}, revision or "main"
@@ -97,10 +99,19 @@ def push_folder(
     return call_hub(push, repo_id)
 
 
-def _files(folder: Path, ignore_patterns: Sequence[str]) -> list[str]:
-    """The files of a folder by their paths on the Hub, sorted."""
-    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return list(filter_repo_objects(paths, ignore_patterns=[*ignore_patterns, *DEFAULT_IGNORE_PATTERNS]))
+def files_of(folder: Path) -> list[str]:
+    """List the files of a folder by their paths in it, sorted.
+
+    Raises:
+        DataError: A link leads out of the folder: whoever made it must not choose what else of this machine is published.
+    """
+    inside, paths = folder.resolve(), []
+    for path in sorted(folder.rglob("*")):
+        if not path.resolve().is_relative_to(inside):
+            raise DataError(f"{path} is a link that leads out of {folder}; remove it, or put what it leads to in its place.")
+        if path.is_file():
+            paths.append(path.relative_to(folder).as_posix())
+    return paths
 
 
 def _head(api: HfApi, repo: dict[str, str], branch: str, private: bool | None, create_branch: bool) -> str:

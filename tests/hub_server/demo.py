@@ -1,8 +1,8 @@
 """The whole product against a Hub on loopback, as a user would run it against the real one: `make demo-hub`.
 
-The embedded reasoner writes a calibration set and publishes it, is pruned with the set from the Hub and published; what was lost is
-measured and goes onto the card; and a fresh process that knows nothing of optimum-ssgr loads the sparse model from the Hub and
-answers a question with it.
+The embedded reasoner writes a calibration set and publishes it, is pruned with the set from the Hub and published. What was
+lost is measured and goes onto the card. A fresh process that knows nothing of optimum-ssgr loads the sparse model from the Hub
+and answers a question with it.
 """
 
 import subprocess
