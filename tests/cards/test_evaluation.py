@@ -2,23 +2,33 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import ModelCard
 from safetensors.torch import save_file
 
 from optimum_ssgr.cards.evaluation import attach_evaluation, evaluation_rows
 from optimum_ssgr.checkpoints.identity import hash_weights
 from optimum_ssgr.errors import DataError
 from tests.cards.test_render import CARDS, COMMIT
-from tests.hub.conftest import home, hub, hub_servers  # noqa: F401
 
 
 def measured(model, problems="org/set", split="test", accuracy=0.5):
     row = {"model": model, "problems": problems, "split": split, "n": 10, "samples": 2, "responses": 20, "accuracy": accuracy}
     lengths = {"mean_tokens": 90.0, "median_tokens": 80.0, "p95_tokens": 200.0}
     return row | lengths | {"accuracy_se": 0.1, "truncated": 0.05, "missing_think_end": None, "looping": 0.0}
+
+
+def write_results(results, models, *rows):
+    """Write what `ssgr evaluate` would have written, and return its folder."""
+    results.mkdir(exist_ok=True)
+    problems = {row["problems"]: {"read_from": [f"{row['problems']}@{COMMIT}"], "instruction": ""} for row in rows}
+    sampling = {"temperature": 0.6, "top_p": 0.95, "max_new_tokens": 1000, "seed": 0}
+    record = {"sampling": sampling, "models": models, "problems": problems, "rows": rows}
+    (results / "results.json").write_text(json.dumps(record))
+    return results
 
 
 @pytest.fixture
@@ -35,18 +45,7 @@ def checkpoint(tmp_path):
 
 @pytest.fixture
 def evaluated(checkpoint):
-    """Writes what `ssgr evaluate` would have written, and returns its folder."""
-
-    def write(models, *rows):
-        results = checkpoint.parent / "results"
-        results.mkdir(exist_ok=True)
-        problems = {row["problems"]: {"read_from": [f"{row['problems']}@{COMMIT}"], "instruction": ""} for row in rows}
-        sampling = {"temperature": 0.6, "top_p": 0.95, "max_new_tokens": 1000, "seed": 0}
-        record = {"sampling": sampling, "models": models, "problems": problems, "rows": rows}
-        (results / "results.json").write_text(json.dumps(record))
-        return results
-
-    return write
+    return partial(write_results, checkpoint.parent / "results")
 
 
 def test_rows_of_the_checkpoint_and_of_the_model_it_was_made_from(checkpoint, evaluated):
@@ -109,15 +108,3 @@ def test_folders_that_are_something_else(checkpoint, tmp_path):
     (tmp_path / "results.json").write_text("{")
     with pytest.raises(DataError, match=r"results\.json is damaged"):
         evaluation_rows(tmp_path, checkpoint)
-
-
-def test_an_evaluation_of_what_is_on_the_hub(hub, checkpoint, evaluated):  # noqa: F811
-    """The Hub tells the hashes of the commit that was evaluated; another commit's weights are others."""
-    api = HfApi()
-    api.create_repo("alice/sparse")
-    same = api.upload_folder(folder_path=checkpoint, repo_id="alice/sparse").oid
-    results = evaluated({"alice/sparse": {"commit": same, "weights": None}}, measured("alice/sparse"))
-    assert [row["model"] for row in evaluation_rows(results, checkpoint)] == ["sparse"]
-    save_file({"w": torch.zeros(4)}, checkpoint / "model.safetensors")
-    with pytest.raises(DataError, match="an evaluation of alice/sparse with other weights"):
-        evaluation_rows(results, checkpoint)

@@ -48,8 +48,10 @@ def hub(hub_servers, home, monkeypatch, request):
     server.reset()
     monkeypatch.setenv("HF_TOKEN", server.token)
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", server.mode != "xet")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
     for name in ("base_wait_time", "max_wait_time"):
         monkeypatch.setitem(_http.http_backoff.__kwdefaults__, name, 0.001)

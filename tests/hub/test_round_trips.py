@@ -8,7 +8,10 @@ import pytest
 import torch
 from huggingface_hub import HfApi
 
+from optimum_ssgr.cards.evaluation import evaluation_rows
+from optimum_ssgr.errors import DataError
 from optimum_ssgr.hub.push import push_folder
+from tests.cards.test_evaluation import measured, write_results
 from tests.hub.conftest import MODES
 
 
@@ -70,3 +73,14 @@ def test_sharded_sparse_checkpoints(hub, in_fresh_process, reasoner, tmp_path):
     assert loaded["weights"] == {name: hashlib.sha256(w.numpy().tobytes()).hexdigest() for name, w in weights.items()}
     assert loaded["zeros"] >= sum(int((~mask).sum()) for mask in masks.values()) > 0
     assert loaded["ids"] == tokenizer("1 2").input_ids
+
+
+def test_what_was_evaluated_on_the_hub_belongs_to_the_same_weights_here(hub, folder, tmp_path):
+    (folder / "ssgr_config.json").write_text('{"base_model": "dense"}')
+    commit = push_folder(folder, "alice/sparse").oid
+    known = {"alice/sparse": {"commit": commit, "weights": None}}
+    results = write_results(tmp_path / "results", known, measured("alice/sparse"))
+    assert [row["model"] for row in evaluation_rows(results, folder)] == ["sparse"]
+    (folder / "model-1.safetensors").write_bytes(b"others")
+    with pytest.raises(DataError, match="an evaluation of alice/sparse with other weights"):
+        evaluation_rows(results, folder)
