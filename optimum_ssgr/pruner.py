@@ -76,6 +76,7 @@ class SSGRPruner:
         self.tokenizer = tokenizer
         self.trust_remote_code = trust_remote_code
         self.streamed = streamed
+        self._inherited: dict[str, Any] | None = None
         self._journal_dir: Path | None = None
         self._provenance: dict[str, Any] | None = None
 
@@ -116,7 +117,9 @@ class SSGRPruner:
             token=token,
         )
         model, tokenizer, streamed = loaded if streaming else (*loaded, None)
-        return cls(model, tokenizer, trust_remote_code, streamed)
+        pruner = cls(model, tokenizer, trust_remote_code, streamed)
+        pruner._inherited = pruner._read_inherited(token)  # now, since the token is not kept
+        return pruner
 
     def build_calibration(
         self,
@@ -287,6 +290,11 @@ class SSGRPruner:
             },
         }
 
+    def _read_inherited(self, token: str | bool | None = None) -> dict[str, Any]:
+        """Return what the card of the model states that also holds for what is made of it."""
+        commit = getattr(self.model.config, "_commit_hash", None)
+        return inherited_metadata(source_of(self.model.config._name_or_path), commit, token)
+
     def _circumstances(self) -> dict[str, Any]:
         """Return what else decides the bits that a run ends with, without being told to the user of the checkpoint."""
         device = self.streamed.device if self.streamed else model_device(self.model)
@@ -368,8 +376,7 @@ class SSGRPruner:
         """
         if self._provenance is None:
             raise ConfigError("prune the model before saving it.")
-        base = source_of(self._provenance["base_model"])
-        inherited = inherited_metadata(base, self._provenance["base_commit"])
+        inherited = self._read_inherited() if self._inherited is None else self._inherited
         provenance = self._provenance | {"inherited": inherited, "evaluation": list(evaluation)}
         rest = (provenance, model_card(provenance), self.trust_remote_code)
         if self.streamed:

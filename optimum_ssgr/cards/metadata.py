@@ -54,19 +54,21 @@ def split_card(card: str) -> tuple[dict[str, Any], str]:
     return metadata, card[found.end() :]
 
 
-def inherited_metadata(source: str, revision: str | None = None) -> dict[str, Any]:
+def inherited_metadata(source: str, revision: str | None = None, token: str | bool | None = None) -> dict[str, Any]:
     """Read what a pruned model inherits off the card of the model it was made from: its licence and its languages.
 
     Args:
         source: Hub id or folder of the model.
         revision: Commit on the Hub.
+        token: Hub token, for a model that is gated or private.
 
     Returns:
         Those of `INHERITED` that its card states; nothing when there is no card or it cannot be read.
     """
     folder = Path(source)
     try:
-        path = folder / "README.md" if folder.is_dir() else hf_hub_download(source, "README.md", revision=revision)
+        on_hub = {"revision": revision, "token": token}
+        path = folder / "README.md" if folder.is_dir() else hf_hub_download(source, "README.md", **on_hub)
         metadata, _ = split_card(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, httpx2.HTTPError, DataError):
         return {}

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from huggingface_hub import HfApi, constants
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -46,16 +47,16 @@ def load_model(
     Raises:
         ModelError: The model or its tokenizer cannot be loaded.
     """
-    source = source_of(model_id)
+    source, commit = source_of(model_id), commit_of(model_id, revision, token)
     dtype = dtype if dtype == "auto" else dtype_of(dtype)
-    shared = {"revision": revision, "trust_remote_code": trust_remote_code, "token": token}
+    shared = {"revision": commit or revision, "trust_remote_code": trust_remote_code, "token": token}
     tokenizer = load_tokenizer(model_id, **shared)
     try:
-        _check_index(source, revision, token)
+        _check_index(source, commit or revision, token)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=device_map, use_safetensors=True, **shared)
     except LOADING_ERRORS as error:
         raise cannot_load(model_id, error) from error
-    model.config._name_or_path = model_id
+    name_origin(model, model_id, commit)
     return model.eval(), tokenizer
 
 
@@ -67,13 +68,14 @@ def load_skeleton(
     Raises:
         ModelError: The config cannot be loaded.
     """
-    config = load_config(model_id, revision=revision, trust_remote_code=trust_remote_code, token=token)
+    commit = commit_of(model_id, revision, token)
+    config = load_config(model_id, revision=commit or revision, trust_remote_code=trust_remote_code, token=token)
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except LOADING_ERRORS as error:
         raise cannot_load(model_id, error) from error
-    model.config._name_or_path = model_id
+    name_origin(model, model_id, commit)
     return model
 
 
@@ -126,6 +128,25 @@ def source_of(model_id: str) -> str:
     return str(WEIGHTS) if model_id == EMBEDDED else model_id
 
 
+def commit_of(model_id: str, revision: str | None, token: str | bool | None) -> str | None:
+    """Return the commit on the Hub that a revision of a model stands for now; None for a folder, or where it cannot be told."""
+    source = source_of(model_id)
+    if Path(source).exists():
+        return None
+    try:
+        return (
+            HfApi().resolve_revision(source, revision=revision, token=token, local_files_only=constants.HF_HUB_OFFLINE).resolved
+        )
+    except Exception:  # of many kinds; loading, which comes next, says what is wrong
+        return None
+
+
+def name_origin(model: PreTrainedModel, model_id: str, commit: str | None) -> None:
+    """Note in a model's config what it was loaded from; transformers leaves the commit out."""
+    model.config._name_or_path = model_id
+    model.config._commit_hash = commit
+
+
 def _check_index(source: str, revision: str | None, token: str | bool | None) -> None:
     """Refuse an index that leads out of its checkpoint or to a pickle; transformers would follow it.
 
@@ -142,7 +163,7 @@ def cannot_load(model_id: str, error: Exception) -> ModelError:
     refusal = hub_error(error, model_id)
     if refusal is not None:
         return ModelError(f"cannot load the model '{model_id}': {refusal}")
-    if "contains custom code" in str(error) or "references custom code" in str(error):
+    if "trust_remote_code=True" in str(error):
         return ModelError(
             f"cannot load the model '{model_id}': it takes code that comes with it; look at that code, and if you trust it, "
             "allow it with --trust-remote-code (trust_remote_code=True)."

@@ -42,7 +42,7 @@ from ..output import new_folder
 from ..pruning.blocks import find_blocks
 from ..pruning.weights import modules_outside
 from .inspect import INDEX, checkpoint_files, read_index
-from .load import LOADING_ERRORS, cannot_load, dtype_of, source_of
+from .load import LOADING_ERRORS, cannot_load, commit_of, dtype_of, name_origin, source_of
 from .save import CHECK_TEXT, check_tokenizer, write_beside
 
 
@@ -204,8 +204,8 @@ def load_streamed(
     Raises:
         ModelError: The model cannot be loaded, or its files cannot be read piece by piece.
     """
-    source = source_of(model_id)
-    shared = {"trust_remote_code": trust_remote_code, "token": token}
+    source, commit = source_of(model_id), commit_of(model_id, revision, token)
+    revision, shared = commit or revision, {"trust_remote_code": trust_remote_code, "token": token}
     try:
         device = torch.device(device_map or "cpu")
     except RuntimeError:
@@ -224,7 +224,7 @@ def load_streamed(
     model.tie_weights()
     for buffers in (module._buffers for module in model.modules()):
         buffers.update({key: buffer.to(device) for key, buffer in buffers.items() if buffer is not None})
-    model.config._name_or_path = model_id
+    name_origin(model, model_id, commit)
     with suppress(OSError):  # not every checkpoint has one
         model.generation_config = GenerationConfig.from_pretrained(source, revision=revision, token=token)
     return model.eval(), tokenizer, StreamedWeights(folder, model, device)

@@ -1,0 +1,88 @@
+"""What a pruned model inherits from one that not everybody may read."""
+
+import copy
+import json
+import pickle
+import shutil
+
+import pytest
+from huggingface_hub import HfApi, ModelCard
+
+from optimum_ssgr import PruningConfig, SSGRPruner
+from optimum_ssgr.cards.metadata import inherited_metadata
+from optimum_ssgr.errors import ModelError
+from optimum_ssgr.reasoner import WEIGHTS
+
+
+GATED = "alice/gated"
+CARD = b"---\nlicense: llama3.1\nlicense_link: https://a.b\nlanguage: [en, de]\n---\n# Gated\n"
+STATED = {"license": "llama3.1", "license_link": "https://a.b", "language": ["en", "de"]}
+
+
+@pytest.fixture
+def gated(hub, monkeypatch):
+    """A gated model; the token that may read it is in the caller's hand alone."""
+    monkeypatch.delenv("HF_TOKEN")
+    HfApi(token=hub.token).create_repo(GATED)
+    repo = hub.repo(GATED)
+    files = {path.name: hub.store(path.read_bytes()) for path in WEIGHTS.iterdir()} | {"README.md": hub.store(CARD)}
+    repo.add_commit("main", "gated", files)
+    repo.gated = True
+    return repo
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_gated_models_licence_is_read_with_the_token_that_loaded_it(hub, gated, tmp_path, streaming):
+    commit = gated.at().sha
+    pruner = SSGRPruner.from_pretrained(GATED, token=hub.token, streaming=streaming)
+    assert pruner.model.config._commit_hash == commit
+    pruner.prune(None, PruningConfig(method="magnitude", sparsity=0.5), journal_dir=tmp_path / "journal")
+    hub.repo(GATED).add_commit("main", "later", dict(gated.at().files) | {"README.md": hub.store(b"# Another")})
+    shutil.rmtree(tmp_path / "hf_home")  # nothing can be read off the cache later on
+    assert hub.token.encode() not in pickle.dumps(vars(pruner) | {"model": None, "tokenizer": None, "streamed": None})
+    if streaming:  # what is not in the blocks is read off the checkpoint when it is saved
+        return
+    pruner.save_pretrained(tmp_path / "sparse")
+    provenance = json.loads((tmp_path / "sparse" / "ssgr_config.json").read_text())
+    assert (provenance["inherited"], provenance["base_commit"]) == (STATED, commit)
+    data = ModelCard((tmp_path / "sparse" / "README.md").read_text()).data
+    assert (data.license, data.base_model, data.base_model_relation) == ("llama3.1", GATED, "finetune")
+
+
+def test_without_a_token_the_model_is_refused_in_a_sentence(hub, gated):
+    with pytest.raises(ModelError, match="alice/gated is gated; ask for access on its page"):
+        SSGRPruner.from_pretrained(GATED)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        None,
+        {"status": 401},
+        {"status": 403, "headers": {"X-Error-Code": "GatedRepo"}},
+        {"status": 404},
+        {"status": 500},
+        {"status": 503},
+        {"cut": "before"},
+        {"cut": "reply"},
+    ],
+    ids=str,
+)
+def test_a_licence_that_cannot_be_read_is_not_stated(hub, gated, fault):
+    if fault:
+        hub.fault("resolve", times=100, **fault)
+    assert inherited_metadata(GATED, gated.at().sha, token=hub.token if fault else None) == {}
+
+
+def test_a_model_given_without_a_token_still_states_what_can_be_read(hub, gated, reasoner, tmp_path, monkeypatch):
+    """A pruner around a loaded model reads the card when it saves, with the token of the environment."""
+    model = copy.deepcopy(reasoner[0])
+    model.config._name_or_path, model.config._commit_hash = GATED, gated.at().sha
+    pruner = SSGRPruner(model, reasoner[1])
+    pruner.prune(None, PruningConfig(method="magnitude", sparsity=0.5))
+    pruner.save_pretrained(tmp_path / "unknown")
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    pruner.save_pretrained(tmp_path / "known")
+    cards = {name: (tmp_path / name / "README.md").read_text() for name in ("unknown", "known")}
+    assert "No licence is stated here; the dense model's applies." in cards["unknown"]
+    assert "license: llama3.1" in cards["known"]
