@@ -136,13 +136,15 @@ def test_problems_elsewhere_and_scripts_are_refused(hub, in_fresh_process, tmp_p
         "alice/relative": {"README.md": card.format(f"../../../../../../..{secret}").encode()},
         "alice/url": {"README.md": card.format(f"file://{secret}").encode()},
         "alice/scripted": {"scripted.py": f"open({str(marker)!r}, 'w')".encode()},
+        "alice/good": {"train.jsonl": b'{"question": "1 + 1?", "answer": "2"}'},
     }
     for name, files in contents.items():
         HfApi().create_repo(name, repo_type="dataset")
         hub.repo(name, "datasets").add_commit("main", "trap", {path: hub.store(data) for path, data in files.items()})
     said = in_fresh_process(f"NAMES = {list(contents)!r}\n{PROBLEMS}").splitlines()
-    assert len(said) == 4
-    for name, line in zip(contents, said, strict=True):
+    good = said.pop()
+    assert "question='1 + 1?'" in good and f"source='alice/good@{hub.repo('alice/good', 'datasets').at().sha}'" in good
+    for name, line in zip(list(contents)[:4], said, strict=True):
         assert line.startswith(f"cannot read problems from '{name}': ")
     assert "private" not in "".join(said)
     assert "Dataset scripts are no longer supported" in said[3]
