@@ -70,6 +70,16 @@ def content_hash(sequences: Sequence[Sequence[int]], token_weights: Sequence[Seq
     return digest.hexdigest()
 
 
+def rollouts_hash(rollouts: Dataset | None) -> str | None:
+    """Hash every value of every rollout, so that none can be changed, left out or added; None without rollouts."""
+    if rollouts is None:
+        return None
+    digest = hashlib.sha256()
+    for row in rollouts:
+        digest.update((json.dumps(row, sort_keys=True) + "\n").encode())
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True)
 class CalibrationSet:
     """Token sequences to calibrate on, with everything needed to judge and repeat their making.
@@ -104,7 +114,7 @@ class CalibrationSet:
         dataset = _table(_calibration_columns(sequences, graded, rates), CALIBRATION_FEATURES)
         rollouts = _table(_rollout_columns(graded, rates), ROLLOUT_FEATURES) if graded else None
         made = cls(dataset, rollouts, {**manifest, "counts": funnel(graded, sequences, config)})
-        return cls(dataset, rollouts, {**made.manifest, "content_hash": made._hash()})
+        return cls(dataset, rollouts, {**made.manifest, "content_hash": made._hash(), "rollouts_hash": rollouts_hash(rollouts)})
 
     @property
     def sequences(self) -> list[list[int]]:
@@ -188,6 +198,8 @@ class CalibrationSet:
         loaded = cls(dataset, rollouts, manifest)
         if loaded._hash() != manifest.get("content_hash"):
             raise DataError(f"the sequences in {folder} do not match its manifest; build the calibration set again.")
+        if rollouts_hash(rollouts) != manifest.get("rollouts_hash"):
+            raise DataError(f"the rollouts in {folder} do not match its manifest; build the calibration set again.")
         return loaded
 
     def push_to_hub(

@@ -49,6 +49,7 @@ def reselect(
         sources = encode_text(tokenizer, documents, config)
     prompts = {item.problem.id: item.rollout.prompt_ids for item in graded}
     sources = dataclasses.replace(sources, rollouts=graded, prompts=prompts)
-    origin = {key: value for key, value in earlier.manifest.items() if key not in ("calibration", "counts", "content_hash")}
-    origin["reselected_from"] = {key: earlier.manifest[key] for key in ("calibration", "content_hash")}
+    ours = ("calibration", "content_hash", "hub")  # what is true of the earlier set alone
+    origin = {key: value for key, value in earlier.manifest.items() if key not in (*ours, "counts")}
+    origin["reselected_from"] = {key: earlier.manifest[key] for key in ours if key in earlier.manifest}
     return build_set(sources, config, origin, graded)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -31,6 +32,14 @@ def test_the_same_as_selecting_from_the_rollouts_themselves(earlier, strategy):
     assert again.manifest["calibration"]["temperature"] == 0.7
     assert again.manifest["reselected_from"]["content_hash"] == earlier.manifest["content_hash"]
     json.dumps(again.manifest)
+
+
+def test_where_the_earlier_set_is_on_the_hub_does_not_become_the_new_ones_place(earlier):
+    place = {"id": "alice/set", "commit": "0" * 40}
+    pulled = dataclasses.replace(earlier, manifest=earlier.manifest | {"hub": place})
+    again = reselect(pulled, CalibrationConfig(strategy="rac", num_sequences=3))
+    assert "hub" not in again.manifest
+    assert again.manifest["reselected_from"]["hub"] == place
 
 
 def test_mixtures_need_the_models_tokenizer(earlier, reasoner):
