@@ -13,6 +13,7 @@ from optimum_ssgr.errors import DataError
 from optimum_ssgr.hub.push import push_folder
 from tests.cards.test_evaluation import measured, write_results
 from tests.hub.conftest import MODES
+from tests.hub.test_pull import calibration_set
 
 
 DATA_SET = """
@@ -32,6 +33,12 @@ print(json.dumps({
     "streamed": list(streamed) == data.to_list(),
     "newest": load_dataset("alice/traces", split="train").to_dict() == data[:10],
 }))
+
+made = {name: load_dataset("alice/set", name, split="train", revision=OID) for name in ("calibration", "rollouts")}
+for name, rows in made.items():
+    assert list(load_dataset("alice/set", name, split="train", revision=OID, streaming=True)) == rows.to_list()
+assert load_dataset("alice/set", split="train").num_rows == 2  # the default configuration, of a later commit
+print(json.dumps({name: rows.to_list() for name, rows in made.items()}))
 """
 
 CHECKPOINT = """
@@ -48,7 +55,13 @@ print(json.dumps({{"weights": weights, "zeros": zeros, "ids": tokenizer("1 2").i
 
 @pytest.mark.parametrize("hub", [*MODES, "multipart"], indirect=True)
 def test_data_sets(hub, in_fresh_process):
-    said = json.loads(in_fresh_process(DATA_SET))
+    """Those that datasets itself pushes, and calibration sets, whose card names their tables."""
+    made = calibration_set()
+    first = made.push_to_hub("alice/set").oid
+    calibration_set(2).push_to_hub("alice/set")
+    datasets_own, ours = in_fresh_process(f"OID = {first!r}\n{DATA_SET}").splitlines()
+    said = json.loads(datasets_own)
+    assert json.loads(ours) == {"calibration": made.dataset.to_list(), "rollouts": made.rollouts.to_list()}
     repo = hub.repo("alice/traces", "datasets")
     assert said == {"oid": repo.history()[1].sha, "pinned": True, "streamed": True, "newest": True}
     assert repo.private
