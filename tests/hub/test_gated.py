@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 import shutil
+import traceback
 
 import pytest
 from huggingface_hub import HfApi, ModelCard
@@ -12,11 +13,16 @@ from optimum_ssgr import PruningConfig, SSGRPruner
 from optimum_ssgr.cards.metadata import inherited_metadata
 from optimum_ssgr.errors import ModelError
 from optimum_ssgr.reasoner import WEIGHTS
+from tests.hub_server import HubServer
 
 
 GATED = "alice/gated"
 CARD = b"---\nlicense: llama3.1\nlicense_link: https://a.b\nlanguage: [en, de]\n---\n# Gated\n"
 STATED = {"license": "llama3.1", "license_link": "https://a.b", "language": ["en", "de"]}
+
+
+def written_with(token, folder):
+    return [path for path in folder.rglob("*") if path.is_file() and token.encode() in path.read_bytes()]
 
 
 @pytest.fixture
@@ -40,18 +46,27 @@ def test_a_gated_models_licence_is_read_with_the_token_that_loaded_it(hub, gated
     hub.repo(GATED).add_commit("main", "later", dict(gated.at().files) | {"README.md": hub.store(b"# Another")})
     shutil.rmtree(tmp_path / "hf_home")  # nothing can be read off the cache later on
     assert hub.token.encode() not in pickle.dumps(vars(pruner) | {"model": None, "tokenizer": None, "streamed": None})
+    assert (tmp_path / "journal" / "fingerprint.json").exists()
+    assert not written_with(hub.token, tmp_path)
     if streaming:  # what is not in the blocks is read off the checkpoint when it is saved
         return
     pruner.save_pretrained(tmp_path / "sparse")
+    assert not written_with(hub.token, tmp_path)
     provenance = json.loads((tmp_path / "sparse" / "ssgr_config.json").read_text())
     assert (provenance["inherited"], provenance["base_commit"]) == (STATED, commit)
     data = ModelCard((tmp_path / "sparse" / "README.md").read_text()).data
     assert (data.license, data.base_model, data.base_model_relation) == ("llama3.1", GATED, "finetune")
 
 
-def test_without_a_token_the_model_is_refused_in_a_sentence(hub, gated):
-    with pytest.raises(ModelError, match="alice/gated is gated; ask for access on its page"):
-        SSGRPruner.from_pretrained(GATED)
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("token", [None, HubServer.stranger])
+def test_without_access_the_model_is_refused_in_a_sentence(hub, gated, tmp_path, token, streaming):
+    with pytest.raises(ModelError, match="alice/gated is gated; ask for access on its page") as raised:
+        SSGRPruner.from_pretrained(GATED, token=token, streaming=streaming)
+    if token:
+        shown = "".join(traceback.format_exception(raised.value)).encode()
+        assert token.encode() not in shown + pickle.dumps(raised.value)
+        assert not written_with(token, tmp_path)
 
 
 @pytest.mark.parametrize(

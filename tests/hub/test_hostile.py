@@ -1,7 +1,9 @@
 """Repositories, checkpoints and folders whose names lead elsewhere: nothing outside of them is read, written or published."""
 
 import json
+import pickle
 import shutil
+from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi
@@ -82,7 +84,11 @@ def checkpoint(request, tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("load", [load_model, load_streamed, lambda source: list(inspect_checkpoint(find_checkpoint(source)))])
+def inspect(source):
+    return list(inspect_checkpoint(find_checkpoint(source)))
+
+
+@pytest.mark.parametrize("load", [load_model, load_streamed, inspect])
 @pytest.mark.parametrize("on_hub", [False, True], ids=["folder", "hub"])
 def test_weights_outside_of_a_checkpoint_are_not_read(hub, checkpoint, load, on_hub):
     if on_hub:
@@ -92,6 +98,29 @@ def test_weights_outside_of_a_checkpoint_are_not_read(hub, checkpoint, load, on_
     with pytest.raises(SSGRError, match="which is not a safetensors file in its folder; do not use this checkpoint") as raised:
         load(REPO if on_hub else str(checkpoint))
     assert "\n" not in str(raised.value)
+
+
+class Bomb:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("load", [load_model, load_streamed, inspect])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+def test_a_pickle_is_not_loaded_whatever_it_is_called(tmp_path, load, name):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(WEIGHTS, folder)
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(pickle.dumps(Bomb(tmp_path / "marker")))
+    with pytest.raises(SSGRError, match=r"safetensors|header") as raised:
+        load(str(folder))
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "marker").exists()
+    pickle.loads((folder / name).read_bytes())
+    assert (tmp_path / "marker").exists()  # or the test would show nothing
 
 
 @pytest.mark.parametrize("link", ["notes.txt", "README.md", "plots/deep.png", "ssgr_config.json", "everything"])
