@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from huggingface_hub import get_safetensors_metadata, snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -365,7 +365,7 @@ def check_streamable(
         stored = _stored_names(Path(source))
     else:
         try:
-            stored = get_safetensors_metadata(source, revision=revision, token=token).weight_map
+            stored = HfApi().get_safetensors_metadata(source, revision=revision, token=token).weight_map
         except Exception as error:  # the library raises many kinds
             raise cannot_load(model_id, error) from error
     find_places({name: Path(file) for name, file in stored.items()}, skeleton, model_id)
