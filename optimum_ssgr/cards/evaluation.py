@@ -9,7 +9,7 @@ from ..checkpoints.identity import hash_weights, hub_weights
 from ..errors import DataError
 from ..journal import write_whole
 from .names import hub_id, pinned, public_name
-from .render import merge_card, model_card
+from .render import merge_card, model_card, read_card
 
 
 RESULTS, CONFIG = "results.json", "ssgr_config.json"
@@ -58,7 +58,7 @@ def attach_evaluation(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
             card was measured together.
 
     Raises:
-        DataError: The metadata of its card cannot be read.
+        DataError: Its card cannot be read.
         OutputError: The folder cannot be written.
     """
     config, readme = folder / CONFIG, folder / "README.md"
@@ -66,7 +66,7 @@ def attach_evaluation(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     new = {(row["source"], row["split"]) for row in rows}
     earlier = [row for row in provenance.get("evaluation", ()) if (row["source"], row.get("split")) not in new]
     provenance["evaluation"] = [*earlier, *rows]
-    card = merge_card(readme.read_text(encoding="utf-8-sig") if readme.is_file() else None, model_card(provenance))
+    card = merge_card(read_card(folder), model_card(provenance))
     write_whole(config, lambda partial: partial.write_text(json.dumps(provenance, indent=2) + "\n"))
     write_whole(readme, lambda partial: partial.write_text(card, encoding="utf-8"))
 

@@ -140,9 +140,22 @@ def card_for(folder: Path, repo_id: str) -> Callable[[str | None], str]:
         raise DataError(f"{folder / name} is damaged or from another version; make {folder} again.") from None
     if rendered is None:
         raise DataError(f"{folder} is neither a checkpoint nor a calibration set of optimum-ssgr.")
-    local = (folder / "README.md").read_text(encoding="utf-8-sig") if (folder / "README.md").is_file() else None
+    local = read_card(folder)
     edited = merge_card(local, rendered) != rendered
     return lambda old: merge_card(local if edited else old, rendered)
+
+
+def read_card(folder: Path) -> str | None:
+    """Read the card of a folder; None where it has none.
+
+    Raises:
+        DataError: It is not text.
+    """
+    path = folder / "README.md"
+    try:
+        return path.read_text(encoding="utf-8-sig") if path.is_file() else None
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8 text; mend or remove it.") from None
 
 
 def merge_card(old: str | None, new: str) -> str:

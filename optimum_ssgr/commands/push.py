@@ -28,18 +28,23 @@ class PushCommand(SSGRSubcommand):
 
     def execute(self, args: Namespace) -> None:
         """Check, push and say which commit it is."""
+        from ..cards.evaluation import attach_evaluation, evaluation_rows
         from ..cards.render import card_for
         from ..hub.access import check_push
         from ..hub.publish import publish_folder, repo_type_of
 
         repo_type = repo_type_of(args.folder)
-        if args.evaluation:
-            attach(args)
         card = card_for(args.folder, args.repo_id)
+        rows = evaluation_rows(args.evaluation, args.folder) if args.evaluation else []
+        if rows:
+            say(f"evaluation   {' and '.join(sorted({row['model'] for row in rows}))}, from {args.evaluation}")
         check_push(args.repo_id, repo_type=repo_type, private=args.private, create_pr=args.create_pr)
         if args.dry_run:
             say(f"pushes       {args.folder} to the {repo_type} {args.repo_id}")
             return
+        if rows:
+            attach_evaluation(args.folder, rows)
+            card = card_for(args.folder, args.repo_id)
         commit = publish_folder(
             args.folder,
             args.repo_id,
@@ -49,13 +54,3 @@ class PushCommand(SSGRSubcommand):
             create_pr=args.create_pr,
         )
         say(f"pushed       {commit.pr_url or commit.commit_url}")
-
-
-def attach(args: Namespace) -> None:
-    """Put an evaluation onto the checkpoint's own card, which is pushed; a dry run only checks whose it is."""
-    from ..cards.evaluation import attach_evaluation, evaluation_rows
-
-    rows = evaluation_rows(args.evaluation, args.folder)
-    if not args.dry_run:
-        attach_evaluation(args.folder, rows)
-    say(f"evaluation   {' and '.join(dict.fromkeys(row['model'] for row in rows))}, from {args.evaluation}")

@@ -56,7 +56,7 @@ def push_folder(
         The commit; the head of the branch where nothing differs from it.
 
     Raises:
-        DataError: A link leads out of the folder.
+        DataError: A link leads out of the folder, or what is to be merged with is not text.
         HubError: The Hub refuses, or cannot be reached for minutes.
     """
     check_name(repo_id)
@@ -163,7 +163,11 @@ def _merged(
     for path, make in merge.items():
         old = None
         if path in there:
-            old = Path(api.hf_hub_download(**repo, filename=path, revision=head)).read_text(encoding="utf-8")
+            downloaded = Path(api.hf_hub_download(**repo, filename=path, revision=head))
+            try:
+                old = downloaded.read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                raise DataError(f"the {path} of {repo['repo_id']} is not UTF-8 text; mend or remove it on the Hub.") from None
         new = make(old)
         if new != old:
             additions.append(CommitOperationAdd(path, new.encode()))

@@ -19,7 +19,7 @@ from markdown_it import MarkdownIt
 from optimum_ssgr import CalibrationConfig, PruningConfig, SSGRPruner
 from optimum_ssgr.calibration.dataset import CALIBRATION_FEATURES, ROLLOUT_FEATURES
 from optimum_ssgr.cards.metadata import inherited_metadata
-from optimum_ssgr.cards.render import PLACEHOLDER, dataset_card, merge_card, model_card
+from optimum_ssgr.cards.render import PLACEHOLDER, card_for, dataset_card, merge_card, model_card
 from optimum_ssgr.commands.calibrate import CalibrateCommand
 from optimum_ssgr.commands.flags import calibration_config, pruning_config
 from optimum_ssgr.commands.prune import PruneCommand
@@ -544,3 +544,10 @@ def test_marks_that_were_edited_away(old, new, lost):
 def test_metadata_that_cannot_be_read_is_not_thrown_away(new, broken):
     with pytest.raises(DataError, match="is not valid YAML; mend or remove it"):
         merge_card(broken, new)
+
+
+def test_a_card_that_is_not_text_is_not_thrown_away(tmp_path, provenance):
+    (tmp_path / "ssgr_config.json").write_text(json.dumps(provenance))
+    (tmp_path / "README.md").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="is not UTF-8 text; mend or remove it"):
+        card_for(tmp_path, "me/model")

@@ -9,7 +9,7 @@ import threading
 import pytest
 from huggingface_hub import HfApi
 
-from optimum_ssgr.errors import HubError
+from optimum_ssgr.errors import DataError, HubError
 from optimum_ssgr.hub.push import push_folder
 from tests.hub.conftest import MODES
 
@@ -265,6 +265,14 @@ def test_files_are_left_out_and_old_ones_deleted_in_the_same_commit(hub, folder)
     push_folder(folder, REPO, message="renamed", ignore_patterns=["*.log"], delete_patterns=["*.safetensors"])
     assert titles(hub) == ["renamed", "weights", "initial commit"]
     assert sorted(on_hub(hub)) == ["README.md", "config.json", "model.safetensors", "plots/model-2.safetensors"]
+
+
+def test_what_cannot_be_merged_with_is_kept(hub, folder):
+    HfApi().create_repo(REPO)
+    hub.repo(REPO).add_commit("main", "binary", {"README.md": hub.store(b"\xff\xfe")})
+    with pytest.raises(DataError, match=r"the README.md of alice/sparse is not UTF-8 text; mend or remove it on the Hub\."):
+        push_folder(folder, REPO, merge={"README.md": lambda old: "new"})
+    assert titles(hub) == ["binary", "initial commit"]
 
 
 @pytest.mark.parametrize("name", ["sparse", "alice/sparse/1", "alice/../etc", "alice/", "al ice/x"])

@@ -23,7 +23,7 @@ def repo_info(hub, request):
     repo = find(hub, request)
     commit = repo.at(request.path_params.get("revision", "main"))
     readme = commit.files.get("README.md")
-    card = (card_data(hub.objects[readme.etag].decode()) if readme else None) or {}
+    card = (card_data(hub.objects[readme.etag].decode(errors="replace")) if readme else None) or {}
     return JSONResponse(
         {
             "_id": "0" * 24,
