@@ -16,6 +16,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from ..errors import ConfigError, DataError, ModelError
+from ..hub.client import call_hub
 from ..hub.failures import hub_error
 from ..reasoner import NAME as EMBEDDED
 from ..reasoner import WEIGHTS
@@ -133,10 +134,9 @@ def commit_of(model_id: str, revision: str | None, token: str | bool | None) -> 
     source = source_of(model_id)
     if Path(source).exists():
         return None
+    options = {"revision": revision, "token": token, "local_files_only": constants.HF_HUB_OFFLINE}
     try:
-        return (
-            HfApi().resolve_revision(source, revision=revision, token=token, local_files_only=constants.HF_HUB_OFFLINE).resolved
-        )
+        return call_hub(lambda: HfApi().resolve_revision(source, **options), source, tries=3).resolved
     except Exception:  # of many kinds; loading, which comes next, says what is wrong
         return None
 

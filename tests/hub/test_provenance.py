@@ -3,8 +3,9 @@
 import json
 
 import pytest
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import HfApi, ModelCard, constants
 
+from optimum_ssgr.checkpoints.load import load_skeleton
 from optimum_ssgr.reasoner import WEIGHTS
 from tests.hub.test_remote_code import ASKED, ssgr
 
@@ -53,6 +54,21 @@ def test_from_a_tag_on_the_hub_to_a_card_with_results(hub, base, tmp_path, monke
     assert [result.metric_type for result in ModelCard(hub.read(SPARSE, "README.md").decode()).data.eval_results] == [
         "accuracy"
     ]
+
+
+@pytest.mark.parametrize("fault", [{"status": 503}, {"status": 429}, {"cut": "before"}, {"stall": "after"}], ids=str)
+def test_the_commit_is_asked_for_again_after_trouble_that_passes(hub, base, fault):
+    injected = hub.fault("repo_info", **fault)
+    assert load_skeleton(BASE, revision="v1").config._commit_hash == base
+    assert injected.times == 0
+
+
+def test_without_the_hub_the_commit_is_that_in_the_cache(hub, base, monkeypatch):
+    load_skeleton(BASE, revision="v1")
+    for offline in (True, False):
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+        hub.fault("repo_info", times=1000, status=503)
+        assert load_skeleton(BASE, revision="v1").config._commit_hash == base
 
 
 def test_results_of_what_is_on_the_hub(hub, base, tmp_path, monkeypatch, capsys):
