@@ -144,18 +144,20 @@ def test_links_within_a_folder_are_pushed_as_files(hub, folder, tmp_path):
     assert hub.read(REPO, "again.json") == (folder / "config.json").read_bytes()
 
 
-PROBLEMS = """
+READ = """
+from optimum_ssgr.calibration.text import load_documents
 from optimum_ssgr.errors import DataError
 from optimum_ssgr.problems.load import load_problems
 for name in NAMES:
-    try:
-        print(load_problems(name))
-    except DataError as error:
-        print(error)
+    for load, options in ((load_problems, {}), (load_documents, {"num_characters": 10, "column": "question"})):
+        try:
+            print(load(name, **options))
+        except DataError as error:
+            print(error)
 """
 
 
-def test_problems_elsewhere_and_scripts_are_refused(hub, in_fresh_process, tmp_path):
+def test_problems_and_text_elsewhere_and_scripts_are_refused(hub, in_fresh_process, tmp_path):
     """A card may not name files of this machine as its data, and a data set's script does not run."""
     secret, marker = tmp_path / "secret.jsonl", tmp_path / "marker"
     secret.write_text('{"question": "private", "answer": "private"}\n')
@@ -170,11 +172,13 @@ def test_problems_elsewhere_and_scripts_are_refused(hub, in_fresh_process, tmp_p
     for name, files in contents.items():
         HfApi().create_repo(name, repo_type="dataset")
         hub.repo(name, "datasets").add_commit("main", "trap", {path: hub.store(data) for path, data in files.items()})
-    said = in_fresh_process(f"NAMES = {list(contents)!r}\n{PROBLEMS}").splitlines()
-    good = said.pop()
+    said = in_fresh_process(f"NAMES = {list(contents)!r}\n{READ}").splitlines()
+    good, text = said[8:]
+    assert text == "['1 + 1?']"
     assert "question='1 + 1?'" in good and f"source='alice/good@{hub.repo('alice/good', 'datasets').at().sha}'" in good
-    for name, line in zip(list(contents)[:4], said, strict=True):
-        assert line.startswith(f"cannot read problems from '{name}': ")
+    for name, problems, text in zip(list(contents)[:4], said[0:8:2], said[1:8:2], strict=True):
+        assert problems.startswith(f"cannot read problems from '{name}': ")
+        assert text.startswith(f"cannot read text from '{name}': ")
     assert "private" not in "".join(said)
-    assert "Dataset scripts are no longer supported" in said[3]
+    assert "Dataset scripts are no longer supported" in said[6]
     assert not marker.exists()
