@@ -210,12 +210,13 @@ def load_streamed(
         device = torch.device(device_map or "cpu")
     except RuntimeError:
         raise ModelError(f"a streamed model computes on one device, such as cuda or cpu, not '{device_map}'.") from None
+    folder, commit = Path(source), None
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision, **shared)
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, **shared)
-        folder = Path(source)
         if not folder.is_dir():
             folder = _download(source, revision, token)
+            commit = revision = folder.name  # the cache's name for a snapshot; the config and the rest are to be of the same
+        config = AutoConfig.from_pretrained(source, revision=revision, **shared)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, **shared)
         wanted = dtype_of(config.dtype or torch.float32 if dtype == "auto" else dtype)
         with init_empty_weights(include_buffers=False), no_init_weights():
             model = AutoModelForCausalLM.from_config(config, dtype=wanted, trust_remote_code=trust_remote_code)
@@ -225,6 +226,7 @@ def load_streamed(
     for buffers in (module._buffers for module in model.modules()):
         buffers.update({key: buffer.to(device) for key, buffer in buffers.items() if buffer is not None})
     model.config._name_or_path = model_id
+    model.config._commit_hash = commit
     with suppress(OSError):  # not every checkpoint has one
         model.generation_config = GenerationConfig.from_pretrained(source, revision=revision, token=token)
     return model.eval(), tokenizer, StreamedWeights(folder, model, device)
