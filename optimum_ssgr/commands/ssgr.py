@@ -3,6 +3,7 @@
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
 from .calibrate import CalibrateCommand
+from .chat import ChatCommand
 from .demo import DemoCommand
 from .evaluate import EvaluateCommand
 from .inspect import InspectCommand
@@ -20,5 +21,6 @@ class SSGRCommand(BaseOptimumCLICommand):
         CommandInfo("prune", "Prune a model, block by block.", PruneCommand),
         CommandInfo("evaluate", "Measure accuracy, length, truncation and loops on problems.", EvaluateCommand),
         CommandInfo("inspect", "Show the sparsity of a checkpoint without building the model.", InspectCommand),
+        CommandInfo("chat", "Chat with dense and pruned models side by side, in the browser.", ChatCommand),
         CommandInfo("demo", "Run all of it on the embedded tiny reasoner, offline.", DemoCommand),
     )
