@@ -72,13 +72,15 @@ def lay_out(arena: Arena) -> Parts:
     start = Conversation.start(len(arena.contenders), blind=False)
     with gr.Row(elem_id="columns", equal_height=False):
         columns = [_column(number, html) for number, html in enumerate(headings(start, arena.contenders), 1)]
-    status = gr.HTML("", elem_id="status", html_template='<div role="status" aria-live="polite">${value}</div>')
     with gr.Row(elem_id="verdicts"):
-        tie = gr.Button("Tie", size="sm", min_width=80, visible="hidden", elem_id="vote-tie")
-        none = gr.Button("None is good", size="sm", min_width=80, visible="hidden", elem_id="vote-none")
+        status = gr.HTML("", elem_id="status", html_template='<div role="status" aria-live="polite">${value}</div>')
+        tie = gr.Button("Tie", size="sm", scale=0, min_width=80, visible=False, elem_id="vote-tie")
+        none = gr.Button("None is good", size="sm", scale=0, min_width=120, visible=False, elem_id="vote-none")
     with gr.Row(elem_id="asking"):
         question = gr.Textbox(
             label="Question",
+            show_label=False,
+            container=False,
             placeholder="Ask all models at once",
             lines=1,
             max_lines=8,
@@ -88,25 +90,38 @@ def lay_out(arena: Arena) -> Parts:
             autofocus=True,
             elem_id="question",
         )
-        expected = gr.Textbox(label="Known answer (optional)", max_length=200, scale=1, min_width=150, elem_id="expected")
-        ask = gr.Button("Ask", variant="primary", scale=0, min_width=96, elem_id="ask")
-        stop = gr.Button("Stop all", variant="stop", scale=0, min_width=96, visible=False, elem_id="stop")
-    with gr.Row(elem_id="levels"):
+        expected = gr.Textbox(
+            label="Known answer, if there is one",
+            show_label=False,
+            container=False,
+            placeholder="Known answer, if any",
+            max_length=200,
+            scale=1,
+            min_width=170,
+            elem_id="expected",
+        )
+        ask = gr.Button("Ask", variant="primary", scale=0, min_width=110, elem_id="ask")
+        stop = gr.Button("Stop all", variant="stop", scale=0, min_width=110, visible=False, elem_id="stop")
+    with gr.Row(elem_id="tools"):
         levels = {
-            level: gr.Button(f"{level.capitalize()} example", size="sm", min_width=90, elem_id=f"example-{level}")
+            level: gr.Button(f"{level.capitalize()} example", size="sm", scale=0, min_width=120, elem_id=f"example-{level}")
             for level in LEVELS
         }
-        again = gr.Button("Regenerate", size="sm", min_width=90, interactive=False, elem_id="again")
-        fresh = gr.Button("New chat", size="sm", min_width=90, elem_id="fresh")
-    blind = gr.Checkbox(
-        False, label="Blind: shuffle the columns and hide the names until you vote (starts a new chat)", elem_id="blind"
-    )
+        again = gr.Button("Regenerate", size="sm", scale=0, min_width=110, interactive=False, elem_id="again")
+        fresh = gr.Button("New chat", size="sm", scale=0, min_width=100, elem_id="fresh")
+        blind = gr.Checkbox(
+            False,
+            label="Blind: shuffle, and hide the names until you vote (starts a new chat)",
+            container=False,
+            min_width=240,
+            elem_id="blind",
+        )
     with gr.Accordion("Settings, link and download", open=False, elem_id="more"):
         with gr.Row():
             temperature = gr.Slider(0, 2, limits.temperature, step=0.05, label="Temperature", elem_id="temperature")
             most = gr.Slider(1, limits.max_new_tokens, limits.max_new_tokens, step=1, label="Most tokens", elem_id="tokens")
             seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=90, elem_id="seed")
-        with gr.Row(elem_id="tools"):
+        with gr.Row(elem_id="saving"):
             copy = gr.Button("Copy link", size="sm", min_width=110, elem_id="copy")
             json = gr.Button("Download JSON", size="sm", min_width=110, elem_id="json")
             markdown = gr.Button("Download Markdown", size="sm", min_width=110, elem_id="markdown")
@@ -151,7 +166,8 @@ def _column(number: int, heading: str) -> Column:
                 show_label=False,
                 elem_id=f"chat-{number}",
                 elem_classes="chat",
-                height="max(260px, calc(100vh - 520px))",
+                height="max(240px, calc(100vh - 490px))",
+                layout="panel",
                 latex_delimiters=DELIMITERS,
                 sanitize_html=True,
                 allow_tags=False,

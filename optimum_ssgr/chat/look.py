@@ -43,9 +43,11 @@ def download_script(name: str, kind: str) -> str:
 
 def theme() -> gr.themes.Base:
     """Return a theme with the fonts of the system, since fonts from elsewhere would be requests to elsewhere."""
-    return gr.themes.Soft(
+    return gr.themes.Default(
         primary_hue="indigo",
         neutral_hue="slate",
+        radius_size="lg",
+        spacing_size="sm",
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
         font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"],
     )

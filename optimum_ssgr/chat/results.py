@@ -1,6 +1,7 @@
 """The results tab: what was measured, where the zeros are, and what the models were calibrated on."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from html import escape
@@ -14,7 +15,7 @@ from .contenders import CALIBRATED_ON, HUB, METHODS, Contender
 from .settings import ChatSettings
 
 
-_LAYER = re.compile(r"\.(\d+)\.(.+)$")
+_LAYER = re.compile(r"\.(\d+)\.(.+?)(?:\.weight)?$")
 _STAGES = {
     "problems": "problems",
     "rollouts": "responses sampled",
@@ -29,7 +30,7 @@ _STAGES = {
 def results_tab(contenders: Sequence[Contender], settings: ChatSettings) -> None:
     """Place the components of the results tab; must be called where Gradio's blocks are open."""
     folder = Path(settings.results) if settings.results else None
-    sections = [accuracy_table(folder), links(contenders)]
+    sections = [accuracy_tables(folder), links(contenders)]
     gr.HTML(_section(sections), elem_id="measured")
     for plot in sorted(folder.rglob("*.png")) if folder else ():
         if plot.name != HISTOGRAMS:
@@ -42,27 +43,40 @@ def results_tab(contenders: Sequence[Contender], settings: ChatSettings) -> None
         _image(histograms, "Histograms of pass rates and lengths in the calibration set")
 
 
-def accuracy_table(folder: Path | None) -> str:
-    """Return the table of a `report.json`; empty when there is none that can be read."""
+def accuracy_tables(folder: Path | None) -> str:
+    """Return the numbers of a `report.json` of a demo or a study, a table per set of problems; empty when there is none."""
     try:
-        report = json.loads((folder / "report.json").read_text()) if folder else {}
-        rows = [report["dense"] | {"method": "dense"}, *report["rows"]] if report else []
-        lines = "".join(map(_accuracy_row, rows))
+        report = json.loads((folder / "report.json").read_text()) if folder else {"rows": []}
+        sets: dict[str, list[dict[str, Any]]] = {}
+        for row in report["rows"]:
+            sets.setdefault(row["problems"] if isinstance(row["problems"], str) else "", []).append(row)
+        return "".join(
+            _accuracy_table(name, report["dense"].get("sets", {name: report["dense"]})[name], sets[name]) for name in sets
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-    if not lines:
-        return ""
+
+
+def _accuracy_table(name: str, dense: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     head = "<tr><th>method</th><th>calibrated on</th><th>problems solved</th><th>tokens</th><th>truncated</th></tr>"
-    caption = f"{rows[0]['problems']:,} held-out problems; the error is one standard error."
-    return f"<section><h2>Accuracy</h2><table>{head}{lines}</table><p class='hint'>{caption}</p></section>"
+    lines = "".join(map(_accuracy_row, [dense | {"method": "dense"}, *rows]))
+    caption = f"{dense['problems']:,} held-out problems; the error is one standard error."
+    title = f"Accuracy: {escape(name)}" if name else "Accuracy"
+    return f"<section><h2>{title}</h2><table>{head}{lines}</table><p class='hint'>{caption}</p></section>"
 
 
 def _accuracy_row(row: dict[str, Any]) -> str:
     method = METHODS.get(row["method"], row["method"])
     share = f", {row['sparsity']:.0%}" if row.get("sparsity") else ""
-    calibrated = CALIBRATED_ON.get(row.get("strategy", ""), row.get("strategy", ""))
+    strategy = row.get("strategy") or row.get("calibration") or ""
     accuracy = f"{_track(row['accuracy'])}{row['accuracy']:.1%} ± {row['accuracy_se']:.1%}"
-    cells = (f"{escape(method)}{share}", escape(calibrated), accuracy, f"{row['mean_tokens']:.0f}", f"{row['truncated']:.1%}")
+    cells = (
+        f"{escape(method)}{share}",
+        escape(CALIBRATED_ON.get(strategy, strategy)),
+        accuracy,
+        f"{row['mean_tokens']:.0f}",
+        f"{row['truncated']:.1%}",
+    )
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
@@ -70,9 +84,8 @@ def heat_map(contender: Contender) -> str:
     """Return the sparsity of every pruned layer: kinds of layers down, blocks across."""
     found: dict[str, dict[int, float]] = {}
     for layer in contender.layers:
-        match = _LAYER.search(str(layer["name"]))
-        if match and layer["weights"]:
-            found.setdefault(match[2], {})[int(match[1])] = layer["zeros"] / layer["weights"]
+        if match := _LAYER.search(str(layer["name"])):
+            found.setdefault(match[2], {})[int(match[1])] = layer["zeros"] / math.prod(layer["shape"])
     blocks = sorted({block for kind in found.values() for block in kind})
     head = "".join(f'<th scope="col">{block}</th>' for block in blocks)
     rows = "".join(
