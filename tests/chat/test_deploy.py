@@ -15,6 +15,11 @@ from optimum_ssgr.chat.settings import ChatSettings
 from optimum_ssgr.errors import ConfigError, OutputError
 
 
+def parts_of(requirement):
+    """Name and versions, in whatever order the bounds are written."""
+    return frozenset(re.split("[,>=<]+", requirement))
+
+
 def test_the_requirements_are_those_of_the_package():
     declared = {
         re.split(r"\s*;", line)[0].replace(" ", "")
