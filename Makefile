@@ -3,11 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test browser check style clean
+.PHONY: demo demo-hub test browser check style clean
 
 demo: $(VENV)/installed
 	rm -rf demo
 	$(BIN)/optimum-cli ssgr demo demo
+
+# The product against a Hub on loopback, by the same commands as against the real one.
+demo-hub: $(VENV)/installed
+	$(BIN)/python -m tests.hub_server.demo
 
 test: $(VENV)/installed browser
 	$(BIN)/python -m pytest -q

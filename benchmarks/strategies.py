@@ -4,12 +4,14 @@
 
 For every seed the dense model writes one set of rollouts; each strategy selects 12,000 tokens from it (or from general text),
 SparseGPT prunes with them, and the pruned models answer the same problems of the test split with greedy decoding. Errors are
-standard errors over problems and seeds; differences are paired.
+standard errors over problems and seeds; differences are paired. The second table tells each family of problems apart: its share
+of the calibration tokens, and how many of its problems the pruned models solve.
 """
 
 import argparse
 import copy
 import dataclasses
+from collections import Counter
 
 import numpy as np
 
@@ -21,6 +23,7 @@ from optimum_ssgr.evaluation.metrics import mean_over_seeds, summarize
 from optimum_ssgr.evaluation.perplexity import perplexity
 from optimum_ssgr.problems.load import load_problems
 from optimum_ssgr.reasoner import NAME
+from optimum_ssgr.reasoner.tasks import FAMILIES
 from optimum_ssgr.reasoner.text import documents
 from optimum_ssgr.reasoner.train import text_windows
 
@@ -36,6 +39,7 @@ def main() -> None:
     problems = load_problems(NAME, split="test", limit=args.num_problems)
     windows = text_windows(dense.tokenizer, "test")[:64]
     correct: dict[str, list[list[bool]]] = {name: [] for name in STRATEGIES}
+    shares: dict[str, Counter[str]] = {name: Counter() for name in STRATEGIES}
     others: dict[str, list[tuple[float, float, float]]] = {name: [] for name in STRATEGIES}
     for seed in range(args.seeds):
         asked = load_problems(NAME, split="train", limit=CALIBRATION_PROBLEMS, seed=seed)
@@ -45,6 +49,8 @@ def main() -> None:
             calibration = dense.build_calibration(asked, config, rollouts=rollouts, text=documents("train"))
             if calibration.manifest["counts"]["tokens"] != CALIBRATION.num_tokens:
                 raise SystemExit(f"{name} gives {calibration.manifest['counts']['tokens']} tokens only; ask more problems.")
+            for row in calibration.dataset:
+                shares[name][str(row["problem_id"]).split("-")[0]] += row["num_tokens"]
             pruner = SSGRPruner(copy.deepcopy(dense.model), dense.tokenizer)
             pruner.prune(calibration, PruningConfig(sparsity=args.sparsity))
             graded = evaluate(pruner.model, pruner.tokenizer, problems, EVALUATION, batch_size=BATCH_SIZE)
@@ -61,6 +67,14 @@ def main() -> None:
         compared = "" if name == "ssgr" else f"{100 * difference:+.1f} +- {100 * of_difference:.1f}"
         tokens, truncated, text_perplexity = np.mean(others[name], axis=0)
         print(f"| {name} | {mean:.1%} +- {error:.1%} | {compared} | {tokens:.0f} | {truncated:.1%} | {text_perplexity:.1f} |")
+    families = np.array([problem.source for problem in problems])
+    print(f"\n| strategy | {' | '.join(FAMILIES)} |\n|---|{'---|' * len(FAMILIES)}")
+    for name, found in scores.items():
+        cells = [
+            f"{shares[name][family] / shares[name].total():.0%} / {found[:, families == family].mean():.0%}"
+            for family in FAMILIES
+        ]
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -23,3 +23,7 @@ class NumericalError(SSGRError):
 
 class OutputError(SSGRError):
     """The result cannot be written where the user wants it."""
+
+
+class HubError(SSGRError):
+    """The Hugging Face Hub cannot be reached, or does not allow or hold what was asked for."""

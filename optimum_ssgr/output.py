@@ -18,6 +18,8 @@ def check_unused(folder: str | Path) -> Path:
         OutputError: The folder is in use, a file has its name, or its place is not writable.
     """
     folder = Path(folder)
+    if folder.name in ("", ".."):
+        raise OutputError(f"choose a new folder to write to; '{folder}' cannot appear as a whole.")
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; choose a folder to write to.")
     if folder.is_dir() and any(folder.iterdir()):

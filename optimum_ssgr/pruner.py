@@ -4,18 +4,20 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import transformers
 from datasets import Dataset
+from huggingface_hub import CommitInfo
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
 
 from . import __version__
 from .calibration.build import (
     build_set,
-    check_text_length,
+    check_context,
     describe_origin,
     encode_text,
     tokenizer_hash,
@@ -24,25 +26,27 @@ from .calibration.dataset import CalibrationSet, content_hash
 from .calibration.gather import gather_rollouts
 from .calibration.strategies import Sources
 from .calibration.text import characters_for, load_documents
-from .checkpoints.load import load_model
+from .cards.metadata import inherited_metadata
+from .cards.render import card_for, dataset_card, model_card
+from .checkpoints.load import load_model, source_of
 from .checkpoints.save import save_checkpoint
 from .checkpoints.streaming import StreamedWeights, load_streamed, save_streamed
 from .config import CalibrationConfig, PruningConfig, SamplingConfig
 from .errors import ConfigError, DataError
 from .evaluation.evaluate import evaluate
 from .evaluation.metrics import summarize
-from .hub.cards import model_card
+from .hub.publish import publish_folder
 from .journal import check_fingerprint
 from .output import check_unused
-from .problems.load import load_problems
+from .problems.load import load_problems, sources_of
 from .pruning.activations import ActivationStore
-from .pruning.distributed import rank, world_size
+from .pruning.distributed import barrier, rank, world_size
 from .pruning.journal import Journal, open_journal
 from .pruning.layerwise import check_prunable, prune_layerwise
 from .pruning.report import PruningReport
 from .records import GradedRollout, Problem
 from .rollouts.choose import IN_PROCESS, choose_engine
-from .rollouts.journal import open_rollout_journal
+from .rollouts.journal import decisive, open_rollout_journal
 from .rollouts.prompts import encode_prompts
 
 
@@ -149,7 +153,7 @@ class SSGRPruner:
             check_unused(output_dir)
         sources, graded = Sources(), rollouts or ()
         if config.needs_text:
-            check_text_length(self.model, config)
+            check_context(self.model, config.text_length, "a window of text")
             documents = load_documents(text, characters_for(config)) if isinstance(text, str | Path) else text or ()
             sources = encode_text(self.tokenizer, documents, config)
         if config.strategy == "prompts" or (config.needs_rollouts and rollouts is None):
@@ -158,6 +162,7 @@ class SSGRPruner:
             problems = load_problems(problems)
         if config.strategy == "prompts":
             sources = Sources(prompts=encode_prompts(self.tokenizer, problems, instruction))
+            check_context(self.model, max(map(len, sources.prompts.values())), "the longest prompt")
         elif config.needs_rollouts and rollouts is None:
             graded = self.generate_rollouts(
                 problems,
@@ -167,13 +172,18 @@ class SSGRPruner:
                 batch_size=batch_size,
                 instruction=instruction,
             )
-        origin = describe_origin(self.model, self.tokenizer) | {"instruction": instruction, **(about or {})}
+        origin = describe_origin(self.model, self.tokenizer) | {"instruction": instruction}
+        if config.strategy != "text":
+            asked = problems if config.strategy == "prompts" else [item.problem for item in graded]
+            origin["problems"] = {"read_from": sources_of(asked)}
+        origin |= about or {}
         if config.needs_rollouts:
             sources = dataclasses.replace(sources, rollouts=graded)
             origin["engine"] = IN_PROCESS if engine == IN_PROCESS else "OpenAI-compatible server"
+            origin["batch_size"] = batch_size
         built = build_set(sources, config, origin, graded if config.needs_rollouts else ())
         if output_dir is not None:
-            built.save_to_disk(output_dir)
+            built.save_to_disk(output_dir, dataset_card(built.manifest))
         return built
 
     def generate_rollouts(
@@ -206,9 +216,7 @@ class SSGRPruner:
         chosen = choose_engine(engine, self.model, self.tokenizer, config.sampling, batch_size)
         journal = nullcontext()
         if journal_dir is not None:
-            origin = describe_origin(self.model, self.tokenizer)
-            decisive = {key: origin[key] for key in ("model", "model_commit", "dtype", "tokenizer_hash")}
-            journal = open_rollout_journal(journal_dir, decisive | {"sampling": config.sampling.to_dict()})
+            journal = open_rollout_journal(journal_dir, decisive(self.model, self.tokenizer, config.sampling))
         return gather_rollouts(chosen, self.tokenizer, problems, prompts, config, journal)
 
     def prune(
@@ -222,8 +230,8 @@ class SSGRPruner:
         """Prune the model in place.
 
         Args:
-            calibration: A calibration set, its folder, or a data set with a column `input_ids` and perhaps `token_weights`;
-                None for magnitude pruning.
+            calibration: A calibration set, its folder or Hub id (`ID` or `ID@REVISION`), or a data set with a column
+                `input_ids` and perhaps `token_weights`; None for magnitude pruning.
             config: Method, sparsity or pattern.
             journal_dir: Folder for finished blocks: when the same call is made again after an interruption, it goes on there
                 and ends with the same bits. A streamed model needs one; its pruned blocks stay there.
@@ -239,12 +247,15 @@ class SSGRPruner:
         config = dataclasses.replace(config, mode=config.mode or ("two_pass" if self.streamed else "staged"))
         check_prunable(self.model, config)
         sequences, token_weights, manifest = self._sequences(calibration, config)
+        check_context(self.model, max(map(len, sequences), default=0), "the longest calibration sequence")
         provenance = self._origin(config)
         with _journal(journal_dir) as journal:
             store = None
             if journal:
-                hashed = content_hash(sequences, token_weights)
-                check_fingerprint(journal.folder, provenance | {"calibration": hashed, "processes": world_size()})
+                if rank() == 0:
+                    hashed = content_hash(sequences, token_weights)
+                    check_fingerprint(journal.folder, provenance | {"calibration": hashed, "processes": world_size()})
+                barrier()  # the folder is there, and nobody else's
                 store = ActivationStore(journal.activations(), int(activation_gb * 1e9)) if self.streamed else None
             layers = prune_layerwise(
                 self.model,
@@ -288,7 +299,7 @@ class SSGRPruner:
                 raise DataError("the calibration data set has no column input_ids.")
             weighted = "token_weights" in calibration.column_names
             return list(calibration["input_ids"]), list(calibration["token_weights"]) if weighted else None, None
-        loaded = calibration if isinstance(calibration, CalibrationSet) else CalibrationSet.load_from_disk(calibration)
+        loaded = calibration if isinstance(calibration, CalibrationSet) else CalibrationSet.load(calibration)
         if loaded.manifest.get("tokenizer_hash") != tokenizer_hash(self.tokenizer):
             raise DataError(
                 f"the calibration set was made with the tokenizer of {loaded.manifest.get('model')}, which is another one "
@@ -331,8 +342,13 @@ class SSGRPruner:
         )
         return summarize(graded)
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, *, evaluation: Sequence[Mapping[str, Any]] = ()) -> None:
         """Save the pruned model, its tokenizer, `ssgr_config.json` and a card; loads with `AutoModelForCausalLM` anywhere.
+
+        Args:
+            folder: Where to write; must be new or empty.
+            evaluation: What was measured on the dense and the sparse model, for the card: rows as `cards.render.model_card`
+                says.
 
         Raises:
             ConfigError: Nothing was pruned yet.
@@ -340,13 +356,51 @@ class SSGRPruner:
         """
         if self._provenance is None:
             raise ConfigError("prune the model before saving it.")
-        card = model_card(self._provenance)
-        rest = (self._provenance, card, self.trust_remote_code)
+        base = source_of(self._provenance["base_model"])
+        inherited = inherited_metadata(base, self._provenance["base_commit"])
+        provenance = self._provenance | {"inherited": inherited, "evaluation": list(evaluation)}
+        rest = (provenance, model_card(provenance), self.trust_remote_code)
         if self.streamed:
             blocks = Journal(self._journal_dir).blocks()
             save_streamed(self.model, self.tokenizer, folder, self.streamed, blocks, *rest)
         else:
             save_checkpoint(self.model, self.tokenizer, folder, *rest)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        token: str | None = None,
+        evaluation: Sequence[Mapping[str, Any]] = (),
+    ) -> CommitInfo:
+        """Publish the pruned model on the Hub, in one commit: weights, tokenizer, `ssgr_config.json` and card.
+
+        The checkpoint is written to a temporary folder and checked first, as by `save_pretrained`; to keep it, save it and
+        push its folder with `ssgr push`.
+
+        Args:
+            repo_id: NAMESPACE/NAME; created where it is missing.
+            private: Whether a new repository is private (None: as the namespace has it).
+            revision: Branch; `main` by default.
+            create_pr: Open a pull request instead.
+            token: Defaults to HF_TOKEN or the one that `hf auth login` saved.
+            evaluation: See `save_pretrained`.
+
+        Returns:
+            The commit; the head of the branch where nothing differs from it.
+
+        Raises:
+            ConfigError: Nothing was pruned yet.
+            HubError: The Hub refuses, or cannot be reached for minutes.
+        """
+        with TemporaryDirectory() as name:
+            folder = Path(name) / "checkpoint"
+            self.save_pretrained(folder, evaluation=evaluation)
+            options = {"private": private, "revision": revision, "create_pr": create_pr, "token": token}
+            return publish_folder(folder, repo_id, card_for(folder, repo_id), **options)
 
 
 @contextmanager

@@ -58,12 +58,12 @@ class Verdict:
     Args:
         answer: The answer found after the thinking, or None.
         correct: Whether it equals the problem's answer; always False for a truncated response.
-        thought: Whether the thinking was closed by `</think>`.
+        thought: Whether the thinking was closed by `</think>`; None when it was never opened.
     """
 
     answer: str | None
     correct: bool
-    thought: bool
+    thought: bool | None
 
 
 @dataclass(frozen=True)

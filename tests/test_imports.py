@@ -22,17 +22,30 @@ ALLOWED = {
     "output": {"errors"},
     "journal": {"errors"},
     "reasoner": BASE,
-    "problems": BASE | {"reasoner"},
+    "hub": BASE,
+    "problems": BASE | {"reasoner", "hub"},
     "rollouts": BASE,
     "verification": BASE | {"problems"},
-    "calibration": BASE | {"reasoner", "problems", "rollouts", "verification", "__init__"},
+    "calibration": BASE | {"reasoner", "hub", "problems", "rollouts", "verification", "cards", "__init__"},
     "pruning": {"errors", "config", "journal"},
-    "checkpoints": BASE | {"reasoner", "pruning"},
-    "hub": BASE,
+    "checkpoints": BASE | {"reasoner", "hub", "pruning"},
+    "cards": BASE | {"problems", "checkpoints"},
     "evaluation": BASE | {"problems", "rollouts", "verification"},
     "chat": BASE
-    | {"reasoner", "problems", "rollouts", "verification", "calibration", "checkpoints", "hub", "evaluation", "pruner"},
-    "pruner": BASE | {"problems", "rollouts", "calibration", "pruning", "checkpoints", "hub", "evaluation", "__init__"},
+    | {
+        "reasoner",
+        "problems",
+        "rollouts",
+        "verification",
+        "calibration",
+        "checkpoints",
+        "hub",
+        "cards",
+        "evaluation",
+        "pruner",
+    },
+    "pruner": BASE
+    | {"problems", "rollouts", "calibration", "pruning", "checkpoints", "hub", "cards", "evaluation", "__init__"},
     "commands": None,
     "__init__": None,
 }
@@ -103,7 +116,7 @@ def test_stages_are_in_the_order_of_the_data():
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["ssgr", "--help"], ["ssgr", "prune", "--help"], ["ssgr", "demo", "--help"], ["ssgr", "chat", "--help"]],
+    [["--help"], *(["ssgr", *verb, "--help"] for verb in ([], ["prune"], ["evaluate"], ["study"], ["demo"], ["chat"]))],
 )
 def test_help_loads_nothing_heavy(arguments):
     heavy = {"torch", "transformers", "datasets", "gradio", "matplotlib", "pyarrow"}

@@ -14,12 +14,13 @@ from optimum_ssgr import CalibrationConfig, PruningConfig, SamplingConfig, SSGRP
 from optimum_ssgr.errors import ConfigError, DataError, ModelError
 from optimum_ssgr.problems.load import load_problems
 from optimum_ssgr.pruning.blocks import find_blocks, find_matrices
-from optimum_ssgr.pruning.patterns import Unstructured
+from optimum_ssgr.pruning.solvers.magnitude import magnitude
 from optimum_ssgr.pruning.solvers.sparsegpt import factorize, sparsegpt
-from optimum_ssgr.pruning.statistics import InputStatistics
+from optimum_ssgr.pruning.solvers.wanda import wanda
 
 from .models import random_model
-from .pruning.naive import naive_sparsegpt, reconstruction_error
+from .pruning.naive import naive_magnitude, naive_sparsegpt, naive_wanda, reconstruction_error
+from .pruning.test_solvers import PATTERNS, assert_close_where_agreeing, named, statistics
 
 
 CONFIG = CalibrationConfig(num_sequences=None, num_tokens=4000, samples_per_problem=4, max_new_tokens=400, pass_rate=(0.2, 0.9))
@@ -71,10 +72,11 @@ def test_calibration_tokens_are_the_generated_ones(pruner, rollouts, calibration
         assert len(rendered) < len(whole)  # the trap is there
 
 
-def test_naive_parity_on_real_layers(reasoner, calibration):
+@pytest.fixture(scope="module")
+def real_layers(reasoner, calibration):
     """The reasoner's own first and last linear layers, with the inputs that its own traces give them."""
     model, _ = reasoner
-    blocks = find_blocks(model)
+    blocks, layers = find_blocks(model), []
     for name, key in (("model.layers.0", "self_attn.q_proj"), ("model.layers.3", "mlp.down_proj")):
         matrix, seen = find_matrices(name, blocks[name])[f"{key}.weight"], []
         hook = matrix.module.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0][0]))
@@ -82,13 +84,21 @@ def test_naive_parity_on_real_layers(reasoner, calibration):
             for sequence in calibration.sequences:
                 model(torch.tensor([sequence]))
         hook.remove()
-        inputs, weight = torch.cat(seen), matrix.weight()[:32]
-        statistics = InputStatistics(inputs.shape[1], True, torch.device("cpu"))
-        statistics.add(inputs)
-        statistics.finish()
-        [ours] = sparsegpt([weight], *factorize(statistics.hessian, 0.01), Unstructured(0.5))
-        theirs, mask, _ = naive_sparsegpt(weight, inputs, sparsity=0.5)
-        assert ((ours == 0) == mask).float().mean() >= 0.999
+        layers.append((matrix.weight()[:32].clone(), torch.cat(seen)))
+    return layers
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_naive_parity_on_real_layers(real_layers, pattern):
+    for weight, inputs in real_layers:
+        gathered = statistics(inputs)
+        theirs, mask = naive_magnitude(weight, **named(pattern))
+        assert torch.equal(magnitude(weight, pattern).double(), theirs)
+        theirs, mask = naive_wanda(weight, inputs, **named(pattern))
+        assert_close_where_agreeing(wanda(weight, gathered.squared_norms, pattern), theirs, mask)
+        theirs, mask, _ = naive_sparsegpt(weight, inputs, **named(pattern))
+        [ours] = sparsegpt([weight], *factorize(gathered.hessian, 0.01), pattern)
+        assert_close_where_agreeing(ours, theirs, mask)
         assert reconstruction_error(weight, ours, inputs) == pytest.approx(
             reconstruction_error(weight, theirs, inputs), rel=1e-3
         )

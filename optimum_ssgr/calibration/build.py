@@ -14,9 +14,10 @@ from .. import __version__
 from ..config import CalibrationConfig
 from ..errors import ConfigError, DataError
 from ..records import GradedRollout
+from ..rollouts.prompts import context_of
 from .dataset import CalibrationSet
 from .selection import meets_budget
-from .strategies import WIDENED, Sources, select
+from .strategies import Sources, select
 
 
 logger = logging.get_logger(__name__)
@@ -44,15 +45,15 @@ def describe_origin(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     }
 
 
-def check_text_length(model: PreTrainedModel, config: CalibrationConfig) -> None:
-    """Refuse windows of text that are longer than the model's context.
+def check_context(model: PreTrainedModel, longest: int, what: str) -> None:
+    """Refuse what is longer than the model's context.
 
     Raises:
-        ConfigError: A window is too long.
+        ConfigError: It is too long.
     """
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if context is not None and config.text_length > context:
-        raise ConfigError(f"text_length {config.text_length} exceeds the model's context of {context} tokens.")
+    context = context_of(model.config)
+    if context is not None and longest > context:
+        raise ConfigError(f"{what} has {longest} tokens but the model's context holds {context}.")
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], config: CalibrationConfig) -> Sources:
@@ -82,10 +83,11 @@ def build_set(
         DataError: Nothing qualifies.
     """
     chosen = select(sources, config)
-    widened = sum(WIDENED in sequence.selected_by for sequence in chosen)
-    if widened:
-        logger.warning(f"{widened} of {len(chosen)} sequences lie outside the windows; see selected_by.")
     if not meets_budget(chosen, config):
         tokens = sum(len(sequence.input_ids) for sequence in chosen)
         logger.warning(f"only {len(chosen)} sequences ({tokens} tokens) qualify, fewer than asked for.")
-    return CalibrationSet.build(chosen, graded, {**origin, "calibration": config.to_dict()}, config)
+    built = CalibrationSet.build(chosen, graded, {**origin, "calibration": config.to_dict()}, config)
+    widened = built.manifest["counts"].get("widened")
+    if widened:
+        logger.warning(f"{widened} of {len(chosen)} sequences lie outside the windows; see selected_by.")
+    return built

@@ -5,12 +5,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 from datasets import Dataset, Features, List, Value
+from huggingface_hub import CommitInfo
 from typing_extensions import Self
 
 from ..config import CalibrationConfig
@@ -142,8 +144,12 @@ class CalibrationSet:
             for row in self.rollouts
         ]
 
-    def save_to_disk(self, folder: str | Path) -> None:
+    def save_to_disk(self, folder: str | Path, card: str | None = None) -> None:
         """Write the set as Parquet files, a manifest and histograms; the folder appears only when all of it is there.
+
+        Args:
+            folder: Where to write; must be new or empty.
+            card: Contents of `README.md`, see `cards.render.dataset_card`; none when None.
 
         Raises:
             OutputError: The folder is in use or cannot be written.
@@ -154,6 +160,8 @@ class CalibrationSet:
                     (partial / name).mkdir()
                     pyarrow.parquet.write_table(data.data.table, partial / name / "train.parquet")
             (partial / MANIFEST).write_text(json.dumps(self.manifest, indent=2) + "\n")
+            if card is not None:
+                (partial / "README.md").write_text(card, encoding="utf-8")
             if self.rollouts is not None:
                 plot_histograms(self.rollouts, self.dataset, self.config, partial / HISTOGRAMS)
 
@@ -170,14 +178,89 @@ class CalibrationSet:
             dataset = _read_parquet(folder / "calibration" / "train.parquet", CALIBRATION_FEATURES)
             path = folder / "rollouts" / "train.parquet"
             rollouts = _read_parquet(path, ROLLOUT_FEATURES) if path.exists() else None
-        except FileNotFoundError as error:
-            raise DataError(f"{folder} is not a calibration set: {Path(error.filename).name} is missing.") from None
+        except (FileNotFoundError, NotADirectoryError) as error:
+            missing = Path(error.filename or "calibration/train.parquet").name  # Arrow does not say which
+            raise DataError(f"{folder} is not a calibration set: {missing} is missing.") from None
         except (json.JSONDecodeError, UnicodeDecodeError):
             raise DataError(f"the manifest of {folder} is damaged; build the calibration set again.") from None
+        if not isinstance(manifest, dict) or not {"calibration", "counts", "content_hash"} <= manifest.keys():
+            raise DataError(f"the manifest of {folder} is not one of a calibration set; build the calibration set again.")
         loaded = cls(dataset, rollouts, manifest)
         if loaded._hash() != manifest.get("content_hash"):
             raise DataError(f"the sequences in {folder} do not match its manifest; build the calibration set again.")
         return loaded
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        token: str | None = None,
+    ) -> CommitInfo:
+        """Publish the set as a data set on the Hub, in one commit; what users wrote on its card is kept.
+
+        Args:
+            repo_id: NAMESPACE/NAME; created where it is missing.
+            private: Whether a new repository is private (None: as the namespace has it).
+            revision: Branch; `main` by default.
+            create_pr: Open a pull request instead.
+            token: Defaults to HF_TOKEN or the one that `hf auth login` saved.
+
+        Returns:
+            The commit; the head of the branch where nothing differs from it.
+
+        Raises:
+            HubError: The Hub refuses, or cannot be reached for minutes.
+        """
+        from ..cards.render import card_for
+        from ..hub.publish import publish_folder
+
+        with TemporaryDirectory() as name:
+            folder = Path(name) / "set"
+            self.save_to_disk(folder)
+            options = {"private": private, "revision": revision, "create_pr": create_pr, "token": token}
+            return publish_folder(folder, repo_id, card_for(folder, repo_id), **options)
+
+    @classmethod
+    def from_hub(cls, repo_id: str, *, revision: str | None = None, token: str | bool | None = None) -> Self:
+        """Download a set and check that it is whole; the commit goes into the manifest as `hub`.
+
+        Args:
+            repo_id: NAMESPACE/NAME.
+            revision: Branch, tag or commit.
+            token: Hub token.
+
+        Raises:
+            HubError: The Hub refuses, or cannot be reached.
+            DataError: The data set is not a calibration set, or was cut or changed.
+        """
+        from ..hub.pull import pull_folder
+
+        folder, commit = pull_folder(
+            repo_id, repo_type="dataset", revision=revision, token=token, allow_patterns=[MANIFEST, "*/train.parquet"]
+        )
+        try:
+            loaded = cls.load_from_disk(folder)
+        except DataError as error:
+            raise DataError(str(error).replace(str(folder), f"{repo_id}@{commit}")) from None
+        return cls(loaded.dataset, loaded.rollouts, loaded.manifest | {"hub": {"id": repo_id, "commit": commit}})
+
+    @classmethod
+    def load(cls, source: str | Path, *, token: str | bool | None = None) -> Self:
+        """Read a set from a folder, or from the Hub by `ID` or `ID@REVISION`.
+
+        Raises:
+            DataError: There is no calibration set, or one that was cut or changed.
+            HubError: The Hub refuses, or cannot be reached.
+        """
+        from ..hub.pull import split_revision
+
+        repo_id, revision = split_revision(str(source))
+        if Path(source).exists() or repo_id.count("/") != 1:
+            return cls.load_from_disk(source)
+        return cls.from_hub(repo_id, revision=revision, token=token)
 
     def _hash(self) -> str:
         return content_hash(self.sequences, self.token_weights)

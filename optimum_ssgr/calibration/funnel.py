@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from ..config import CalibrationConfig
 from ..records import CalibrationSequence, GradedRollout
 from .selection import challenging, length_bounds, moderate, pass_rates
+from .strategies import WIDENED
 
 
 def funnel(graded: Sequence[GradedRollout], chosen: Sequence[CalibrationSequence], config: CalibrationConfig) -> dict[str, int]:
@@ -17,7 +18,8 @@ def funnel(graded: Sequence[GradedRollout], chosen: Sequence[CalibrationSequence
 
     Returns:
         `problems`, `rollouts`, `generated_tokens`, `finished`, `correct` and, when the strategy has windows,
-        `in_difficulty_window` and `in_length_window` (all of them left out without rollouts), then `sequences` and `tokens`.
+        `in_difficulty_window`, `in_length_window` and `widened`, the sequences from outside the windows (all of them left out
+        without rollouts), then `sequences` and `tokens`.
     """
     counts: dict[str, int] = {}
     if graded:
@@ -34,4 +36,5 @@ def funnel(graded: Sequence[GradedRollout], chosen: Sequence[CalibrationSequence
             hard = challenging(correct, rates, config.pass_rate)
             counts["in_difficulty_window"] = len(hard)
             counts["in_length_window"] = len(moderate(hard, length_bounds(hard, config.length_window))) if hard else 0
+            counts["widened"] = sum(WIDENED in sequence.selected_by for sequence in chosen)
     return counts | {"sequences": len(chosen), "tokens": sum(len(sequence.input_ids) for sequence in chosen)}

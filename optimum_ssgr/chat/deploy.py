@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from ..hub.cards import TEMPLATES
+from ..cards.markdown import TEMPLATES
 from ..output import new_folder
 from .settings import ChatSettings
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from huggingface_hub import CommitScheduler
 
+from ..hub.client import call_hub
 from .contenders import Contender
 from .conversation import Conversation
 
@@ -25,6 +26,9 @@ def open_votes(place: str) -> SaveVote:
 
     Args:
         place: JSON Lines file, or a data set such as `hf://datasets/me/votes`.
+
+    Raises:
+        HubError: The data set cannot be made or written to.
     """
     return _to_hub(place.removeprefix(HUB_PREFIX)) if place.startswith(HUB_PREFIX) else _to_file(Path(place))
 
@@ -75,8 +79,11 @@ def _to_hub(repository: str) -> SaveVote:
     """Collect votes in a file of this process and commit it every few minutes; a Space's own disk does not last."""
     folder = Path(mkdtemp(prefix="votes-"))
     file = folder / f"{uuid.uuid4()}.jsonl"  # a name of its own, so that several Spaces can share the data set
-    scheduler = CommitScheduler(
-        repo_id=repository, repo_type="dataset", folder_path=folder, path_in_repo="data", every=MINUTES, private=True
+    scheduler = call_hub(
+        lambda: CommitScheduler(
+            repo_id=repository, repo_type="dataset", folder_path=folder, path_in_repo="data", every=MINUTES, private=True
+        ),
+        repository,
     )
     save_to_file = _to_file(file)
 

@@ -2,14 +2,22 @@
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from ..errors import ModelError
+from ..errors import ConfigError, ModelError
+from ..hub.failures import hub_error
 from ..reasoner import NAME as EMBEDDED
 from ..reasoner import WEIGHTS
 
 
-LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, SafetensorError)
+LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError, SafetensorError)
 
 
 def load_model(
@@ -35,6 +43,7 @@ def load_model(
         ModelError: The model or its tokenizer cannot be loaded.
     """
     source = source_of(model_id)
+    dtype = dtype if dtype == "auto" else dtype_of(dtype)
     shared = {"revision": revision, "trust_remote_code": trust_remote_code, "token": token}
     tokenizer = load_tokenizer(model_id, **shared)
     try:
@@ -53,15 +62,30 @@ def load_skeleton(
     Raises:
         ModelError: The config cannot be loaded.
     """
-    source = source_of(model_id)
+    config = load_config(model_id, revision=revision, trust_remote_code=trust_remote_code, token=token)
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code, token=token)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except LOADING_ERRORS as error:
         raise cannot_load(model_id, error) from error
     model.config._name_or_path = model_id
     return model
+
+
+def load_config(
+    model_id: str, *, revision: str | None = None, trust_remote_code: bool = False, token: str | bool | None = None
+) -> PretrainedConfig:
+    """Load a model's config alone.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
+    try:
+        return AutoConfig.from_pretrained(
+            source_of(model_id), revision=revision, trust_remote_code=trust_remote_code, token=token
+        )
+    except LOADING_ERRORS as error:
+        raise cannot_load(model_id, error) from error
 
 
 def load_tokenizer(
@@ -80,6 +104,18 @@ def load_tokenizer(
         raise cannot_load(model_id, error) from error
 
 
+def dtype_of(name: str | torch.dtype) -> torch.dtype:
+    """Return the weight type of a name such as `bfloat16`.
+
+    Raises:
+        ConfigError: There is no floating-point type of that name.
+    """
+    dtype = name if isinstance(name, torch.dtype) else getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ConfigError(f"unknown dtype '{name}'; choose float32, bfloat16 or float16.")
+    return dtype
+
+
 def source_of(model_id: str) -> str:
     """Return the Hub id or folder behind a model's name."""
     return str(WEIGHTS) if model_id == EMBEDDED else model_id
@@ -87,5 +123,8 @@ def source_of(model_id: str) -> str:
 
 def cannot_load(model_id: str, error: Exception) -> ModelError:
     """Say in one sentence why a model could not be loaded."""
+    refusal = hub_error(error, model_id)
+    if refusal is not None:
+        return ModelError(f"cannot load the model '{model_id}': {refusal}")
     lines = str(error).strip().splitlines()
     return ModelError(f"cannot load the model '{model_id}': {lines[0] if lines else type(error).__name__}")

@@ -50,7 +50,7 @@ def write_beside(folder: Path, tokenizer: PreTrainedTokenizerBase, provenance: d
     """Write what goes beside the weights: tokenizer, provenance and card."""
     tokenizer.save_pretrained(folder)
     (folder / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
-    (folder / "README.md").write_text(card)
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, trust_remote_code: bool) -> None:

@@ -1,6 +1,7 @@
 """Models larger than memory: weights straight from safetensors, one part of the model at a time."""
 
 import copy
+import ctypes
 import json
 import os
 import shutil
@@ -29,11 +30,14 @@ from transformers.initialization import no_init_weights
 from ..errors import ModelError, OutputError
 from ..output import new_folder
 from ..pruning.blocks import find_blocks
-from .load import LOADING_ERRORS, cannot_load, source_of
+from .load import LOADING_ERRORS, cannot_load, dtype_of, source_of
 from .save import CHECK_TEXT, check_tokenizer, write_beside
 
 
 INDEX = "model.safetensors.index.json"
+# glibc keeps freed memory unless it was mapped for itself, which this makes it do for what is larger (`man 3 mallopt`).
+MAPPED_BYTES = 2**20
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 class StreamedWeights:
@@ -49,6 +53,7 @@ class StreamedWeights:
     """
 
     def __init__(self, folder: Path, model: PreTrainedModel, device: torch.device) -> None:
+        _give_back_freed_memory()
         self.device = device
         self.dtype = model.dtype
         stored = _stored_names(folder)
@@ -174,8 +179,7 @@ def load_streamed(
         folder = Path(source)
         if not folder.is_dir():
             folder = Path(snapshot_download(source, revision=revision, token=token, allow_patterns="*.safetensors"))
-        wanted = config.dtype or torch.float32 if dtype == "auto" else dtype
-        wanted = getattr(torch, wanted) if isinstance(wanted, str) else wanted
+        wanted = dtype_of(config.dtype or torch.float32 if dtype == "auto" else dtype)
         with init_empty_weights(include_buffers=False), no_init_weights():
             model = AutoModelForCausalLM.from_config(config, dtype=wanted, trust_remote_code=trust_remote_code)
     except LOADING_ERRORS as error:
@@ -238,6 +242,13 @@ def save_streamed(
         again, _, written = load_streamed(str(partial), dtype=model.dtype, trust_remote_code=trust_remote_code)
         if not written.run(again, torch.tensor([tokenizer(CHECK_TEXT).input_ids])).isfinite().all():
             raise OutputError("the saved checkpoint does not run: its outputs are not finite.")
+
+
+def _give_back_freed_memory() -> None:
+    """Have this process give large tensors back to the system once they are freed; other C libraries do so by themselves."""
+    with suppress(OSError, AttributeError, TypeError):
+        for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            ctypes.CDLL(None).mallopt(option, MAPPED_BYTES)
 
 
 def _link(source: Path, target: Path) -> None:

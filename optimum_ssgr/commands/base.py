@@ -24,7 +24,7 @@ class SSGRSubcommand(BaseOptimumCLICommand):
     def run(self) -> None:
         """Run the command and turn what goes wrong into an exit code."""
         if getattr(self.args, "quiet", False):
-            _be_quiet()
+            be_quiet()
         try:
             self.execute(self.args)
         except SSGRError as error:
@@ -43,7 +43,7 @@ class SSGRSubcommand(BaseOptimumCLICommand):
         raise NotImplementedError
 
 
-def _be_quiet() -> None:
+def be_quiet() -> None:
     """Silence progress bars and everything below errors; must run before the heavy libraries are imported."""
     os.environ["TQDM_DISABLE"] = "1"
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"

@@ -29,6 +29,7 @@ class CalibrateCommand(SSGRSubcommand):
         flags.add_problems(parser, required=False)
         flags.add_generation(parser)
         flags.add_selection(parser)
+        flags.add_push(parser, "calibration set")
 
     def after_interruption(self, args: Namespace) -> str:
         """Say where the finished rollouts are."""
@@ -38,19 +39,42 @@ class CalibrateCommand(SSGRSubcommand):
         """Build the calibration set and save it."""
         config = flags.calibration_config(args)
         check_inputs(args, config)
+        from ..cards.render import dataset_card
         from ..output import check_unused
 
         check_unused(args.output)
+        check_push_allowed(args, "dataset")
         problems, text, about = read_inputs(args, config)
+        check_asking(args, config, problems)
         if args.dry_run:
             plan(args, config, problems)
             return
         journal = journal_of(args.output)
-        built = build(load_pruner(args, config), args, config, problems, text, about, journal)
-        built.save_to_disk(args.output)
+        built = build(load_pruner(args, args.model, config.needs_rollouts), args, config, problems, text, about, journal)
+        built.save_to_disk(args.output, dataset_card(built.manifest))
         shutil.rmtree(journal, ignore_errors=True)
         describe(built.manifest["counts"])
         say(f"calibration set written to {args.output}")
+        push(args)
+
+
+def check_push_allowed(args: Namespace, repo_type: str) -> None:
+    """Ask the Hub, before any work, whether what is made may be pushed."""
+    if args.push_to_hub:
+        from ..hub.access import check_push
+
+        check_push(args.push_to_hub, repo_type=repo_type, private=args.private)
+
+
+def push(args: Namespace) -> None:
+    """Push what was made, if that was asked for."""
+    if args.push_to_hub:
+        from ..cards.render import card_for
+        from ..hub.publish import publish_folder
+
+        card = card_for(args.output, args.push_to_hub)
+        commit = publish_folder(args.output, args.push_to_hub, card, private=args.private, revision=args.hub_revision)
+        say(f"pushed       {commit.commit_url}")
 
 
 def kept(output: Path, what: str) -> str:
@@ -61,16 +85,16 @@ def kept(output: Path, what: str) -> str:
     return f"finished {what} are kept in {journal}. Run the same command to go on."
 
 
-def load_pruner(args: Namespace, config: CalibrationConfig) -> "SSGRPruner":
-    """Load the model, without its weights when they are not needed here."""
+def load_pruner(args: Namespace, model: str, generates: bool) -> "SSGRPruner":
+    """Load a model, without its weights when nothing is to be generated in this process."""
     from ..checkpoints.load import load_skeleton, load_tokenizer
     from ..pruner import SSGRPruner
     from ..rollouts.choose import IN_PROCESS
 
-    if config.needs_rollouts and args.engine == IN_PROCESS:
-        return SSGRPruner.from_pretrained(args.model, **flags.load_arguments(args))
+    if generates and args.engine == IN_PROCESS:
+        return SSGRPruner.from_pretrained(model, **flags.load_arguments(args))
     shared = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
-    return SSGRPruner(load_skeleton(args.model, **shared), load_tokenizer(args.model, **shared))
+    return SSGRPruner(load_skeleton(model, **shared), load_tokenizer(model, **shared))
 
 
 def build(
@@ -90,7 +114,7 @@ def build(
         journal_dir=journal,
         engine=args.engine,
         batch_size=args.batch_size,
-        instruction=flags.instruction(args),
+        instruction=flags.instruction(args, args.problems),
         about=about,
     )
 
@@ -108,15 +132,17 @@ def check_inputs(args: Namespace, config: CalibrationConfig) -> None:
 def read_inputs(args: Namespace, config: CalibrationConfig) -> "tuple[list[Problem] | None, list[str] | None, dict[str, Any]]":
     """Read the problems and the text that a strategy needs, and say where they come from."""
     from ..calibration.text import characters_for, load_documents
-    from ..problems.load import load_problems
+    from ..problems.load import load_problems, sources_of
     from ..problems.overlap import remove_overlap
 
     text = load_documents(args.text, characters_for(config)) if config.needs_text else None
     if config.strategy == "text":
         return None, text, {"text": args.text}
-    problems = flags.read_problems(args, evaluation=False)
-    sources = sorted({problem.source for problem in problems if problem.source})
-    about = {"problems": {"source": args.problems, "split": args.split, "read_from": sources}}
+    problems = flags.read_problems(args, args.problems, evaluation=False)
+    about = {"problems": {"source": args.problems, "split": args.split, "read_from": sources_of(problems)}}
+    for name in ("num_problems", "question_column", "answer_column"):
+        if getattr(args, name) is not None:
+            about["problems"][name] = getattr(args, name)
     if config.needs_text:
         about["text"] = args.text
     if not args.exclude:
@@ -131,6 +157,23 @@ def read_inputs(args: Namespace, config: CalibrationConfig) -> "tuple[list[Probl
         raise DataError("every problem is also in the evaluation sets; calibrate on others.")
     about["problems"]["excluded"] = {"sets": args.exclude, **removed}
     return kept, text, about
+
+
+def check_asking(args: Namespace, config: CalibrationConfig, problems: "list[Problem] | None") -> None:
+    """See whether everything that is to be asked fits the model."""
+    if problems is not None:
+        longest_response = config.max_new_tokens if config.needs_rollouts else 0
+        check_prompts(args, args.model, problems, flags.instruction(args, args.problems), longest_response)
+
+
+def check_prompts(args: Namespace, model: str, problems: "list[Problem]", instruction: str, max_new_tokens: int) -> None:
+    """Render every prompt and see whether it fits a model, before any weights are loaded."""
+    from ..checkpoints.load import load_config, load_tokenizer
+    from ..rollouts.prompts import check_lengths, encode_prompts
+
+    shared = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
+    prompts = encode_prompts(load_tokenizer(model, **shared), problems, instruction)
+    check_lengths(load_config(model, **shared), prompts.values(), max_new_tokens)
 
 
 def plan(args: Namespace, config: CalibrationConfig, problems: list | None) -> None:

@@ -22,7 +22,7 @@ METHODS = ("sparsegpt", "wanda")
 SEEDS = (0, 1, 2)
 # Chosen on the dev split (see benchmarks/RESULTS.md), where the pruned models still differ from dense and from guessing.
 SPARSITY = 0.5
-CALIBRATION_PROBLEMS = 384
+CALIBRATION_PROBLEMS = 640
 CALIBRATION = CalibrationConfig(
     num_sequences=None, num_tokens=12000, samples_per_problem=8, max_new_tokens=400, text_length=160
 )

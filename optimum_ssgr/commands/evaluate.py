@@ -1,86 +1,258 @@
 """`optimum-cli ssgr evaluate`: accuracy, length, truncation and loops, next to one another."""
 
+import hashlib
 import json
+import re
+import shutil
 from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..config import SamplingConfig
+from ..errors import ConfigError, DataError
+from ..journal import journal_of
 from . import flags
 from .base import SSGRSubcommand, say
+from .calibrate import check_prompts, kept, load_pruner
+
+
+if TYPE_CHECKING:
+    from ..records import GradedRollout, Problem
+
+
+TEXT_WINDOWS = 256
 
 
 class EvaluateCommand(SSGRSubcommand):
-    """Evaluate one or several models on the same problems."""
+    """Evaluate one or several models on the same problem sets."""
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Add the command's flags."""
         flags.add_model(parser, several=True)
-        flags.add_problems(parser, required=True)
+        flags.add_problems(parser, required=False, several=True)
         flags.add_sampling(parser, SamplingConfig)
-        parser.add_argument("--samples", type=int, default=1, help="responses for each problem (default: %(default)s)")
-        parser.add_argument("--baseline", help="model to compare the others with, problem by problem")
-        parser.add_argument("--output", type=Path, help="JSON file to write the numbers to")
+        flags.add_engine(parser)
+        group = parser.add_argument_group("evaluation")
+        group.add_argument(
+            "--preset",
+            nargs="+",
+            default=[],
+            help="math500, aime24, aime25, gsm8k or gpqa: problem sets with the number of samples that the field uses",
+        )
+        group.add_argument("--samples", type=int, help="responses for each problem (default: 1, or the preset's)")
+        group.add_argument("--baseline", help="model to compare the others with, problem by problem")
+        group.add_argument(
+            "--text",
+            help="general text to measure perplexity on: a file, a Hub data set such as allenai/c4:en, or tiny-reasoner",
+        )
+        group.add_argument("--text-split", help="split of the text (default: validation; test for tiny-reasoner)")
+        group.add_argument("--text-length", type=int, default=2048, help="tokens in a window of text (default: %(default)s)")
+        group.add_argument("--output", type=Path, metavar="OUT", help="folder to write; must be new or empty")
         flags.add_quiet(parser)
 
+    def after_interruption(self, args: Namespace) -> str:
+        """Say where the finished responses are."""
+        return kept(args.output, "responses") if args.output else "nothing was written."
+
     def execute(self, args: Namespace) -> None:
-        """Evaluate every model and print a table."""
+        """Evaluate every model on every set, print a table and write the output."""
         sampling = flags.sampling_config(args)
-        from ..errors import ConfigError, OutputError
-        from ..evaluation.evaluate import evaluate
-        from ..evaluation.metrics import paired_difference, summarize
-        from ..pruner import SSGRPruner
+        sets = wanted_sets(args)
+        from ..evaluation.presets import lighteval_command
+        from ..output import check_unused
 
-        if args.samples < 1:
-            raise ConfigError(f"samples must be at least 1, not {args.samples}.")
-        if args.output is not None and args.output.exists():
-            raise OutputError(f"{args.output} exists; choose another file or remove it.")
-        if args.output is not None and not args.output.absolute().parent.is_dir():
-            raise OutputError(f"there is no folder {args.output.parent} to write {args.output.name} in.")
-        problems = flags.read_problems(args, evaluation=True)
-        results: dict[str, dict[str, float | int | None]] = {}
-        graded = {}
-        for model in dict.fromkeys([args.baseline, *args.model] if args.baseline else args.model):
-            pruner = SSGRPruner.from_pretrained(model, **flags.load_arguments(args))
-            graded[model] = evaluate(
-                pruner.model, pruner.tokenizer, problems, sampling, args.samples, args.batch_size, flags.instruction(args)
-            )
-            results[model] = summarize(graded[model])
-            if args.baseline and model != args.baseline:
-                difference = paired_difference(graded[model], graded[args.baseline])
-                results[model] |= dict(zip(("difference", "difference_se"), difference, strict=True))
-        say(as_table(results))
         if args.output is not None:
-            record = {"sampling": sampling.to_dict(), "results": results}
-            partial = args.output.with_name(f".{args.output.name}.partial")
-            partial.write_text(json.dumps(record, indent=2) + "\n")
-            partial.rename(args.output)
+            check_unused(args.output)
+        problems = {name: flags.read_problems(args, name, evaluation=True) for name in sets}
+        documents = read_text(args.text, args.text_split, args.text_length * TEXT_WINDOWS) if args.text else []
+        models = list(dict.fromkeys([args.baseline, *args.model] if args.baseline else args.model))
+        for name, found in problems.items():
+            if len(found) < 2:
+                raise DataError(f"'{name}' gives one problem; it takes at least 2 to know a standard error.")
+            for model in models:
+                check_prompts(args, model, found, flags.instruction(args, name), sampling.max_new_tokens)
+        asked = {model: ask(args, model, sampling, sets, problems, documents) for model in models}
+        rows = make_rows(args, asked)
+        say(as_table(rows, asked))
+        for model in models:
+            command = lighteval_command(model, list(sets), sampling, args.dtype)
+            if command:
+                say(f"\nto cross-check with lighteval 0.12 or newer:\n{command}")
+        if args.output is not None:
+            write(args, sampling, problems, rows, asked)
+            shutil.rmtree(journal_of(args.output), ignore_errors=True)
+            say(f"\nresults written to {args.output}")
 
 
-def as_table(results: dict[str, dict[str, float | int | None]]) -> str:
-    """Lay results out in aligned columns, one row per model."""
-    rows = [
-        ("model", "problems", "samples", "accuracy", "vs baseline", "tokens", "median", "truncated", "no </think>", "looping")
-    ]
-    for name, row in results.items():
-        unclosed = row["missing_think_end"]
-        compared = f"{row['difference']:+.1%} +- {row['difference_se']:.1%}" if "difference" in row else "-"
-        rows.append(
+@dataclass(frozen=True)
+class Asked:
+    """What came of asking one model.
+
+    Args:
+        graded: Its responses by problem set.
+        perplexity: Of the general text; None without any.
+        speed: Tokens it generated in a second; None when all responses were in the journal.
+    """
+
+    graded: "dict[str, list[GradedRollout]]"
+    perplexity: float | None
+    speed: float | None
+
+
+def wanted_sets(args: Namespace) -> dict[str, int]:
+    """Return the problem sets that the flags name, with the number of samples for each.
+
+    Raises:
+        ConfigError: There are none, a preset is unknown, or the samples are fewer than one.
+    """
+    from ..evaluation.presets import PRESETS
+    from ..rollouts.choose import IN_PROCESS
+
+    unknown = [name for name in args.preset if name not in PRESETS]
+    if unknown:
+        raise ConfigError(f"unknown preset '{unknown[0]}'; choose among {', '.join(PRESETS)}.")
+    if not args.problems and not args.preset:
+        raise ConfigError("name what to evaluate on with --problems or --preset.")
+    if args.samples is not None and args.samples < 1:
+        raise ConfigError(f"samples must be at least 1, not {args.samples}.")
+    if args.text and args.engine != IN_PROCESS:
+        raise ConfigError("--text needs the model in this process, which --engine leaves to servers; measure it by itself.")
+    sets = dict.fromkeys(args.problems, args.samples or 1)
+    return sets | {PRESETS[name].problems: args.samples or PRESETS[name].samples for name in args.preset}
+
+
+def ask(
+    args: Namespace,
+    model: str,
+    sampling: SamplingConfig,
+    sets: dict[str, int],
+    problems: "dict[str, list[Problem]]",
+    documents: list[str],
+) -> Asked:
+    """Ask one model all problems; finished responses are kept in the journal, if there is an output."""
+    from ..evaluation.evaluate import MeteredEngine, answer
+    from ..evaluation.perplexity import perplexity, windows_of
+    from ..rollouts.choose import choose_engine
+    from ..rollouts.journal import decisive, open_rollout_journal
+
+    pruner = load_pruner(args, model, generates=True)
+    engine = MeteredEngine(choose_engine(args.engine, pruner.model, pruner.tokenizer, sampling, args.batch_size))
+    measured = None
+    if documents:
+        windows = windows_of(pruner.tokenizer, documents, args.text_length, TEXT_WINDOWS)
+        measured = perplexity(pruner.model, windows)
+    graded = {}
+    for name, samples in sets.items():
+        journal = None
+        if args.output is not None:
+            folder = journal_of(args.output) / journal_name(model, name)
+            journal = open_rollout_journal(folder, decisive(pruner.model, pruner.tokenizer, sampling))
+        instruction = flags.instruction(args, name)
+        graded[name] = answer(engine, pruner.tokenizer, problems[name], sampling.seed, samples, instruction, journal)
+    speed = engine.tokens / engine.seconds if engine.seconds else None
+    return Asked(graded, measured, speed)
+
+
+def journal_name(model: str, problems: str) -> str:
+    """Return a folder's name for a model and a problem set: readable, and different for any two pairs."""
+    return f"{file_name(f'{Path(model).name}-{problems}')}-{hashlib.sha256(f'{model} {problems}'.encode()).hexdigest()[:8]}"
+
+
+def file_name(text: str) -> str:
+    """Return a text with everything but letters, digits, dots and hyphens replaced."""
+    return re.sub(r"[^\w.-]+", "_", text)
+
+
+def read_text(source: str, split: str | None, num_tokens: int) -> list[str]:
+    """Read general text that no model was calibrated on, from another split than the one that calibration takes."""
+    from ..calibration.text import load_documents
+    from ..reasoner import NAME
+
+    return load_documents(source, 8 * num_tokens, split=split or ("test" if source == NAME else "validation"))
+
+
+def make_rows(args: Namespace, asked: dict[str, Asked]) -> list[dict[str, Any]]:
+    """Put the numbers of every model and problem set together."""
+    from ..evaluation.results import result_row
+
+    rows = []
+    for model, of_model in asked.items():
+        for name, graded in of_model.graded.items():
+            baseline = asked[args.baseline].graded[name] if args.baseline and model != args.baseline else None
+            split = flags.evaluation_split(args, name)
+            row = result_row(model, name, split, graded, baseline=baseline)
+            rows.append(row | ({} if of_model.perplexity is None else {"text_perplexity": of_model.perplexity}))
+    return rows
+
+
+def write(
+    args: Namespace,
+    sampling: SamplingConfig,
+    problems: "dict[str, list[Problem]]",
+    rows: list[dict[str, Any]],
+    asked: dict[str, Asked],
+) -> None:
+    """Write the numbers, every sample, the metadata for cards, and apart from these what changes from run to run."""
+    from ..evaluation.results import card_metadata, samples_table, versions, write_samples
+    from ..output import new_folder
+    from ..rollouts.choose import IN_PROCESS
+
+    record = {
+        "sampling": sampling.to_dict(),
+        "engine": IN_PROCESS if args.engine == IN_PROCESS else "OpenAI-compatible server",
+        "baseline": args.baseline,
+        "text": args.text,
+        "problems": {
+            name: {
+                "read_from": sorted({problem.source for problem in found if problem.source}),
+                "instruction": flags.instruction(args, name),
+            }
+            for name, found in problems.items()
+        },
+        "versions": versions(),
+        "rows": rows,
+    }
+    with new_folder(args.output) as folder:
+        (folder / "results.json").write_text(json.dumps(record, indent=2) + "\n")
+        speeds = {"tokens_per_second": {model: of_model.speed for model, of_model in asked.items()}}
+        (folder / "speed.json").write_text(json.dumps(speeds, indent=2) + "\n")
+        tables = [samples_table(model, *pair) for model, of_model in asked.items() for pair in of_model.graded.items()]
+        write_samples(tables, folder / "samples.parquet")
+        (folder / "cards").mkdir()
+        for model in asked:
+            metadata = card_metadata(model, [row for row in rows if row["model"] == model])
+            (folder / "cards" / f"{file_name(model)}.yaml").write_text(metadata)
+
+
+def as_table(rows: list[dict[str, Any]], asked: dict[str, Asked]) -> str:
+    """Lay results out in aligned columns, one row per model and problem set."""
+    names = ("model", "problems", "n", "samples", "pass@1", "vs baseline (95 %)", "best of", "tokens", "median", "p95")
+    table = [(*names, "truncated", "no </think>", "looping", "text ppl", "tokens/s")]
+    for row in rows:
+        compared = "-"
+        if "difference" in row:
+            low, high = row["difference_ci95"]
+            compared = f"{100 * row['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+        most = max(row["pass_at_k"], key=int)
+        lengths = (f"{row[name]:.0f}" for name in ("mean_tokens", "median_tokens", "p95_tokens"))
+        shares = ("-" if row[name] is None else f"{row[name]:.1%}" for name in ("truncated", "missing_think_end", "looping"))
+        speed = asked[row["model"]].speed
+        table.append(
             (
-                name,
-                str(row["problems"]),
-                str(row["samples"]),
+                *(str(row[name]) for name in ("model", "problems", "n", "samples")),
                 f"{row['accuracy']:.1%} +- {row['accuracy_se']:.1%}",
                 compared,
-                f"{row['mean_tokens']:.0f}",
-                f"{row['median_tokens']:.0f}",
-                f"{row['truncated']:.1%}",
-                "-" if unclosed is None else f"{unclosed:.1%}",
-                f"{row['looping']:.1%}",
+                f"@{most} {row['pass_at_k'][most]['value']:.1%}" if most != "1" else "-",
+                *lengths,
+                *shares,
+                f"{row['text_perplexity']:.1f}" if "text_perplexity" in row else "-",
+                "-" if speed is None else f"{speed:,.0f}",
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
+        for row in table
     )

@@ -1,7 +1,7 @@
 """Flags that several commands take; flags and config fields share their names."""
 
 import dataclasses
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,8 @@ from ..config import ALLOCATIONS, METHODS, MODES, STRATEGIES, CalibrationConfig,
 
 
 if TYPE_CHECKING:
+    from argparse import _ActionsContainer
+
     from ..records import Problem
 
 
@@ -25,14 +27,16 @@ def add_model(parser: ArgumentParser, several: bool = False) -> None:
     group.add_argument("--trust-remote-code", action="store_true", help="let code from the checkpoint run")
 
 
-def add_problems(parser: ArgumentParser, required: bool) -> None:
+def add_problems(parser: ArgumentParser, required: bool, several: bool = False) -> None:
     """Add the flags that say which problems to ask."""
     group = parser.add_argument_group("problems")
+    kind = {"nargs": "+", "default": []} if several else {}
     group.add_argument(
         "--problems",
         required=required,
         help="Hub data set, such as openai/gsm8k or openai/gsm8k:main with a configuration, or JSON, JSON Lines, Parquet or "
-        "CSV file with questions and answers, or tiny-reasoner",
+        "CSV file with questions and answers, or tiny-reasoner, or some of its families as in tiny-reasoner:chain,sum",
+        **kind,
     )
     group.add_argument("--problems-revision", help="branch, tag or commit of the data set on the Hub")
     group.add_argument(
@@ -58,9 +62,8 @@ def add_sampling(parser: ArgumentParser, defaults: Any) -> None:
 
 def add_generation(parser: ArgumentParser) -> None:
     """Add the flags of `CalibrationConfig` that say which rollouts to generate, and where."""
-    add_sampling(parser, CalibrationConfig)
-    group = parser.add_argument_group("generation")
-    group.add_argument("--samples-per-problem", type=int, help=f"rollouts for each problem {_default('samples_per_problem')}")
+    add_rollouts(parser)
+    group = parser.add_argument_group("fewer rollouts")
     group.add_argument(
         "--adaptive",
         action="store_true",
@@ -75,6 +78,18 @@ def add_generation(parser: ArgumentParser) -> None:
         metavar="DATASET",
         help="evaluation sets whose problems are left out, named as in --problems; read in the split for evaluation",
     )
+
+
+def add_rollouts(parser: ArgumentParser) -> None:
+    """Add the flags that say how rollouts are sampled, and where."""
+    add_sampling(parser, CalibrationConfig)
+    group = parser.add_argument_group("generation")
+    group.add_argument("--samples-per-problem", type=int, help=f"rollouts for each problem {_default('samples_per_problem')}")
+    add_engine(group)
+
+
+def add_engine(group: "_ActionsContainer") -> None:
+    """Add the flag that says where to generate."""
     group.add_argument(
         "--engine",
         default="transformers",
@@ -83,10 +98,13 @@ def add_generation(parser: ArgumentParser) -> None:
     )
 
 
-def add_selection(parser: ArgumentParser) -> None:
+def add_selection(parser: ArgumentParser, several: bool = False) -> None:
     """Add the flags of `CalibrationConfig` that say what to select."""
     group = parser.add_argument_group("selection")
-    group.add_argument("--strategy", help=f"{', '.join(STRATEGIES)} {_default('strategy')}")
+    if several:
+        group.add_argument("--strategies", nargs="+", default=["ssgr", "text"], help=f"{', '.join(STRATEGIES)}")
+    else:
+        group.add_argument("--strategy", help=f"{', '.join(STRATEGIES)} {_default('strategy')}")
     group.add_argument("--num-sequences", type=int, help="sequences to select (default: 128 unless --num-tokens is given)")
     group.add_argument("--num-tokens", type=int, help="tokens to select, prompts included")
     group.add_argument(
@@ -115,6 +133,23 @@ def add_selection(parser: ArgumentParser) -> None:
 def _default(name: str) -> str:
     value = getattr(CalibrationConfig, name)
     return f"(default: {' '.join(f'{end:g}' for end in value) if isinstance(value, tuple) else value})"
+
+
+def add_hub(parser: ArgumentParser) -> None:
+    """Add the flags that say how to push to the Hub; the token is the one of `hf auth login` or HF_TOKEN."""
+    group = parser.add_argument_group("Hub")
+    group.add_argument(
+        "--private", action=BooleanOptionalAction, help="whether a new repository is private (default: as the namespace has it)"
+    )
+    group.add_argument("--hub-revision", help="branch to push to (default: main)")
+
+
+def add_push(parser: ArgumentParser, what: str) -> None:
+    """Add the flags that push what a command makes."""
+    add_hub(parser)
+    parser.add_argument(
+        "--push-to-hub", metavar="HUB_ID", help=f"push the {what} there when it is done; that it is allowed is checked first"
+    )
 
 
 def add_output(parser: ArgumentParser) -> None:
@@ -146,12 +181,12 @@ def add_pruning(parser: ArgumentParser) -> None:
     )
 
 
-def read_problems(args: Namespace, evaluation: bool) -> "list[Problem]":
-    """Load the problems that the flags name, without `--split` from the split that is known to be for evaluation or not."""
+def read_problems(args: Namespace, problems: str, evaluation: bool) -> "list[Problem]":
+    """Load a problem set as the flags say, without `--split` from the split that is known to be for evaluation or not."""
     from ..problems.load import load_problems
 
     return load_problems(
-        args.problems,
+        problems,
         split=args.split,
         evaluation=evaluation,
         limit=args.num_problems,
@@ -162,13 +197,22 @@ def read_problems(args: Namespace, evaluation: bool) -> "list[Problem]":
     )
 
 
-def instruction(args: Namespace) -> str:
-    """Return the text to add to every question."""
-    if args.instruction is not None or args.problems is None:
+def evaluation_split(args: Namespace, problems: str) -> str:
+    """Return the split that a problem set is evaluated on."""
+    from ..problems.sources import find_source
+    from ..reasoner import NAME
+
+    source = find_source(problems)
+    return args.split or source.evaluation_split or ("test" if source.id == NAME else source.split)
+
+
+def instruction(args: Namespace, problems: str | None) -> str:
+    """Return the text to add to every question of a problem set."""
+    if args.instruction is not None or problems is None:
         return args.instruction or ""
     from ..problems.sources import find_source
 
-    return find_source(args.problems).instruction
+    return find_source(problems).instruction
 
 
 def calibration_config(args: Namespace, defaults: CalibrationConfig | None = None) -> CalibrationConfig:

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config import PruningConfig
@@ -26,10 +25,13 @@ class PruneCommand(SSGRSubcommand):
         flags.add_output(parser)
         flags.add_model(parser)
         flags.add_pruning(parser)
-        parser.add_argument("--calibration", type=Path, help="folder of a calibration set; made on the spot when left out")
+        parser.add_argument(
+            "--calibration", help="folder or Hub id (ID or ID@REVISION) of a calibration set; made on the spot when left out"
+        )
         flags.add_problems(parser, required=False)
         flags.add_generation(parser)
         flags.add_selection(parser)
+        flags.add_push(parser, "checkpoint")
         group = parser.add_argument_group("models larger than memory")
         group.add_argument(
             "--streaming", action="store_true", help="read one block at a time from the checkpoint; needs --calibration"
@@ -67,10 +69,13 @@ class PruneCommand(SSGRSubcommand):
         from ..pruning.layerwise import check_prunable
 
         check_unused(args.output)
-        calibration = CalibrationSet.load_from_disk(args.calibration) if args.calibration else None
+        calibrate.check_push_allowed(args, "model")
+        calibration = CalibrationSet.load(args.calibration) if args.calibration else None
         problems, text, about = calibrate.read_inputs(args, calibration_config) if needs_building else (None, None, None)
         skeleton = load_skeleton(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
         linears = check_prunable(skeleton, config)
+        if needs_building:
+            calibrate.check_asking(args, calibration_config, problems)
         if args.dry_run:
             plan(args, config, skeleton, linears)
             if calibration or not config.needs_calibration:
@@ -90,6 +95,7 @@ class PruneCommand(SSGRSubcommand):
             Journal(journal).remove()
             say(str(report))
             say(f"checkpoint written to {args.output}, reloaded and checked")
+            calibrate.push(args)
         barrier()
 
 
@@ -109,9 +115,10 @@ def predict(args: Namespace, config: PruningConfig, skeleton: "PreTrainedModel",
     import psutil
     import torch
 
+    from ..checkpoints.load import dtype_of
     from ..pruning.plan import make_plan
 
-    dtype = skeleton.dtype if args.dtype == "auto" else getattr(torch, args.dtype)
+    dtype = skeleton.dtype if args.dtype == "auto" else dtype_of(args.dtype)
     device = torch.device("cpu" if args.device_map in (None, "auto") else args.device_map)
     baseline = psutil.Process().memory_info().rss
     found = make_plan(

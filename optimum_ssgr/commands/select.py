@@ -1,7 +1,7 @@
 """`optimum-cli ssgr select`: another calibration set from the rollouts of one that is there, without generating again."""
 
+import dataclasses
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 from ..errors import ConfigError
 from . import flags
@@ -15,7 +15,7 @@ class SelectCommand(SSGRSubcommand):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Add the command's flags."""
-        parser.add_argument("rollouts", type=Path, metavar="SET", help="folder of a calibration set with rollouts")
+        parser.add_argument("rollouts", metavar="SET", help="folder or Hub id of a calibration set with rollouts")
         flags.add_output(parser)
         flags.add_selection(parser)
         parser.add_argument("--seed", type=int, help="seed of the selection (default: the set's own)")
@@ -25,19 +25,22 @@ class SelectCommand(SSGRSubcommand):
         from ..calibration.dataset import CalibrationSet
         from ..calibration.reselect import reselect
         from ..calibration.text import characters_for, load_documents
+        from ..cards.render import dataset_card
         from ..checkpoints.load import load_tokenizer
         from ..output import check_unused
 
         check_unused(args.output)
-        earlier = CalibrationSet.load_from_disk(args.rollouts)
+        earlier = CalibrationSet.load(args.rollouts)
         config = flags.calibration_config(args, earlier.config)
         if config.needs_text and args.text is None:
             raise ConfigError(f"the strategy {config.strategy} needs --text.")
         text = load_documents(args.text, characters_for(config)) if config.needs_text else ()
         tokenizer = load_tokenizer(earlier.manifest["model"]) if config.needs_text else None
+        if config.needs_text:
+            earlier = dataclasses.replace(earlier, manifest=earlier.manifest | {"text": args.text})
         built = reselect(earlier, config, tokenizer, text)
         describe(built.manifest["counts"])
         if args.dry_run:
             return
-        built.save_to_disk(args.output)
+        built.save_to_disk(args.output, dataset_card(built.manifest))
         say(f"calibration set written to {args.output}")

@@ -8,7 +8,9 @@ from .demo import DemoCommand
 from .evaluate import EvaluateCommand
 from .inspect import InspectCommand
 from .prune import PruneCommand
+from .push import PushCommand
 from .select import SelectCommand
+from .study import StudyCommand
 
 
 class SSGRCommand(BaseOptimumCLICommand):
@@ -20,7 +22,9 @@ class SSGRCommand(BaseOptimumCLICommand):
         CommandInfo("select", "Select another calibration set from rollouts that are there.", SelectCommand),
         CommandInfo("prune", "Prune a model, block by block.", PruneCommand),
         CommandInfo("evaluate", "Measure accuracy, length, truncation and loops on problems.", EvaluateCommand),
+        CommandInfo("study", "Compare strategies, methods and sparsities, with figures.", StudyCommand),
         CommandInfo("inspect", "Show the sparsity of a checkpoint without building the model.", InspectCommand),
+        CommandInfo("push", "Publish a checkpoint or a calibration set on the Hub.", PushCommand),
         CommandInfo("chat", "Chat with dense and pruned models side by side, in the browser.", ChatCommand),
         CommandInfo("demo", "Run all of it on the embedded tiny reasoner, offline.", DemoCommand),
     )

@@ -1,16 +1,46 @@
 """Evaluate a model on problems with the same sampling and verification that calibration uses."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..config import SamplingConfig
 from ..errors import DataError
-from ..records import GradedRollout, Problem
+from ..records import GradedRollout, Problem, Rollout
+from ..rollouts.engine import Engine, Request
+from ..rollouts.journal import RolloutJournal
 from ..rollouts.local import LocalEngine
 from ..rollouts.prompts import encode_prompts
 from ..rollouts.sample import make_requests, rollout_progress, sample_rollouts
 from ..verification.verify import grade_all
+
+
+class MeteredEngine:
+    """An engine that counts what it generates.
+
+    Args:
+        engine: The engine.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.tokens = 0
+        self.seconds = 0.0
+
+    def check(self, requests: Iterable[Request]) -> None:
+        """Refuse requests that cannot be answered."""
+        self.engine.check(requests)
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Rollout]:
+        """Yield one rollout per request, in the order they finish."""
+        started = time.monotonic()
+        before = self.seconds
+        for rollout in self.engine.generate(requests):
+            self.tokens += len(rollout.response_ids)
+            self.seconds = before + time.monotonic() - started
+            yield rollout
 
 
 def evaluate(
@@ -22,7 +52,7 @@ def evaluate(
     batch_size: int = 64,
     instruction: str = "",
 ) -> list[GradedRollout]:
-    """Let a model answer problems, and verify the answers.
+    """Let a model in this process answer problems, and verify the answers.
 
     Args:
         model: Causal language model.
@@ -41,9 +71,39 @@ def evaluate(
         ConfigError: A prompt and the longest response exceed the model's context.
         DataError: There are no problems.
     """
-    requests = make_requests(problems, encode_prompts(tokenizer, problems, instruction), range(samples), sampling.seed)
+    return answer(LocalEngine(model, sampling, batch_size), tokenizer, problems, sampling.seed, samples, instruction)
+
+
+def answer(
+    engine: Engine,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    seed: int,
+    samples: int = 1,
+    instruction: str = "",
+    journal: AbstractContextManager[RolloutJournal | None] | None = None,
+) -> list[GradedRollout]:
+    """Let an engine answer problems, and verify the answers.
+
+    Args:
+        engine: Generates the responses.
+        tokenizer: The model's tokenizer, with a chat template.
+        problems: Problems to ask.
+        seed: Seed of the sampling.
+        samples: Responses per problem.
+        instruction: Text appended to every question.
+        journal: Opens what keeps finished responses, once all requests have passed the engine's check; None keeps none.
+
+    Returns:
+        Graded responses, ordered by problem and sample; those that a server lost are not among them.
+
+    Raises:
+        SSGRError: There are no problems, no chat template, a prompt does not fit, or the engine cannot answer.
+    """
+    requests = make_requests(problems, encode_prompts(tokenizer, problems, instruction), range(samples), seed)
     if not requests:
         raise DataError("there are no problems to evaluate on.")
-    with rollout_progress(len(requests), "evaluate") as progress:
-        rollouts = sample_rollouts(LocalEngine(model, sampling, batch_size), requests, progress)
+    engine.check(requests)
+    with journal or nullcontext() as kept, rollout_progress(len(requests), "evaluate") as progress:
+        rollouts = sample_rollouts(engine, requests, progress, kept)
     return grade_all({problem.id: problem for problem in problems}, rollouts, tokenizer)

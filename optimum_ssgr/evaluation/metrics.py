@@ -1,12 +1,17 @@
-"""Numbers about responses: accuracy with its standard error, lengths, truncation and verbatim loops."""
+"""Numbers about responses: accuracy with its standard error, pass@k, lengths, truncation and verbatim loops."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
+from ..errors import DataError
 from ..records import GradedRollout
-from ..verification.answer import THINK_START
+
+
+NORMAL_95 = 1.96
+"""Standard errors on either side of a mean that hold the truth 95 times in 100."""
 
 
 def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> tuple[float, float]:
@@ -30,6 +35,36 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> tuple[fl
     return average, math.sqrt(groups / (groups - 1) * float((residuals**2).sum())) / len(data)
 
 
+def interval(mean: float, error: float) -> tuple[float, float]:
+    """Return the 95 % confidence interval around a mean with a standard error, by the normal distribution."""
+    return mean - NORMAL_95 * error, mean + NORMAL_95 * error
+
+
+def pass_at_k(graded: Sequence[GradedRollout], k: int) -> tuple[float, float]:
+    """Chance that at least one of k samples is right, estimated without bias from n >= k samples of every problem.
+
+    For a problem with c right samples of n it is 1 - C(n - c, k) / C(n, k) (Chen et al., arXiv 2107.03374, equation 1); for
+    k = 1 that is the share of right samples.
+
+    Args:
+        graded: Responses to one or more problems, at least k to each.
+        k: Number of samples to choose the best of.
+
+    Returns:
+        Mean over problems and its standard error.
+
+    Raises:
+        DataError: A problem has fewer than k samples.
+    """
+    samples = Counter(item.problem.id for item in graded)
+    right = Counter(item.problem.id for item in graded if item.verdict.correct)
+    fewest = min(samples.values())
+    if not 1 <= k <= fewest:
+        raise DataError(f"pass@{k} needs at least {k} samples of every problem, and one has {fewest}.")
+    chances = [1 - math.comb(n - right[problem], k) / math.comb(n, k) for problem, n in samples.items()]
+    return clustered_mean(chances, list(samples))
+
+
 def is_loop(token_ids: Sequence[int], least: int = 32) -> bool:
     """Tell whether a response ends in the same words over and over.
 
@@ -50,21 +85,20 @@ def is_loop(token_ids: Sequence[int], least: int = 32) -> bool:
     return False
 
 
-def summarize(graded: Sequence[GradedRollout], think_opened: bool | None = None) -> dict[str, float | int]:
+def summarize(graded: Sequence[GradedRollout]) -> dict[str, float | int]:
     """Summarize graded responses.
 
     Args:
         graded: Responses to one or more problems, any number of samples each.
-        think_opened: Whether the model was expected to think; found from the responses when None.
 
     Returns:
-        `problems`, `samples`, `accuracy` with `accuracy_se` (clustered by problem), `mean_tokens`, `median_tokens`, and the
-        shares `truncated`, `missing_think_end` (None for a model that does not think) and `looping`.
+        `problems`, `samples`, `accuracy` with `accuracy_se` (clustered by problem), `mean_tokens`, `median_tokens`,
+        `p95_tokens` (the 95th percentile), and the shares `truncated`, `missing_think_end` (of the responses that think; None
+        when there is none) and `looping`.
     """
     accuracy, error = clustered_mean([item.verdict.correct for item in graded], [item.problem.id for item in graded])
     lengths = [len(item.rollout.response_ids) for item in graded]
-    thinks = think_opened or any(item.verdict.thought or THINK_START in item.text for item in graded)
-    unclosed = sum(not item.verdict.thought for item in graded) / len(graded)
+    closed = [item.verdict.thought for item in graded if item.verdict.thought is not None]
     return {
         "problems": len({item.problem.id for item in graded}),
         "samples": len(graded),
@@ -72,8 +106,9 @@ def summarize(graded: Sequence[GradedRollout], think_opened: bool | None = None)
         "accuracy_se": error,
         "mean_tokens": float(np.mean(lengths)),
         "median_tokens": float(np.median(lengths)),
+        "p95_tokens": float(np.percentile(lengths, 95)),
         "truncated": sum(not item.rollout.finished for item in graded) / len(graded),
-        "missing_think_end": unclosed if thinks else None,
+        "missing_think_end": closed.count(False) / len(closed) if closed else None,
         "looping": sum(is_loop(item.rollout.response_ids) for item in graded) / len(graded),
     }
 
@@ -82,16 +117,22 @@ def paired_difference(graded: Sequence[GradedRollout], baseline: Sequence[Graded
     """Difference in accuracy of two models on the same problems and samples, with its clustered standard error.
 
     Args:
-        graded: Responses of one model, ordered by problem and sample.
-        baseline: Responses of the other, to the same requests.
+        graded: Responses of one model.
+        baseline: Responses of the other; what only one of the two answered, since a server lost the other's, is left out.
 
     Returns:
         Mean of (model - baseline) and its standard error, clustered by problem; pairing removes what the models share.
+
+    Raises:
+        DataError: The two have no problem and sample in common.
     """
-    differences = [
-        int(ours.verdict.correct) - int(theirs.verdict.correct) for ours, theirs in zip(graded, baseline, strict=True)
-    ]
-    return clustered_mean(differences, [item.problem.id for item in graded])
+    theirs = {(item.problem.id, item.rollout.sample): item.verdict.correct for item in baseline}
+    keys = [(item.problem.id, item.rollout.sample) for item in graded]
+    pairs = [(key, item) for key, item in zip(keys, graded, strict=True) if key in theirs]
+    if not pairs:
+        raise DataError("the two models were not asked the same problems, so they cannot be compared.")
+    differences = [int(item.verdict.correct) - int(theirs[key]) for key, item in pairs]
+    return clustered_mean(differences, [item.problem.id for _, item in pairs])
 
 
 def mean_over_seeds(values: np.ndarray) -> tuple[float, float]:

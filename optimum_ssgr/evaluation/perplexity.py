@@ -1,23 +1,63 @@
 """Perplexity on general text."""
 
 import math
+from collections.abc import Sequence
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..errors import ConfigError, DataError
+
+
+BATCH_TOKENS = 5120
+"""Tokens of text run together: with a large vocabulary their logits take much memory."""
+
+
+def windows_of(
+    tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], length: int, most: int | None = None
+) -> torch.Tensor:
+    """Cut documents into windows of equal length, each opened by the beginning-of-text token if the tokenizer has one.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        documents: General text, joined by line ends.
+        length: Tokens in a window.
+        most: Windows to return at most; None for all.
+
+    Returns:
+        Token ids, int64 [windows, length].
+
+    Raises:
+        DataError: The text does not fill one window.
+    """
+    ids = tokenizer("\n".join(documents), add_special_tokens=False).input_ids
+    opening = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    width = length - len(opening)
+    count = len(ids) // width
+    if count == 0:
+        raise DataError(f"the text has {len(ids)} tokens, less than one window of {width}.")
+    count = min(count, most or count)
+    return torch.tensor([opening + ids[start * width : (start + 1) * width] for start in range(count)])
 
 
 @torch.inference_mode()
-def perplexity(model: PreTrainedModel, windows: torch.Tensor, batch_size: int = 32) -> float:
+def perplexity(model: PreTrainedModel, windows: torch.Tensor) -> float:
     """Return the perplexity of a model on windows of text.
 
     Args:
         model: Causal language model.
         windows: Token ids, int64 [windows, positions]; the first token of each is only context.
-        batch_size: Windows run together.
+
+    Raises:
+        ConfigError: The windows are longer than the model's context.
     """
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    length = windows.shape[1]
+    if context is not None and length > context:
+        raise ConfigError(f"text_length {length} exceeds the model's context of {context} tokens.")
     device = model.get_input_embeddings().weight.device
     losses = [
         model(chunk.to(device), labels=chunk.to(device)).loss.double().item() * len(chunk)
-        for chunk in windows.split(batch_size)
+        for chunk in windows.split(max(1, BATCH_TOKENS // length))
     ]
     return math.exp(sum(losses) / len(windows))

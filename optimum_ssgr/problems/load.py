@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from ..errors import DataError
 from ..reasoner import NAME as EMBEDDED
-from ..reasoner.tasks import SPLITS, tasks
+from ..reasoner.tasks import FAMILIES, SPLITS, tasks
 from ..records import Problem
 from .boxed import last_boxed
 from .sources import Source, find_source
@@ -48,7 +48,7 @@ def load_problems(
     Args:
         source: Hub id of a data set, with the name of a configuration after a colon if it has several
             (`openai/gsm8k:main`), path of a JSON, JSON Lines, Parquet or CSV file, `tiny-reasoner` for the embedded
-            reasoner's own problems, or the problems themselves.
+            reasoner's own problems or some families of them (`tiny-reasoner:chain,sum`), or the problems themselves.
         split: Split to read; a known data set's own when None, else `train`.
         evaluation: When `split` is None, take the split that the data set is evaluated on, if one is known.
         limit: Most problems to return.
@@ -66,11 +66,8 @@ def load_problems(
     """
     if limit is not None and limit < 1:
         raise DataError(f"the number of problems must be at least 1, not {limit}.")
-    if source == EMBEDDED:
-        if split not in (None, *SPLITS):
-            raise DataError(f"{EMBEDDED} has the splits {', '.join(SPLITS)}, not '{split}'.")
-        split = split or ("test" if evaluation else "train")
-        return [task.problem for task in islice(tasks(split, seed), limit or 256)]
+    if isinstance(source, str) and source.partition(":")[0] == EMBEDDED:
+        return _embedded(source.partition(":")[2], split or ("test" if evaluation else "train"), seed, limit or 256)
     known, origin = Source(), None
     if isinstance(source, str) and Path(source).suffix not in FILE_FORMATS:
         known = find_source(source)
@@ -84,6 +81,11 @@ def load_problems(
     else:
         rows = source
     return read_problems(rows, known, limit, seed, origin)
+
+
+def sources_of(problems: Iterable[Problem]) -> list[str]:
+    """Say where problems come from, each place once."""
+    return sorted({problem.source for problem in problems if problem.source})
 
 
 def read_problems(
@@ -159,6 +161,16 @@ def final_answer(text: str, solved: bool = False) -> str:
     if boxed is not None:
         return boxed
     return "" if solved else text.strip()
+
+
+def _embedded(families: str, split: str, seed: int, limit: int) -> list[Problem]:
+    """Make problems of the embedded reasoner, of some families or all."""
+    if split not in SPLITS:
+        raise DataError(f"{EMBEDDED} has the splits {', '.join(SPLITS)}, not '{split}'.")
+    chosen = tuple(families.split(",")) if families else tuple(FAMILIES)
+    if not set(chosen) <= set(FAMILIES):
+        raise DataError(f"the families of {EMBEDDED} are {', '.join(FAMILIES)}, not '{families}'.")
+    return [task.problem for task in islice(tasks(split, seed, chosen), limit)]
 
 
 def _load_rows(

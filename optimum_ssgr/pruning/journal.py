@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..errors import OutputError
-from ..journal import locked_folder, write_whole
+from ..journal import FINGERPRINT, locked_folder, write_whole
 from .distributed import rank
 from .solve import LayerReport
 
@@ -81,13 +81,16 @@ class Journal:
 
 @contextmanager
 def open_journal(folder: str | Path) -> Iterator[Journal]:
-    """Make or open a journal and keep other processes out.
+    """Make or open a journal and keep other processes out; one without a finished block is open to any run.
 
     Raises:
         OutputError: The folder cannot be written, or another process is using it.
     """
     with locked_folder(folder) as locked:
-        yield Journal(locked)
+        journal = Journal(locked)
+        if not journal.blocks():
+            (locked / FINGERPRINT).unlink(missing_ok=True)
+        yield journal
 
 
 def hash_block(block: nn.Module) -> str:

@@ -199,6 +199,7 @@ def _prune_or_restore(
 ) -> list[LayerReport]:
     """Prune one block and note it in the journal, or take it from there; the hidden states move on in either case."""
     finished = journal.read(index) if journal else None
+    barrier()  # all processes have looked before the first of them writes
     dense = hash_block(block) if journal else ""
     if finished is None:
         reports = list(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 
@@ -30,6 +31,14 @@ class NofM:
 
 
 Pattern = Unstructured | NofM
+
+
+def at_position(scores: torch.Tensor, position: int) -> torch.Tensor:
+    """Return the score of every row that would stand at a position if the row were sorted, counted from 0; [..., 1]."""
+    if scores.device.type != "cpu" or scores.dtype != torch.float32:
+        return scores.kthvalue(position + 1, dim=-1, keepdim=True).values
+    # Ten times as fast as `kthvalue`; a NaN sorts last in both.
+    return torch.from_numpy(np.partition(scores.numpy(), position)[..., position : position + 1])
 
 
 def lowest_overall(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
@@ -83,7 +92,7 @@ def _lowest(scores: torch.Tensor, count: int) -> torch.Tensor:
     """Mark exactly `count` entries of every row: those below the count-th lowest, and the first of those that tie with it."""
     if count == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
-    threshold = scores.kthvalue(count, dim=-1, keepdim=True).values
+    threshold = at_position(scores, count - 1)
     below, ties = scores < threshold, scores == threshold
     missing = count - below.sum(dim=-1, keepdim=True)
     if bool((ties.sum(dim=-1, keepdim=True) == missing).all()):

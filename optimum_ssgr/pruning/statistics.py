@@ -1,5 +1,8 @@
 """Statistics of a linear layer's inputs, accumulated over micro-batches."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from .distributed import all_reduce
@@ -32,19 +35,21 @@ class InputStatistics:
             inputs: float [tokens, columns].
             weights: Importance of each token, float [tokens], above 0; None counts every token once.
         """
+        exact = inputs.dtype == torch.bfloat16 and inputs.device.type == "cpu"
         inputs = inputs.float()
         self.tokens += len(inputs)
         if weights is None or bool((weights == 1).all()):
             self._weight += len(inputs)
         else:
             self._weight += weights.sum().item()
-            inputs = inputs * weights.sqrt().unsqueeze(1)
+            inputs, exact = inputs * weights.sqrt().unsqueeze(1), False
         if not self.full:
             self._sums += inputs.square().sum(0)  # four times as fast as `vector_norm` along this dimension
             return
-        for start in range(0, inputs.shape[1], TILE):
-            end = start + TILE
-            self._sums[start:end, start:].addmm_(inputs[:, start:end].T, inputs[:, start:])
+        with _bfloat16_products(exact):
+            for start in range(0, inputs.shape[1], TILE):
+                end = start + TILE
+                self._sums[start:end, start:].addmm_(inputs[:, start:end].T, inputs[:, start:])
 
     def finish(self) -> None:
         """Add up what all processes have seen and bring the sums to their final form, in place; nothing can be added after."""
@@ -73,3 +78,16 @@ class InputStatistics:
     def squared_norms(self) -> torch.Tensor:
         """The diagonal of H, which is 2/N times each input's squared norm; float32 [columns]."""
         return self._sums.diagonal() if self.full else self._sums
+
+
+@contextmanager
+def _bfloat16_products(exact: bool) -> Iterator[None]:
+    """Let oneDNN multiply float32 matrices as bfloat16 and sum in float32: where they hold bfloat16 values nothing is lost."""
+    settings = torch.backends.mkldnn.matmul
+    before = settings.fp32_precision
+    if exact:
+        settings.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before

@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..config import SamplingConfig
 from ..errors import OutputError
-from ..journal import check_fingerprint, locked_folder
+from ..journal import FINGERPRINT, check_fingerprint, locked_folder
 from ..records import Rollout
 from .engine import Request
 
@@ -99,7 +101,7 @@ class RolloutJournal:
 
 @contextmanager
 def open_rollout_journal(folder: str | Path, fingerprint: Mapping[str, Any]) -> Iterator[RolloutJournal]:
-    """Make or open a journal and keep other processes out.
+    """Make or open a journal and keep other processes out; one without a rollout is open to any run.
 
     Args:
         folder: Where to keep the rollouts.
@@ -109,8 +111,11 @@ def open_rollout_journal(folder: str | Path, fingerprint: Mapping[str, Any]) -> 
         OutputError: The folder cannot be written, is in use, or belongs to another run.
     """
     with locked_folder(folder) as locked:
+        path = locked / ROLLOUTS
+        if not path.exists() or not path.stat().st_size:
+            (locked / FINGERPRINT).unlink(missing_ok=True)
         check_fingerprint(locked, fingerprint)
-        journal = RolloutJournal(locked / ROLLOUTS)
+        journal = RolloutJournal(path)
         try:
             yield journal
         finally:
@@ -119,3 +124,24 @@ def open_rollout_journal(folder: str | Path, fingerprint: Mapping[str, Any]) -> 
 
 def _hash_prompt(prompt_ids: Sequence[int]) -> str:
     return hashlib.sha256(",".join(map(str, prompt_ids)).encode()).hexdigest()[:16]
+
+
+def decisive(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sampling: SamplingConfig) -> dict[str, Any]:
+    """Say what decides a model's responses, as the fingerprint of a journal.
+
+    Of the weights the first 256 of each tensor are hashed, which tells two prunings of a model apart; a model without weights,
+    whose servers generate, is told by its name alone.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if not parameter.is_meta:
+            digest.update(f"{name} {parameter.detach().flatten()[:256].float().cpu().tolist()}".encode())
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    return {
+        "model": model.config._name_or_path,
+        "model_commit": getattr(model.config, "_commit_hash", None),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "weights": digest.hexdigest(),
+        "tokenizer": hashlib.sha256(f"{vocabulary}{tokenizer.chat_template}".encode()).hexdigest(),
+        "sampling": sampling.to_dict(),
+    }

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
@@ -11,7 +12,9 @@ from transformers.cache_utils import DynamicLayer
 from ..config import SamplingConfig
 from ..errors import ConfigError, ModelError
 from ..records import Rollout
+from .cache import RoomyLayer
 from .engine import Request
+from .prompts import check_lengths
 
 
 def sample_tokens(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
@@ -28,58 +31,70 @@ def sample_tokens(logits: torch.Tensor, uniforms: torch.Tensor, temperature: flo
     """
     if temperature == 0:
         return logits.argmax(dim=-1)
-    probabilities = (logits.float() / temperature).softmax(dim=-1).double()
-    order = None
+    probabilities, ids = (logits.float() / temperature).softmax(dim=-1), None
     if top_p < 1:
-        probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
-        before = probabilities.cumsum(dim=-1) - probabilities
-        probabilities = probabilities.masked_fill(before >= top_p, 0)
-    cumulative = probabilities.cumsum(dim=-1)
+        probabilities, ids = _nucleus(probabilities, top_p)
+    cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
     targets = uniforms[:, None] * cumulative[:, -1:]
-    drawn = torch.searchsorted(cumulative, targets, right=True).clamp(max=logits.shape[-1] - 1)
-    return (drawn if order is None else order.gather(1, drawn))[:, 0]
+    drawn = torch.searchsorted(cumulative, targets, right=True).clamp(max=probabilities.shape[-1] - 1)
+    return (drawn if ids is None else ids.gather(1, drawn))[:, 0]
+
+
+def _nucleus(probabilities: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sort the most probable tokens that reach `top_p`, equals by id; the others have probability 0.
+
+    Returns:
+        Probabilities and token ids, [rows, candidates].
+    """
+    count, vocabulary = 4, probabilities.shape[-1]
+    while True:
+        # A few candidates nearly always do, and sorting a large vocabulary takes longer than a small model.
+        count = min(16 * count, vocabulary)
+        ids = probabilities.topk(count, sorted=False).indices.sort(dim=-1).values
+        candidates, order = probabilities.gather(1, ids).sort(dim=-1, descending=True, stable=True)
+        outside = candidates.cumsum(dim=-1, dtype=torch.float64) - candidates >= top_p
+        # Which of the tokens as probable as the last candidate are candidates is chance, so they must all be outside.
+        if count == vocabulary or (outside | (candidates > candidates[:, -1:])).all():
+            return candidates.masked_fill(outside, 0), ids.gather(1, order)
+
+
+@dataclass
+class _Row:
+    """A response in the making, and the random numbers that it is drawn with."""
+
+    request: Request
+    uniforms: np.ndarray
+    response: list[int] = field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        return len(self.request.prompt_ids) + len(self.response)
 
 
 @dataclass
 class _Batch:
-    """Responses in the making: one row each in every field; `mask` is [rows, cached columns], left-padded."""
+    """Responses in the making: one row each in the cache and in the scores of the next token."""
 
-    requests: list[Request]
-    responses: list[list[int]]
-    uniforms: torch.Tensor
-    mask: torch.Tensor
+    rows: list[_Row]
     cache: DynamicCache
     logits: torch.Tensor
 
-    def select(self, rows: list[int]) -> None:
-        """Keep the given rows only, and drop the columns that are padding in all of them."""
-        index = torch.tensor(rows, dtype=torch.long, device=self.mask.device)
-        self.requests = [self.requests[row] for row in rows]
-        self.responses = [self.responses[row] for row in rows]
-        self.uniforms, self.mask, self.logits = self.uniforms[index], self.mask[index], self.logits[index]
-        padding = int(self.mask.argmax(dim=1).min()) if rows else 0
-        self.mask = self.mask[:, padding:]
+    def keep(self, kept: list[int]) -> list[int]:
+        """Drop all rows but those kept; the last ones move into the places of dropped ones.
+
+        Returns:
+            For every row the number it had before.
+        """
+        order = list(range(len(kept)))
+        free = sorted(set(order).difference(kept))
+        for place, row in zip(free, (row for row in kept if row >= len(kept)), strict=True):
+            order[place] = row
+        self.rows = [self.rows[row] for row in order]
+        # The token drawn last is not cached yet.
+        width = max((row.length - 1 for row in self.rows), default=0)
         for layer in self.cache.layers:
-            layer.keys = layer.keys[index, :, padding:]
-            layer.values = layer.values[index, :, padding:]
-
-    def join(self, other: "_Batch") -> None:
-        """Append the rows of another batch, padding the shorter of the two on the left."""
-        width = max(self.mask.shape[1], other.mask.shape[1])
-        self.requests += other.requests
-        self.responses += other.responses
-        self.uniforms = torch.cat([self.uniforms, other.uniforms])
-        self.logits = torch.cat([self.logits, other.logits])
-        self.mask = torch.cat([_pad_left(batch.mask, width, dim=1) for batch in (self, other)])
-        for mine, theirs in zip(self.cache.layers, other.cache.layers, strict=True):
-            mine.keys = torch.cat([_pad_left(keys, width, dim=2) for keys in (mine.keys, theirs.keys)])
-            mine.values = torch.cat([_pad_left(values, width, dim=2) for values in (mine.values, theirs.values)])
-
-
-def _pad_left(tensor: torch.Tensor, width: int, dim: int) -> torch.Tensor:
-    shape = list(tensor.shape)
-    shape[dim] = width - shape[dim]
-    return torch.cat([tensor.new_zeros(shape), tensor], dim=dim) if shape[dim] else tensor
+            layer.keep(order, width)
+        return order
 
 
 @dataclass
@@ -88,6 +103,10 @@ class LocalEngine:
 
     Rows that end leave the batch at once; when a quarter of the places is free, waiting requests are prefilled together and
     join.
+
+    The cache takes, for each of `batch_size` rows, as many tokens as the longest row in the making has, and up to 256 more; a
+    token takes 2 x layers x key-value heads x head size x bytes per number (57 kB in a Qwen2.5-7B of 16 bits: 30 GB for 64 rows
+    of 8192 tokens). It grows with the rows; where long responses do not fit, take a smaller batch.
 
     Args:
         model: Causal language model in evaluation mode.
@@ -116,17 +135,7 @@ class LocalEngine:
         Raises:
             ConfigError: A prompt and the longest response exceed the context.
         """
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        longest = max((len(request.prompt_ids) for request in requests), default=0)
-        if context is not None and longest >= context:
-            raise ConfigError(
-                f"the longest prompt has {longest} tokens but the model's context holds {context}; remove that problem."
-            )
-        if context is not None and longest + self.sampling.max_new_tokens > context:
-            raise ConfigError(
-                f"the longest prompt ({longest} tokens) and max_new_tokens ({self.sampling.max_new_tokens}) exceed the "
-                f"model's context of {context} tokens; set max_new_tokens to {context - longest} or less."
-            )
+        check_lengths(self.model.config, (request.prompt_ids for request in requests), self.sampling.max_new_tokens)
 
     @torch.inference_mode()
     def generate(self, requests: Iterable[Request]) -> Iterator[Rollout]:
@@ -138,62 +147,74 @@ class LocalEngine:
         queue = deque(sorted(requests, key=lambda request: (len(request.prompt_ids), request.problem_id, request.sample)))
         self.check(queue)
         batch: _Batch | None = None
-        while queue or (batch and batch.requests):
-            running = len(batch.requests) if batch else 0
+        while queue or (batch and batch.rows):
+            running = len(batch.rows) if batch else 0
             if queue and running <= self.batch_size * 3 // 4:
-                fresh = self._prefill([queue.popleft() for _ in range(min(self.batch_size - running, len(queue)))])
-                if running:
-                    batch.join(fresh)
-                else:
-                    batch = fresh
+                fresh = [queue.popleft() for _ in range(min(self.batch_size - running, len(queue)))]
+                batch = self._join(batch, fresh)
             yield from self._step(batch)
 
-    def _prefill(self, requests: list[Request]) -> _Batch:
-        width = max(len(request.prompt_ids) for request in requests)
-        device = self.model.get_input_embeddings().weight.device
-        inputs = torch.zeros(len(requests), width, dtype=torch.long)
-        mask = torch.zeros(len(requests), width, dtype=torch.long)
-        uniforms = torch.empty(len(requests), self.sampling.max_new_tokens, dtype=torch.float64)
-        for row, request in enumerate(requests):
-            inputs[row, width - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
-            mask[row, width - len(request.prompt_ids) :] = 1
-            generator = torch.Generator().manual_seed(request.seed)
-            uniforms[row] = torch.rand(self.sampling.max_new_tokens, generator=generator, dtype=torch.float64)
+    def _join(self, batch: _Batch | None, requests: list[Request]) -> _Batch:
+        """Run the model on the prompts, once on each, and append rows for them to the batch."""
+        prompts = {prompt: row for row, prompt in enumerate(dict.fromkeys(request.prompt_ids for request in requests))}
+        picked = [prompts[request.prompt_ids] for request in requests]
+        width = max(map(len, prompts))
+        inputs = torch.zeros(len(prompts), width, dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            inputs[row, width - len(prompt) :] = torch.tensor(prompt)
         # Without a config every layer of the cache keeps all columns, sliding windows too: the mask alone limits what is seen.
         cache = DynamicCache()
-        mask = mask.to(device)
-        logits = self._forward(inputs.to(device), mask, cache)
+        logits = self._forward(inputs, list(map(len, prompts)), cache)[picked]
         if any(type(layer) is not DynamicLayer for layer in cache.layers) or not cache.layers:
             raise ModelError(
                 f"{type(self.model).__name__} keeps a state that the in-process engine cannot batch; "
                 "generate with a server instead (--engine http://host:port/v1)."
             )
-        return _Batch(list(requests), [[] for _ in requests], uniforms.to(device), mask, cache, logits)
+        if batch is None:  # as many requests as there will ever be rows
+            batch = _Batch([], DynamicCache(), logits[:0])
+            batch.cache.layers = [RoomyLayer(layer, places=len(requests)) for layer in cache.layers]
+        batch.rows += [_Row(request, self._uniforms(request)) for request in requests]
+        batch.logits = torch.cat([batch.logits, logits])
+        for mine, fresh in zip(batch.cache.layers, cache.layers, strict=True):
+            mine.join(fresh, picked)
+        return batch
 
-    def _forward(self, inputs: torch.Tensor, mask: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
-        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -inputs.shape[1] :]
+    def _uniforms(self, request: Request) -> np.ndarray:
+        generator = torch.Generator().manual_seed(request.seed)
+        return torch.rand(self.sampling.max_new_tokens, generator=generator, dtype=torch.float64).numpy()
+
+    def _forward(self, inputs: torch.Tensor, lengths: list[int], cache: DynamicCache) -> torch.Tensor:
+        """Score the next tokens, [rows, vocabulary], of rows of the given lengths whose last tokens are the inputs."""
+        device = self.model.get_input_embeddings().weight.device
+        width = max(lengths)
+        # Negative left of a row's first token.
+        positions = torch.arange(width, device=device) - torch.tensor([[width - length] for length in lengths], device=device)
         output = self.model(
-            inputs, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+            inputs.to(device),
+            attention_mask=(positions >= 0).long(),
+            position_ids=positions[:, -inputs.shape[1] :].clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
         )
         return output.logits[:, -1]
 
     def _step(self, batch: _Batch) -> Iterator[Rollout]:
         """Draw one token for every row, hand out the rows that end with it, and run the model on the others."""
-        written = torch.tensor([len(response) for response in batch.responses], device=batch.uniforms.device)
-        uniforms = batch.uniforms.gather(1, written[:, None])[:, 0]
+        uniforms = torch.tensor([row.uniforms[len(row.response)] for row in batch.rows], device=batch.logits.device)
         tokens = sample_tokens(batch.logits, uniforms, self.sampling.temperature, self.sampling.top_p)
         going = []
-        for row, token in enumerate(tokens.tolist()):
-            response, request = batch.responses[row], batch.requests[row]
-            response.append(token)
+        for number, (row, token) in enumerate(zip(batch.rows, tokens.tolist(), strict=True)):
+            row.response.append(token)
             finished = token in self.eos_token_ids
-            if finished or len(response) == self.sampling.max_new_tokens:
-                yield Rollout(request.problem_id, request.sample, request.prompt_ids, tuple(response), finished)
+            if finished or len(row.response) == self.sampling.max_new_tokens:
+                request = row.request
+                yield Rollout(request.problem_id, request.sample, request.prompt_ids, tuple(row.response), finished)
             else:
-                going.append(row)
-        if len(going) < len(batch.requests):
-            batch.select(going)
-            tokens = tokens[torch.tensor(going, dtype=torch.long, device=tokens.device)]
+                going.append(number)
+        if len(going) < len(batch.rows):
+            tokens = tokens[batch.keep(going)]
         if going:
-            batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(going), 1)], dim=1)
-            batch.logits = self._forward(tokens[:, None], batch.mask, batch.cache)
+            batch.logits = self._forward(tokens[:, None], [row.length for row in batch.rows], batch.cache)
+        else:
+            batch.logits = batch.logits[:0]

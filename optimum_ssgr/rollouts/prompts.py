@@ -1,11 +1,39 @@
 """From problems to prompts: token ids by the model's own chat template."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from ..errors import ModelError
+from ..errors import ConfigError, ModelError
 from ..records import Problem
+
+
+def context_of(config: PretrainedConfig) -> int | None:
+    """Return how many tokens a model takes, or None when its config does not say."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def check_lengths(config: PretrainedConfig, prompts: Iterable[Sequence[int]], max_new_tokens: int) -> None:
+    """Refuse prompts that do not fit the model's context together with the longest response.
+
+    Args:
+        config: The model's config.
+        prompts: Prompt token ids.
+        max_new_tokens: Longest response.
+
+    Raises:
+        ConfigError: A prompt, or it and the longest response, exceeds the context.
+    """
+    context, longest = context_of(config), max(map(len, prompts), default=0)
+    if context is not None and longest >= context:
+        raise ConfigError(
+            f"the longest prompt has {longest} tokens but the model's context holds {context}; remove that problem."
+        )
+    if context is not None and longest + max_new_tokens > context:
+        raise ConfigError(
+            f"the longest prompt ({longest} tokens) and max_new_tokens ({max_new_tokens}) exceed the model's context of "
+            f"{context} tokens; set max_new_tokens to {context - longest} or less."
+        )
 
 
 def encode_prompts(

@@ -13,7 +13,7 @@ _STATED_LETTER = re.compile(
 )
 
 
-def split_thinking(prompt: str, response: str) -> tuple[str | None, bool]:
+def split_thinking(prompt: str, response: str) -> tuple[str | None, bool | None]:
     """Separate the final text from the thinking.
 
     Args:
@@ -21,12 +21,13 @@ def split_thinking(prompt: str, response: str) -> tuple[str | None, bool]:
         response: Text the model wrote.
 
     Returns:
-        The text after the thinking, or None when the thinking was never closed; and whether `</think>` was written.
+        The text after the thinking, or None when the thinking was never closed; and whether it was closed, or None when it was
+        not even opened.
     """
     if THINK_END in response:
         return response.rsplit(THINK_END, 1)[1], True
     opened = THINK_START in response or prompt.rfind(THINK_START) > prompt.rfind(THINK_END)
-    return (None if opened else response), False
+    return (None, False) if opened else (response, None)
 
 
 def find_answer(text: str, kind: str) -> str | None:

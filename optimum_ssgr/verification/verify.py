@@ -55,7 +55,7 @@ def grade_all(
     return graded
 
 
-def _read(problem: Problem, rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str | None, bool]:
+def _read(problem: Problem, rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str | None, bool | None]:
     """The text of a response, the answer in it, and whether the thinking was closed."""
     prompt = tokenizer.decode(rollout.prompt_ids, skip_special_tokens=False)
     text = tokenizer.decode(rollout.response_ids, skip_special_tokens=False)

@@ -60,6 +60,7 @@ def test_the_funnel_counts_every_stage(built):
         "correct": 7,
         "in_difficulty_window": 3,
         "in_length_window": 2,
+        "widened": 2,
         "sequences": 4,
         "tokens": sum(map(len, built.sequences)),
     }

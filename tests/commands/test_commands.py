@@ -93,6 +93,25 @@ MISTAKES = {
         "no chat template",
     ),
     "output in use": (["calibrate", "used", *MODEL, "--problems", "problems.jsonl"], 1, "used is not empty"),
+    "prompt too long to calibrate on": (
+        [*CALIBRATE, "--problems", "long.jsonl", "--strategy", "prompts"],
+        2,
+        "the model's context holds 1024",
+    ),
+    "prompt too long, seen before": (
+        [*CALIBRATE, "--problems", "long.jsonl", "--dry-run"],
+        2,
+        "the model's context holds 1024",
+    ),
+    "no chat template, seen before": (
+        ["prune", "out", "-m", "bare", "--problems", "problems.jsonl", "--max-new-tokens", "60", "--dry-run"],
+        1,
+        "no chat template",
+    ),
+    "no name": (["calibrate", ".", *MODEL, "--problems", "problems.jsonl"], 1, "choose a new folder to write to"),
+    "unknown dtype": ([*PRUNE, "--dtype", "foo"], 2, "unknown dtype 'foo'"),
+    "no such device": ([*PRUNE, "--device-map", "cuda:7"], 1, "cannot load the model 'tiny-reasoner'"),
+    "a file for a calibration set": (["prune", "out", *MODEL, "--calibration", "problems.jsonl"], 1, "not a calibration set"),
     "unknown method": (["prune", "out", *MODEL, "--method", "magic"], 2, "unknown method 'magic'"),
     "sparsity 1.2": ([*PRUNE, "--sparsity", "1.2"], 2, "sparsity must be at least 0 and below 1, not 1.2"),
     "not a number": ([*PRUNE, "--sparsity", "half"], 2, "argument --sparsity: invalid float value: 'half'"),
@@ -105,6 +124,14 @@ MISTAKES = {
     "no such checkpoint": (["inspect", "no/such"], 1, "there is no folder no/such, and it cannot be fetched from the Hub"),
     "no weights": (["inspect", "used"], 1, "there are no safetensors files in used"),
     "no samples": (["evaluate", *MODEL, "--problems", "problems.jsonl", "--samples", "0"], 2, "samples must be at least 1"),
+    "nothing to evaluate on": (["evaluate", *MODEL], 2, "name what to evaluate on with --problems or --preset"),
+    "unknown preset": (["evaluate", *MODEL, "--preset", "math"], 2, "unknown preset 'math'; choose among math500, aime24"),
+    "evaluate into used": (
+        ["evaluate", *MODEL, "--problems", "problems.jsonl", "--output", "used"],
+        1,
+        "used is not empty",
+    ),
+    "unknown family": (["evaluate", *MODEL, "--problems", "tiny-reasoner:nim"], 1, "the families of tiny-reasoner are chain,"),
     "few problems": (["demo", "out", "--num-problems", "1"], 2, "num_problems must be at least 2"),
     "demo into used": (["demo", "used"], 1, "used is not empty"),
 }
@@ -174,17 +201,13 @@ def test_calibrate_prune_inspect_evaluate(tmp_path):
 
     sampling = ["--temperature", "0", "--max-new-tokens", "200", "--split", "dev", "--num-problems", "10"]
     models = ["-m", "tiny-reasoner", "model"]
-    baseline = ["--baseline", "tiny-reasoner", "--output", "e.json"]
+    baseline = ["--baseline", "tiny-reasoner", "--output", "results"]
     done = ssgr("evaluate", *models, "--problems", "tiny-reasoner", *sampling, *baseline, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["model", "tiny-reasoner", "model"]
-    results = json.loads((tmp_path / "e.json").read_text())["results"]
-    assert results["tiny-reasoner"]["problems"] == 10
-    change = results["model"]["accuracy"] - results["tiny-reasoner"]["accuracy"]
-    assert results["model"]["difference"] == pytest.approx(change)
-
-    done = ssgr("evaluate", *MODEL, "--problems", "tiny-reasoner", "--output", "e.json", cwd=tmp_path)
-    assert (done.returncode, "e.json exists" in done.stderr) == (1, True)
+    assert [line.split()[0] for line in done.stdout.splitlines()[:3]] == ["model", "tiny-reasoner", "model"]
+    results = json.loads((tmp_path / "results" / "results.json").read_text())["rows"]
+    assert [row["n"] for row in results] == [10, 10]
+    assert results[1]["difference"] == pytest.approx(results[1]["accuracy"] - results[0]["accuracy"])
 
 
 def test_excluded_problems_are_left_out_and_counted(tmp_path):

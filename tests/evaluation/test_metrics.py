@@ -1,9 +1,19 @@
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
 
-from optimum_ssgr.evaluation.metrics import clustered_mean, is_loop, mean_over_seeds, paired_difference, summarize
+from optimum_ssgr.errors import DataError
+from optimum_ssgr.evaluation.metrics import (
+    clustered_mean,
+    interval,
+    is_loop,
+    mean_over_seeds,
+    paired_difference,
+    pass_at_k,
+    summarize,
+)
 from optimum_ssgr.records import GradedRollout, Problem, Rollout, Verdict
 
 
@@ -75,6 +85,57 @@ def test_pairing_removes_what_two_models_share():
     assert paired_difference(ours, ours) == (0, 0)
 
 
+def test_paired_interval_covers_the_truth_as_often_as_it_should():
+    """Two models that share the difficulty of the problems, the second 0.1 worse; 4 samples each."""
+    rng = np.random.default_rng(2)
+    hits = widths = unpaired = 0
+    for _ in range(400):
+        rates = rng.beta(1, 1, size=(60, 1)) * 0.8 + 0.1
+        right = [rng.random((60, 4)) < rate for rate in (rates, rates - 0.1)]
+        ours, theirs = (
+            [item(str(n), sample, bool(row[sample])) for n, row in enumerate(of_model) for sample in range(4)]
+            for of_model in right
+        )
+        low, high = interval(*paired_difference(ours, theirs))
+        hits += low < 0.1 < high
+        widths += high - low
+        unpaired += 2 * 1.96 * math.hypot(*(clustered_mean(x.flatten(), np.repeat(np.arange(60), 4))[1] for x in right))
+    assert 0.92 < hits / 400 < 0.975
+    assert widths < 0.75 * unpaired
+
+
+def test_only_what_both_answered_is_compared():
+    ours = [item("a", 0, True), item("b", 0, True), item("c", 0, False)]
+    difference, error = paired_difference(ours, [item("c", 0, True), item("a", 0, True)])
+    assert (difference, error) == (-0.5, pytest.approx(0.5))
+    with pytest.raises(DataError, match="not asked the same problems"):
+        paired_difference(ours, [item("d", 0, True)])
+
+
+def test_pass_at_k_counts_the_choices_with_a_right_sample():
+    """Against every choice of k of n samples, counted one by one."""
+    verdicts = {"a": [1, 0, 0, 1, 0], "b": [0, 0, 0, 0, 0], "c": [1, 1, 1, 1, 1], "d": [0, 0, 1, 0, 0]}
+    graded = [item(name, n, bool(right)) for name, found in verdicts.items() for n, right in enumerate(found)]
+    for k in range(1, 6):
+        chances = [np.mean([any(choice) for choice in combinations(found, k)]) for found in verdicts.values()]
+        value, error = pass_at_k(graded, k)
+        assert value == pytest.approx(np.mean(chances))
+        assert error == pytest.approx(np.std(chances, ddof=1) / 2)
+    assert pass_at_k(graded, 1)[0] == pytest.approx(summarize(graded)["accuracy"])
+    for k in (0, 6):
+        with pytest.raises(DataError, match="needs at least"):
+            pass_at_k(graded, k)
+
+
+def test_pass_at_k_is_unbiased():
+    """A problem solved with chance p is solved by the best of k with chance 1 - (1 - p)^k, however few samples there are."""
+    rng = np.random.default_rng(3)
+    graded = [item(str(n), sample, rng.random() < 0.3) for n in range(6000) for sample in range(4)]
+    value, error = pass_at_k(graded, 3)
+    assert abs(value - (1 - 0.7**3)) < 3 * error
+    assert error < 0.01
+
+
 def test_summary():
     summary = summarize(
         [
@@ -91,6 +152,7 @@ def test_summary():
         "accuracy_se": pytest.approx(0.25),  # the problems' means are 0.5 and 0
         "mean_tokens": 40.0,
         "median_tokens": 25.0,
+        "p95_tokens": pytest.approx(30 + 0.85 * 70),  # between the two longest, 30 and 100
         "truncated": 0.25,
         "missing_think_end": 0.25,
         "looping": 0.25,

@@ -77,6 +77,21 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_it():
         torch.testing.assert_close(counts[:kept] / 1000, expected / expected.sum(), rtol=0, atol=2e-3)
 
 
+def test_top_p_of_a_large_vocabulary_is_that_of_all_of_it_sorted():
+    """Peaked and flat distributions, and low precision, where many tokens are equally probable."""
+    generator = torch.Generator().manual_seed(2)
+    for scale in (0.1, 2.0, 5.0):
+        logits = (torch.randn(50, 3000, generator=generator) * scale).bfloat16()
+        uniforms = torch.rand(50, generator=generator, dtype=torch.float64)
+        for row, token in enumerate(sample_tokens(logits, uniforms, 1.0, 0.9).tolist()):
+            probabilities = logits[row].float().softmax(0).double()
+            order = sorted(range(3000), key=lambda i: -probabilities[i].item())
+            cumulative = probabilities[order].cumsum(0)
+            nucleus = int((cumulative < 0.9).sum()) + 1
+            place = int((cumulative <= uniforms[row] * cumulative[nucleus - 1]).sum())
+            assert token == order[place]
+
+
 def test_temperature_zero_is_greedy():
     logits = torch.tensor([[0.1, 0.9, 0.5]])
     assert sample_tokens(logits, torch.tensor([0.999], dtype=torch.float64), 0.0, 1.0).tolist() == [1]

@@ -10,8 +10,8 @@ from optimum_ssgr.verification.answer import find_answer, split_thinking
         ("q<think>\n", r"a\boxed{1}", (None, False)),  # opened by the template, never closed
         ("q", r"<think>a\boxed{1}", (None, False)),
         ("q", r"<think>a</think>b", ("b", True)),
-        ("q", r"\boxed{1}", (r"\boxed{1}", False)),  # a model that does not think
-        ("<think>old</think>q", r"\boxed{1}", (r"\boxed{1}", False)),
+        ("q", r"\boxed{1}", (r"\boxed{1}", None)),  # a model that does not think
+        ("<think>old</think>q", r"\boxed{1}", (r"\boxed{1}", None)),
         ("q<think>\n", "a</think>b</think>c", ("c", True)),
     ],
 )

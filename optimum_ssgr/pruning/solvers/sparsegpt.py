@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..patterns import NofM, Pattern, Unstructured, lowest_per_group
+from ..patterns import NofM, Pattern, Unstructured, at_position, lowest_per_group
 
 
 # Columns between two choices of what to prune (unstructured), and columns whose errors are handed on one by one. A group of an
@@ -36,11 +36,21 @@ def factorize(hessian: torch.Tensor, damping: float) -> tuple[torch.Tensor, torc
     diagonal += damping * diagonal.mean()
     lower = torch.linalg.cholesky(reverse)
     del reverse  # these matrices can be the largest thing in memory
-    identity = torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
-    factor = torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1).contiguous()
+    factor = _invert_lower(lower).flip(0, 1).contiguous()
     if not factor.isfinite().all():
         raise torch.linalg.LinAlgError("the factor is not finite.")
     return factor, dead
+
+
+def _invert_lower(lower: torch.Tensor) -> torch.Tensor:
+    """Invert a lower triangular matrix some columns at a time, each from its diagonal down: above it they are zero."""
+    inverse, identity = torch.zeros_like(lower), torch.eye(len(lower), BLOCK, dtype=lower.dtype, device=lower.device)
+    for start in range(0, len(lower), BLOCK):
+        part = inverse[start:, start : start + BLOCK]
+        part.copy_(
+            torch.linalg.solve_triangular(lower[start:, start:], identity[: part.shape[0], : part.shape[1]], upper=False)
+        )
+    return inverse
 
 
 def sparsegpt(
@@ -96,5 +106,5 @@ def _block_mask(block: torch.Tensor, inverse: torch.Tensor, rows: list[int], pat
     if isinstance(pattern, Unstructured) and pattern.sparsity > 0:
         for layer, mask in zip(block.split(rows, dim=1), pruned.split(rows, dim=1), strict=True):
             scores = (layer * inverse).square_()
-            mask.copy_(scores <= scores.flatten().kthvalue(int(scores.numel() * pattern.sparsity) + 1).values)
+            mask.copy_(scores <= at_position(scores.flatten(), int(scores.numel() * pattern.sparsity)))
     return pruned

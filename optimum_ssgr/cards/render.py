@@ -1,0 +1,225 @@
+"""The cards of checkpoints and calibration sets: filled with what was measured; a field without a value is left out."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.utils import yaml_dump
+from jinja2 import UndefinedError
+
+from ..checkpoints.runtimes import EXPECTATIONS, SAME_SIZE
+from ..config import PruningConfig
+from ..errors import DataError
+from .markdown import environment
+from .metadata import TAG, dataset_metadata, known_sources, model_metadata, split_card
+from .names import hub_id, pinned, public_name
+from .reproduce import calibration_commands, pruning_commands
+
+
+PLACEHOLDER = "path/or/id/of/this/{}"
+PAPERS = {
+    "sparsegpt": "2301.00774",
+    "alps": "2406.07831",
+    "wanda": "2306.11695",
+    "owl": "2310.05175",
+    "ssgr": "2511.18864",
+    "rac": "2509.12464",
+    "resp": "2512.02185",
+    "obc": "2609.17890",
+}
+BEGIN = "<!-- optimum-ssgr begins, with the metadata {}. What you write outside of this part is kept. -->"
+END = "<!-- optimum-ssgr ends -->"
+_BEGIN = re.compile(r"<!-- optimum-ssgr begins, with the metadata ([\w, -]*)\..*-->")
+
+
+def model_card(provenance: dict[str, Any], repo_id: str | None = None) -> str:
+    """Render the card of a sparse checkpoint.
+
+    Args:
+        provenance: Contents of `ssgr_config.json`. `evaluation`, if there, is a list of rows: `model` (`dense` or `sparse`),
+            `source` (the problems' name), perhaps `split`, `read_from` (`ID@COMMIT`) and `sampling`, and what
+            `evaluation.metrics.summarize` returns. `inherited`, if there, is what the base model's card states.
+        repo_id: Where the checkpoint goes on the Hub, for the code that loads it; a placeholder when None.
+
+    Returns:
+        Markdown with a YAML header.
+    """
+    pruning, manifest = PruningConfig.from_dict(provenance["pruning"]), provenance.get("calibration")
+    name, rows = provenance["base_model"], provenance.get("evaluation", ())
+    samplings = [row["sampling"] for row in rows if "sampling" in row]
+    layers = provenance["sparsity"]["layers"]
+    return _render(
+        "model_card.md.jinja",
+        model_metadata(provenance).to_dict(),
+        repo_id=repo_id or PLACEHOLDER.format("model"),
+        name=Path(public_name(name)).name,
+        base_model=public_name(name),
+        base=pinned({"id": name, "commit": provenance.get("base_commit")}),
+        pruning=pruning,
+        target=pruning.pattern or f"{100 * pruning.sparsity:g} %",
+        sparsity=provenance["sparsity"],
+        modules=_by_module(layers),
+        fallback=sum(layer["method"] != pruning.method for layer in layers),
+        expectation=[*EXPECTATIONS[_kind(pruning)], SAME_SIZE],
+        evaluation=_by_source(rows),
+        samplings=[sampling for index, sampling in enumerate(samplings) if sampling not in samplings[:index]],
+        manifest=manifest,
+        own_traces=bool(manifest) and manifest["model"] == name and "rollouts" in manifest["counts"],
+        calibration_repo=pinned((manifest or {}).get("hub")),
+        calibration_model=public_name(manifest["model"]) if manifest else None,
+        inherited=provenance.get("inherited", {}),
+        commands=pruning_commands(provenance),
+        versions=provenance["versions"],
+        papers=PAPERS,
+    )
+
+
+def dataset_card(manifest: dict[str, Any], repo_id: str | None = None) -> str:
+    """Render the card of a calibration set.
+
+    Args:
+        manifest: Contents of `manifest.json`.
+        repo_id: Where the set goes on the Hub, for the code that loads it; a placeholder when None.
+
+    Returns:
+        Markdown with a YAML header.
+    """
+    problems = manifest.get("problems", {})
+    read_from = {source: pinned(source) for source in problems.get("read_from", ())}
+    on_hub = [repository for repository in read_from.values() if repository]
+    elsewhere = [source for source, repository in read_from.items() if not repository]
+    named = [public_name(problems["source"])] if "source" in problems and not on_hub else []
+    return _render(
+        "dataset_card.md.jinja",
+        dataset_metadata(manifest).to_dict(),
+        repo_id=repo_id or PLACEHOLDER.format("dataset"),
+        name=Path(public_name(manifest["model"])).name,
+        model=public_name(manifest["model"]),
+        base=pinned({"id": manifest["model"], "commit": manifest.get("model_commit")}),
+        revision=manifest.get("model_commit") if hub_id(manifest["model"], manifest.get("model_commit")) else None,
+        config=manifest["calibration"],
+        counts=manifest["counts"],
+        content_hash=manifest["content_hash"],
+        on_hub=on_hub,
+        problems=named or elsewhere,
+        split=problems.get("split"),
+        excluded=problems.get("excluded"),
+        excluded_sets=[public_name(name) for name in problems.get("excluded", {}).get("sets", ())],
+        licences={source.id: source.licence for source in known_sources(manifest) if source.licence},
+        text=public_name(manifest["text"]) if manifest.get("text") else None,
+        instruction=manifest.get("instruction"),
+        engine=manifest.get("engine"),
+        reselected=manifest.get("reselected_from"),
+        commands=calibration_commands(manifest),
+        versions=manifest["versions"],
+        papers=PAPERS,
+    )
+
+
+def card_for(folder: Path, repo_id: str) -> Callable[[str | None], str]:
+    """Return what makes the card of a folder that is pushed out of the one that is on the Hub.
+
+    What a user wrote around our part of the folder's own card counts, and else what was written on the Hub.
+
+    Args:
+        folder: A checkpoint or a calibration set.
+        repo_id: Where it goes.
+
+    Raises:
+        DataError: What the card is rendered from is missing or damaged.
+    """
+    rendered = None
+    try:
+        for name, render in (("ssgr_config.json", model_card), ("manifest.json", dataset_card)):
+            if (folder / name).is_file():
+                rendered = render(json.loads((folder / name).read_text()), repo_id)
+                break
+    except (ValueError, KeyError, TypeError, AttributeError, UndefinedError):
+        raise DataError(f"{folder / name} is damaged or from another version; make {folder} again.") from None
+    if rendered is None:
+        raise DataError(f"{folder} is neither a checkpoint nor a calibration set of optimum-ssgr.")
+    local = (folder / "README.md").read_text(encoding="utf-8-sig") if (folder / "README.md").is_file() else None
+    edited = merge_card(local, rendered) != rendered
+    return lambda old: merge_card(local if edited else old, rendered)
+
+
+def merge_card(old: str | None, new: str) -> str:
+    """Put a rendered card in the place of an earlier one, and keep what users changed there.
+
+    What stands outside of the part that we wrote is kept, and so is metadata that neither card of ours sets, and tags that are
+    not ours. A card that we did not write, or that has lost the marks of our part, is kept whole, below the new one.
+
+    Args:
+        old: Contents of the `README.md` that is there; None when there is none.
+        new: A card as `model_card` or `dataset_card` renders it.
+
+    Returns:
+        The card to write; the same as `old` when there is nothing new.
+
+    Raises:
+        DataError: The metadata of `old` cannot be read.
+    """
+    if not old or not old.strip():
+        return new
+    theirs, text = split_card(old.lstrip("\ufeff").replace("\r\n", "\n"))
+    metadata, ours = split_card(new)
+    before, generated, after = _around(text)
+    tags = [theirs["tags"]] if isinstance(theirs.get("tags"), str) else theirs.get("tags") or []
+    added = [tag for tag in tags if tag not in metadata["tags"] and not TAG.fullmatch(str(tag))]
+    kept = {name: value for name, value in theirs.items() if name not in metadata and name not in generated}
+    return _card(metadata | {"tags": metadata["tags"] + added} | kept, f"{before}{ours.strip()}{after}")
+
+
+def _render(template: str, metadata: dict[str, Any], **values: Any) -> str:
+    body = environment().get_template(template).render(values)
+    return _card(metadata, f"\n{BEGIN.format(', '.join(metadata))}\n\n{body.strip()}\n\n{END}\n")
+
+
+def _card(metadata: dict[str, Any], text: str) -> str:
+    return f"---\n{yaml_dump(metadata, sort_keys=False).strip()}\n---\n{text}"
+
+
+def _around(text: str) -> tuple[str, list[str], str]:
+    """Return what stands before our part, the names of the metadata it came with, and what stands after it."""
+    lines = text.splitlines(keepends=True)
+    begins = [index for index, line in enumerate(lines) if _BEGIN.fullmatch(line.strip())]
+    ends = [index for index, line in enumerate(lines) if line.strip() == END]
+    if len(begins) == len(ends) == 1 and begins < ends:
+        names = _BEGIN.fullmatch(lines[begins[0]].strip())[1].split(", ")
+        after = "".join(lines[ends[0] + 1 :])
+        return "".join(lines[: begins[0]]), names, f"\n{after}"
+    rest = "".join(line for index, line in enumerate(lines) if index not in (*begins, *ends)).strip("\n")
+    return "\n", [], f"\n\n{rest}\n" if rest.strip() else "\n"
+
+
+def _by_module(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add up zeros and weights of the matrices of one kind, such as q_proj, in the order of their first layer."""
+    found: dict[str, dict[str, Any]] = {}
+    for layer in layers:
+        parts = layer["name"].removesuffix(".weight").rstrip("0123456789").rstrip(".").split(".")
+        row = found.setdefault(parts[-1], {"name": parts[-1], "matrices": 0, "weights": 0, "zeros": 0})
+        row["matrices"] += 1
+        row["weights"] += layer["shape"][0] * layer["shape"][1]
+        row["zeros"] += layer["zeros"]
+    return list(found.values())
+
+
+def _by_source(rows: Any) -> list[dict[str, Any]]:
+    """Bring the rows of the same problems together, the dense model's first."""
+    order = list(dict.fromkeys((row["source"], row.get("split")) for row in rows))
+    return [
+        row | {"source": public_name(row["source"])}
+        for key in order
+        for row in sorted(rows, key=lambda row: row["model"])
+        if (row["source"], row.get("split")) == key
+    ]
+
+
+def _kind(pruning: PruningConfig) -> str:
+    """Name what runtimes can do with a pattern; what keeps at most 2 of every 8, for one, is also 2:4."""
+    if pruning.n_of_m is None:
+        return "unstructured"
+    kept, size = pruning.n_of_m
+    return "2:4" if (size % 4 == 0 and kept <= 2) or (kept, size) == (1, 2) else "N:M"

@@ -1,0 +1,132 @@
+"""The commands that make a calibration set or a checkpoint again, from the settings that its provenance holds."""
+
+import dataclasses
+import shlex
+from typing import Any
+
+from ..config import CalibrationConfig, PruningConfig
+from ..problems.sources import find_source
+from .names import hub_id, pinned, public_name
+
+
+SELECTION = ("strategy", "pass_rate", "length_window", "max_per_problem", "text_length", "text_share", "seed")
+BATCH_SIZE = 64  # of the command line, when none is given
+
+
+def calibration_commands(manifest: dict[str, Any]) -> list[str]:
+    """Return the commands that make a calibration set, in their order.
+
+    Args:
+        manifest: The set's manifest.
+
+    Returns:
+        `ssgr calibrate`, and `ssgr select` if the set was selected from the rollouts of another; nothing when it was made in
+        Python from problems or text that the manifest cannot name.
+    """
+    config, origin = manifest["calibration"], manifest.get("reselected_from")
+    problems, text = manifest.get("problems", {}), manifest.get("text")
+    generated = CalibrationConfig.from_dict(origin["calibration"] if origin else config)
+    selected = CalibrationConfig.from_dict(config)
+    needs_text = generated.needs_text or selected.needs_text
+    if (generated.strategy != "text" and "source" not in problems) or (needs_text and not text):
+        return []
+    flags = _model(manifest["model"], manifest.get("model_commit"), manifest.get("dtype"))
+    if generated.strategy != "text":
+        flags += _problems(problems, manifest.get("instruction", ""))
+    if manifest.get("engine") not in (None, "transformers"):
+        flags.append(("--engine", "http://localhost:8000/v1"))
+    if manifest.get("batch_size", BATCH_SIZE) != BATCH_SIZE:
+        flags.append(("--batch-size", manifest["batch_size"]))
+    names = [field.name for field in dataclasses.fields(CalibrationConfig)]
+    flags += _settings(generated, CalibrationConfig(), [name for name in names if name not in ("num_sequences", "num_tokens")])
+    if (generated.num_sequences, generated.num_tokens) != (CalibrationConfig.num_sequences, None):
+        flags += _budget(generated)
+    if generated.needs_text:
+        flags.append(("--text", public_name(text)))
+    if not origin:
+        return [_command("calibrate", ["calibration"], flags)]
+    again = [*_settings(selected, generated, SELECTION), *_budget(selected)]
+    if selected.needs_text:
+        again.append(("--text", public_name(text)))
+    return [_command("calibrate", ["rollouts"], flags), _command("select", ["rollouts", "calibration"], again)]
+
+
+def pruning_commands(provenance: dict[str, Any]) -> list[str]:
+    """Return the commands that make a checkpoint, in their order.
+
+    Args:
+        provenance: Contents of `ssgr_config.json`.
+
+    Returns:
+        `ssgr prune`, after the commands that make the calibration set unless it is on the Hub; nothing when the set cannot be
+        made again or named.
+    """
+    config, manifest = PruningConfig.from_dict(provenance["pruning"]), provenance.get("calibration")
+    flags, before = _model(provenance["base_model"], provenance.get("base_commit"), provenance.get("dtype")), []
+    if config.needs_calibration:
+        on_hub = manifest and pinned(manifest.get("hub"))
+        before = [] if on_hub or not manifest else calibration_commands(manifest)
+        if not on_hub and not before:
+            return []
+        flags.append(("--calibration", "@".join(on_hub) if on_hub else "calibration"))
+    flags.append(("--method", config.method))
+    flags += _settings(config, PruningConfig(), ("damping", "allocation"))
+    flags.append(("--pattern", config.pattern) if config.pattern else ("--sparsity", config.sparsity))
+    if config.mode == "two_pass":
+        flags.append(("--mode", config.mode))
+    return [*before, _command("prune", ["sparse"], flags)]
+
+
+def _model(name: str, commit: str | None, dtype: str | None) -> list[tuple[Any, ...]]:
+    flags: list[tuple[Any, ...]] = [("-m", public_name(name))]
+    if hub_id(name, commit):
+        flags.append(("--revision", commit))
+    return [*flags, ("--dtype", dtype)] if dtype else flags
+
+
+def _problems(problems: dict[str, Any], instruction: str) -> list[tuple[Any, ...]]:
+    flags: list[tuple[Any, ...]] = [("--problems", public_name(problems["source"]))]
+    commits = {source.rpartition("@")[2] for source in problems.get("read_from", ()) if pinned(source)}
+    if len(commits) == 1:
+        flags.append(("--problems-revision", *commits))
+    for name in ("split", "num_problems", "question_column", "answer_column"):
+        if problems.get(name) is not None:
+            flags.append((_flag(name), problems[name]))
+    if instruction != find_source(problems["source"]).instruction:
+        flags.append(("--instruction", instruction))
+    if "excluded" in problems:
+        flags.append(("--exclude", *map(public_name, problems["excluded"]["sets"])))
+    return flags
+
+
+def _settings(config: Any, defaults: Any, names: Any) -> list[tuple[Any, ...]]:
+    """Return the flags of the settings that are not the defaults."""
+    flags = []
+    for name in names:
+        value = getattr(config, name)
+        if value != getattr(defaults, name):
+            flags.append((_flag(name),) if value is True else (_flag(name), *(value if isinstance(value, tuple) else (value,))))
+    return flags
+
+
+def _budget(config: CalibrationConfig) -> list[tuple[Any, ...]]:
+    budgets = {"num_sequences": config.num_sequences, "num_tokens": config.num_tokens}
+    return [(_flag(name), value) for name, value in budgets.items() if value is not None]
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _command(verb: str, positional: list[str], flags: list[tuple[Any, ...]]) -> str:
+    first = " ".join(["optimum-cli ssgr", verb, *positional])
+    return " \\\n    ".join([first, *(" ".join(map(_quote, flag)) for flag in flags)])
+
+
+def _quote(value: object) -> str:
+    """Quote for the shell, on one line: bash reads what stands in $'...' with escapes."""
+    text = str(value)
+    if text.isprintable():
+        return shlex.quote(text)
+    inner = text.replace("\\", "\\\\").replace("'", "\\'")
+    return "$'" + "".join(c if c.isprintable() else "".join(f"\\x{byte:02x}" for byte in c.encode()) for c in inner) + "'"

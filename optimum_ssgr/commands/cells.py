@@ -1,0 +1,291 @@
+"""The steps of a study, each in a process that does one at a time; what a step leaves is there whole or not at all."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config import CalibrationConfig, SamplingConfig
+from ..errors import DataError, ModelError
+from ..journal import write_whole
+from . import flags
+from .base import be_quiet
+from .calibrate import load_pruner
+
+
+if TYPE_CHECKING:
+    from ..calibration.dataset import CalibrationSet
+    from ..evaluation.study import Cell
+    from ..pruner import SSGRPruner
+    from ..records import GradedRollout, Problem
+
+    Step = tuple[Any, ...]
+    """One of the functions below, and its arguments besides the setting."""
+
+
+DENSE = "dense"
+REFERENCE_TOKENS = 2048
+"""Tokens of the dense model's own responses on which hidden states are compared."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all steps share.
+
+    Args:
+        args: Flags of the command.
+        journal: Folder for what is finished.
+        calibration: How rollouts are sampled and selected from; each step puts its own strategy and seed.
+        calibrations: Strategies and bands to make calibration sets by.
+        asked: Problems to calibrate on, by seed.
+        text: Documents of general text.
+        sets: Problems to evaluate on, by the name of their set.
+        instructions: What is added to the questions, by the name of the set; of the calibration problems by None.
+        sampling: How responses are sampled in evaluation.
+        windows: General text to measure perplexity on, token ids of equal length; empty for none.
+    """
+
+    args: Namespace
+    journal: Path
+    calibration: CalibrationConfig
+    calibrations: tuple[str, ...]
+    asked: "dict[int, list[Problem]]"
+    text: list[str]
+    sets: "dict[str, list[Problem]]"
+    instructions: dict[str | None, str]
+    sampling: SamplingConfig
+    windows: list[list[int]]
+
+    def result(self, name: str) -> Path:
+        """Return the file of a cell's result, or of the dense model's."""
+        return self.journal / "cells" / f"{name}.json"
+
+    def calibration_set(self, seed: int, name: str) -> Path:
+        """Return the folder of a calibration set."""
+        return self.journal / "calibration" / str(seed) / name.replace(":", "_")
+
+    @property
+    def reference(self) -> Path:
+        """The file of the dense model's hidden states."""
+        return self.journal / "reference.safetensors"
+
+
+def make_dense(setting: Setting) -> None:
+    """Evaluate the dense model, and keep its hidden states on some of its own right answers."""
+    import torch
+    from safetensors.torch import save_file
+
+    from ..evaluation.reconstruction import hidden_states, reference_sequences
+
+    pruner = _load(setting)
+    result, graded = _measure(setting, pruner)
+    sequences = reference_sequences(graded, REFERENCE_TOKENS)
+    if not sequences:
+        raise DataError("the dense model solves none of the evaluation problems; check the answers or take easier ones.")
+    tensors = {f"ids.{number}": torch.tensor(ids) for number, ids in enumerate(sequences)}
+    tensors |= {f"states.{number}": hidden_states(pruner.model, ids) for number, ids in enumerate(sequences)}
+    write_whole(setting.reference, lambda partial: save_file(tensors, partial))
+    _write(setting.result(DENSE), result)
+
+
+def make_calibrations(setting: Setting, seed: int) -> None:
+    """Generate the rollouts of a seed, and select every calibration set from them.
+
+    Raises:
+        DataError: A set would have fewer tokens than the others, or a band would have to take traces from outside.
+    """
+    from ..calibration.bands import difficulty_bands, length_bands
+    from ..calibration.strategies import WIDENED
+    from ..evaluation.study import bands_of
+
+    config = dataclasses.replace(setting.calibration, seed=seed)
+    problems, instruction = setting.asked[seed], setting.instructions[None]
+    needs_rollouts = any(_with_strategy(config, name).needs_rollouts for name in setting.calibrations)
+    pruner = load_pruner(setting.args, setting.args.model, generates=needs_rollouts)
+    graded: Sequence[GradedRollout] = ()
+    if needs_rollouts:
+        graded = pruner.generate_rollouts(
+            problems,
+            config,
+            journal_dir=setting.journal / "rollouts" / str(seed),
+            engine=setting.args.engine,
+            batch_size=setting.args.batch_size,
+            instruction=instruction,
+        )
+    bands: dict[str, dict[str, Any]] = {}
+    for name, window in zip(bands_of(["length"]), length_bands(), strict=True):
+        bands[name] = {"length_window": window, "pass_rate": (0, 1)}
+    if set(bands_of(["difficulty"])) & set(setting.calibrations):
+        for name, window in zip(bands_of(["difficulty"]), difficulty_bands(graded), strict=True):
+            bands[name] = {"pass_rate": window, "length_window": (0, 100)}
+    for name in setting.calibrations:
+        folder = setting.calibration_set(seed, name)
+        if folder.exists():
+            continue
+        chosen = dataclasses.replace(_with_strategy(config, name), **bands.get(name, {}))
+        built = pruner.build_calibration(problems, chosen, rollouts=graded, text=setting.text, instruction=instruction)
+        outside = sum(WIDENED in by for by in built.dataset["selected_by"]) if name in bands else 0
+        tokens = built.manifest["counts"]["tokens"]
+        if outside or tokens < config.num_tokens:
+            raise DataError(
+                f"{name} has fewer than {config.num_tokens:,} tokens to select from the rollouts of seed {seed}, so that sets "
+                "of equal size cannot be made; ask more problems, or lower --num-tokens."
+            )
+        dataclasses.replace(built, rollouts=None).save_to_disk(folder)
+
+
+def run_cell(setting: Setting, cell: "Cell") -> None:
+    """Prune a fresh copy of the model, and measure what is left of it."""
+    from safetensors.torch import load_file
+
+    from ..calibration.dataset import CalibrationSet
+    from ..evaluation.reconstruction import relative_errors
+
+    pruner = _load(setting)
+    calibration = None
+    if cell.calibration is not None:
+        calibration = CalibrationSet.load_from_disk(setting.calibration_set(cell.seed, cell.calibration))
+    report = pruner.prune(calibration, cell.pruning)
+    result, _ = _measure(setting, pruner)
+    tensors = load_file(setting.reference)
+    numbers = range(len(tensors) // 2)
+    sequences = [tensors[f"ids.{number}"].tolist() for number in numbers]
+    errors = relative_errors(pruner.model, sequences, [tensors[f"states.{number}"] for number in numbers])
+    about = {"cell": dataclasses.asdict(cell), "sparsity": report.sparsity, "calibration": _describe(calibration)}
+    _write(setting.result(cell.name), about | result | {"errors": errors})
+
+
+@contextmanager
+def step_runner(setting: Setting, processes: int) -> "Iterator[Callable[[Sequence[Step]], Iterator[None]]]":
+    """Give a function that runs steps, several at a time, and yields whenever one is done.
+
+    The processes end with this one, however it ends.
+
+    Args:
+        setting: What the steps share.
+        processes: Processes to run them in.
+    """
+    os.environ["TQDM_DISABLE"] = "1"  # in the new processes; this one has read it already
+    pool = ProcessPoolExecutor(
+        processes, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(setting,)
+    )
+
+    def run(steps: "Sequence[Step]") -> Iterator[None]:
+        for future in as_completed([pool.submit(_run, *step) for step in steps]):
+            yield future.result()
+
+    try:
+        yield run
+    except BaseException as error:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+        if isinstance(error, BrokenProcessPool):
+            raise ModelError(
+                "a process of the study was ended from outside, perhaps for lack of memory; run the same command with fewer "
+                "--processes to go on."
+            ) from None
+        raise
+    finally:
+        pool.shutdown()
+
+
+_setting: Setting | None = None
+
+
+def _begin(setting: Setting) -> None:
+    """Prepare a process: leave Ctrl-C to its parent and end with it; compute with as many threads as everywhere."""
+    global _setting
+    _setting = setting
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    if setting.args.quiet:
+        be_quiet()
+    import torch
+
+    torch.set_num_threads(setting.args.threads)
+
+
+def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _run(step: Callable[..., None], *arguments: Any) -> None:
+    step(_setting, *arguments)
+
+
+def _load(setting: Setting) -> "SSGRPruner":
+    from ..pruner import SSGRPruner
+
+    return SSGRPruner.from_pretrained(setting.args.model, **flags.load_arguments(setting.args))
+
+
+def _measure(setting: Setting, pruner: "SSGRPruner") -> "tuple[dict[str, Any], list[GradedRollout]]":
+    """Evaluate on every set and on text; also return the responses to the first set."""
+    import torch
+
+    from ..evaluation.evaluate import evaluate
+    from ..evaluation.metrics import summarize
+    from ..evaluation.perplexity import perplexity
+
+    text = perplexity(pruner.model, torch.tensor(setting.windows)) if setting.windows else None
+    graded = {
+        name: evaluate(
+            pruner.model,
+            pruner.tokenizer,
+            problems,
+            setting.sampling,
+            setting.args.samples,
+            setting.args.batch_size,
+            setting.instructions[name],
+        )
+        for name, problems in setting.sets.items()
+    }
+    sets = {name: {"summary": summarize(found), "correct": _shares(found)} for name, found in graded.items()}
+    return {"sets": sets, "text_perplexity": text}, next(iter(graded.values()))
+
+
+def _shares(graded: "Sequence[GradedRollout]") -> list[float]:
+    """Share of right samples by problem, in the order of the problems' ids."""
+    verdicts: dict[str, list[bool]] = {}
+    for item in graded:
+        verdicts.setdefault(item.problem.id, []).append(item.verdict.correct)
+    return [sum(found) / len(found) for found in verdicts.values()]
+
+
+def _with_strategy(config: CalibrationConfig, name: str) -> CalibrationConfig:
+    """Return the settings of a strategy; bands are windows of `ssgr`."""
+    return dataclasses.replace(config, strategy="ssgr" if ":" in name else name)
+
+
+def _describe(calibration: "CalibrationSet | None") -> dict[str, Any] | None:
+    """Say what a model was calibrated on: how much, and how long and how difficult it was."""
+    from ..calibration.strategies import WIDENED
+
+    if calibration is None:
+        return None
+    rows = calibration.dataset
+    rates = [rate for rate in rows["pass_rate"] if rate is not None]
+    return {
+        "sequences": len(rows),
+        "tokens": sum(rows["num_tokens"]),
+        "mean_tokens": sum(rows["num_tokens"]) / len(rows),
+        "pass_rate": sum(rates) / len(rates) if rates else None,
+        "outside_windows": sum(WIDENED in by for by in rows["selected_by"]) / len(rows),
+    }
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, lambda partial: partial.write_text(json.dumps(result) + "\n"))

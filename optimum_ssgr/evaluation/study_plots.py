@@ -1,0 +1,238 @@
+"""Figures of a study, as SVG and as PNG."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+
+matplotlib.use("Agg")  # no display is needed, nor any window opened
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .metrics import NORMAL_95
+from .study import SWEEPS, bands_of
+
+
+# Okabe and Ito's palette, told apart by readers with any colour vision; markers tell the lines apart without colour.
+STYLES: dict[str | None, tuple[str, str, str]] = {
+    "ssgr": ("#0072B2", "o", "selected own traces (ssgr)"),
+    "self": ("#56B4E9", "s", "correct own traces (self)"),
+    "rac": ("#009E73", "^", "any own traces (rac)"),
+    "resp": ("#CC79A7", "v", "own responses (resp)"),
+    "obc": ("#D55E00", "D", "right and wrong pairs (obc)"),
+    "mix": ("#F0E442", "P", "traces and text (mix)"),
+    "prompts": ("#000000", "X", "questions alone (prompts)"),
+    "text": ("#E69F00", "*", "general text (text)"),
+    None: ("#777777", "h", "no calibration"),
+}
+TARGETS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
+METHODS = {"sparsegpt": "SparseGPT", "wanda": "Wanda", "alps": "ALPS", "magnitude": "magnitude"}
+DENSE = "#555555"
+LOOK = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E5E5E5",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "svg.hashsalt": "ssgr",  # the same picture has the same bytes
+    "svg.fonttype": "path",
+}
+
+
+def target_label(target: str) -> str:
+    """Write a sparsity in percent, and a pattern as it is."""
+    return target if ":" in target else f"{float(target):.0%}".replace("%", " %")
+
+
+def plot_study(report: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Draw every figure that the report has numbers for.
+
+    Args:
+        report: What `make_report` returns.
+        folder: Folder for the SVG and PNG files; made.
+
+    Returns:
+        A caption by the file's name without its ending.
+    """
+    folder.mkdir()
+    drawn: dict[str, str] = {}
+
+    def save(name: str, figure: Figure, caption: str) -> None:
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
+        plt.close(figure)
+        drawn[name] = caption
+
+    bars = "Bars are 95 % intervals over problems and calibration seeds."
+    with plt.rc_context(LOOK):
+        for number, problems in enumerate(report["settings"]["sets"]):
+            end = "" if number == 0 else "-transfer"
+            where = problems if number == 0 else f"{problems}, another domain"
+            save(f"accuracy{end}", plot_accuracy(report, problems), f"Accuracy against sparsity on {where}. {bars}")
+            save(f"behaviour{end}", plot_length(report, problems), f"Length and truncation against sparsity on {where}.")
+            for sweep in report["settings"]["sweeps"]:
+                caption = f"Accuracy by the {sweep} of the traces that were calibrated on, on {where}. {bars}"
+                save(f"sweep-{sweep}{end}", plot_sweep(report, problems, sweep), caption)
+        save(
+            "reconstruction",
+            plot_reconstruction(report),
+            "Squared difference from the dense model's hidden states behind every layer, on its own right answers to "
+            "evaluation problems, as a share of their squared size. Bars are 95 % intervals over calibration seeds.",
+        )
+    return drawn
+
+
+def plot_accuracy(report: dict[str, Any], problems: str) -> Figure:
+    """Draw accuracy against sparsity by strategy, one panel per method, with error bars."""
+    figure, axes = _panels(report, 1)
+    dense = report["dense"]["sets"][problems]
+    for axis in axes[0]:
+        half = 100 * NORMAL_95 * dense["accuracy_se"]
+        level = 100 * dense["accuracy"]
+        axis.axhspan(level - half, level + half, color=DENSE, alpha=0.12, linewidth=0)
+        axis.axhline(level, color=DENSE, linestyle="--", linewidth=1, label="dense")
+    _lines(report, problems, axes[0], lambda row: (100 * row["accuracy"], 100 * NORMAL_95 * row["accuracy_se"]))
+    axes[0][0].set_ylabel("problems solved (%)")
+    axes[0][0].set_ylim(-2, min(axes[0][0].get_ylim()[1], 103))
+    _legend(figure, axes)
+    return figure
+
+
+def plot_length(report: dict[str, Any], problems: str) -> Figure:
+    """Draw mean length and the share of truncated responses against sparsity, one column per method."""
+    figure, axes = _panels(report, 2)
+    dense = report["dense"]["sets"][problems]
+    for row_axes, name, scale, text in zip(
+        axes, ("mean_tokens", "truncated"), (1, 100), ("tokens in a response", "truncated (%)"), strict=True
+    ):
+        for axis in row_axes:
+            axis.axhline(scale * dense[name], color=DENSE, linestyle="--", linewidth=1, label="dense")
+        _lines(report, problems, row_axes, lambda row, name=name, scale=scale: (scale * row[name], None))
+        row_axes[0].set_ylabel(text)
+        row_axes[0].set_ylim(bottom=-0.02 * row_axes[0].get_ylim()[1])
+    for axis in axes[0]:
+        axis.set_xlabel("")
+    for axis in axes[1]:
+        axis.set_title("")
+    _legend(figure, axes)
+    return figure
+
+
+def plot_sweep(report: dict[str, Any], problems: str, sweep: str) -> Figure:
+    """Draw accuracy by band of difficulty or length, one line per sparsity or pattern."""
+    names = bands_of([sweep])
+    rows = [row for row in report["rows"] if row["problems"] == problems and row["calibration"] in names]
+    figure, axis = plt.subplots(figsize=(4.6, 3.4), layout="constrained")
+    for number, target in enumerate(report["settings"]["targets"]):
+        found = {row["calibration"]: row for row in rows if row["target"] == target}
+        axis.errorbar(
+            [place + 0.04 * (number - len(report["settings"]["targets"]) / 2) for place in range(len(names))],
+            [100 * found[name]["accuracy"] for name in names],
+            [100 * NORMAL_95 * found[name]["accuracy_se"] for name in names],
+            color=TARGETS[number % len(TARGETS)],
+            marker="osv^DPX*"[number % 8],
+            markersize=5,
+            linewidth=1.4,
+            elinewidth=1,
+            capsize=2,
+            label=target_label(target),
+        )
+    by = {row["calibration"]: row["calibrated_on"] for row in rows}
+    if sweep == "difficulty":
+        below = [f"pass rate {by[name]['pass_rate']:.2f}" for name in names]
+    else:
+        below = [f"{by[name]['mean_tokens']:.0f} tokens" for name in names]
+    axis.set_xticks(range(len(names)), [f"{band}\n{text}" for band, text in zip(SWEEPS[sweep], below, strict=True)])
+    axis.set_xlabel("traces calibrated on")
+    axis.set_ylabel("problems solved (%)")
+    axis.set_title(METHODS[rows[0]["method"]], fontsize=10)
+    axis.grid(axis="x", visible=False)
+    axis.margins(x=0.12)
+    low, high = axis.get_ylim()
+    axis.set_ylim(max(low, -2), min(high, 103))
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", title="removed")
+    return figure
+
+
+def plot_reconstruction(report: dict[str, Any]) -> Figure:
+    """Draw the error of hidden states by layer and strategy, one panel per method, at the sparsity nearest to one half."""
+    targets = [target for target in report["settings"]["targets"] if ":" not in target] or report["settings"]["targets"]
+    target = min(targets, key=lambda name: 0 if ":" in name else abs(float(name) - 0.5))
+    figure, axes = _panels(report, 1)
+    for axis, method in zip(axes[0], report["settings"]["methods"], strict=True):
+        for name in (*report["settings"]["strategies"], None):
+            for found in report["reconstruction"]:
+                if (found["method"], found["target"], found["calibration"]) == (method, target, name):
+                    layers = range(1, len(found["errors"]) + 1)
+                    axis.errorbar(layers, found["errors"], [NORMAL_95 * error for error in found["se"]], **_style(name))
+        axis.set_yscale("log")
+        axis.set_xlabel("layer")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set_title(f"{METHODS[method]}, {target_label(target)}", fontsize=10)
+    axes[0][0].set_ylabel("relative squared error")
+    _legend(figure, axes)
+    return figure
+
+
+def _panels(report: dict[str, Any], rows: int) -> tuple[Figure, Any]:
+    methods = report["settings"]["methods"]
+    size = (max(4.6, 2.7 * len(methods) + 0.6), 2.7 * rows + 0.8)
+    figure, axes = plt.subplots(rows, len(methods), figsize=size, sharey="row", squeeze=False, layout="constrained")
+    return figure, axes
+
+
+def _lines(
+    report: dict[str, Any],
+    problems: str,
+    axes: Sequence[Axes],
+    value: Callable[[dict[str, Any]], tuple[float, float | None]],
+) -> None:
+    """Draw one line per strategy over the sparsities, and markers apart from it over the patterns."""
+    targets = report["settings"]["targets"]
+    places = {target: place for place, target in enumerate(targets)}
+    for axis, method in zip(axes, report["settings"]["methods"], strict=True):
+        names = [*report["settings"]["strategies"], None]
+        for number, name in enumerate(names):
+            rows = [
+                row
+                for row in report["rows"]
+                if (row["method"], row["calibration"], row["problems"]) == (method, name, problems)
+            ]
+            shift = 0.06 * (number - (len(names) - 2) / 2) if name else 0
+            style = _style(name)
+            for pattern in (False, True):
+                chosen = [row for row in rows if (":" in row["target"]) == pattern]
+                if chosen:
+                    heights, errors = zip(*map(value, chosen), strict=True)
+                    style["linestyle"] = "none" if pattern else "-"
+                    error_bars = None if errors[0] is None else errors
+                    axis.errorbar([places[row["target"]] + shift for row in chosen], heights, error_bars, **style)
+                    style["label"] = None
+        axis.set_xticks(range(len(targets)), list(map(target_label, targets)))
+        axis.set_xlim(-0.5, len(targets) - 0.5)
+        axis.set_xlabel("weights removed")
+        axis.set_title(METHODS[method], fontsize=10)
+        axis.grid(axis="x", visible=False)
+
+
+def _style(name: str | None) -> dict[str, Any]:
+    colour, marker, text = STYLES[name]
+    size = 7 if marker == "*" else 4.5
+    lines = {"color": colour, "marker": marker, "markersize": size, "linewidth": 1.4, "elinewidth": 1, "capsize": 2}
+    return lines | {"label": text}
+
+
+def _legend(figure: Figure, axes: Any) -> None:
+    entries: dict[str, Any] = {}
+    for axis in axes.flat:
+        for handle, text in zip(*axis.get_legend_handles_labels(), strict=True):
+            entries.setdefault(text, handle)
+    columns = max(1, min(len(entries), int(figure.get_size_inches()[0] / 2)))
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns)

@@ -1,0 +1,84 @@
+"""Publish a checkpoint or a calibration set: its folder in one commit, with the card that users may have edited."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from huggingface_hub import CommitInfo
+
+from ..errors import DataError
+from .push import push_folder
+
+
+CHECKPOINT, CALIBRATION_SET = "ssgr_config.json", "manifest.json"
+"""The file that each kind of folder is known by."""
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
+# What an earlier push may have left that this one does not have: loaders would still find it.
+STALE = {
+    "model": ("model*.safetensors", "model.safetensors.index.json"),
+    "dataset": ("calibration/*", "rollouts/*", "histograms.png"),
+}
+
+
+def repo_type_of(folder: Path) -> str:
+    """Tell whether a folder is a checkpoint ("model") or a calibration set ("dataset").
+
+    Raises:
+        DataError: It is neither, or holds a pickle.
+    """
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder} to push.")
+    pickled = next((path for path in sorted(folder.rglob("*")) if path.suffix in PICKLES), None)
+    if pickled:
+        raise DataError(f"{pickled} may be a pickle, which can run code where it is loaded; remove it before pushing.")
+    for name, repo_type in ((CHECKPOINT, "model"), (CALIBRATION_SET, "dataset")):
+        if (folder / name).is_file():
+            return repo_type
+    raise DataError(
+        f"{folder} is neither a checkpoint ({CHECKPOINT}) nor a calibration set ({CALIBRATION_SET}) of optimum-ssgr."
+    )
+
+
+def publish_folder(
+    folder: Path,
+    repo_id: str,
+    card: Callable[[str | None], str],
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    token: str | None = None,
+    message: str = "Upload with optimum-ssgr",
+) -> CommitInfo:
+    """Push a checkpoint or a calibration set as one commit.
+
+    Args:
+        folder: What `SSGRPruner.save_pretrained` or `CalibrationSet.save_to_disk` wrote.
+        repo_id: NAMESPACE/NAME; created where it is missing.
+        card: Makes the card out of the one on the Hub, which is None where there is none.
+        private: See `push_folder`, as for the others.
+        revision: Branch.
+        create_pr: Open a pull request instead.
+        token: Hub token.
+        message: First line of the commit's message.
+
+    Returns:
+        The commit; the head of the branch where nothing differs from it.
+
+    Raises:
+        DataError: The folder is neither, or holds a pickle.
+        HubError: The Hub refuses, or cannot be reached for minutes.
+    """
+    repo_type = repo_type_of(folder)
+    return push_folder(
+        folder,
+        repo_id,
+        repo_type=repo_type,
+        private=private,
+        revision=revision,
+        create_pr=create_pr,
+        token=token,
+        message=message,
+        delete_patterns=STALE[repo_type],
+        merge={"README.md": card},
+    )

@@ -1,0 +1,546 @@
+"""Cards: what they state, what they leave out, and that nothing which comes from elsewhere can change their structure."""
+
+import ast
+import copy
+import html
+import json
+import math
+import re
+import subprocess
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+
+import pytest
+from datasets import load_dataset
+from huggingface_hub import DatasetCard, ModelCard
+from markdown_it import MarkdownIt
+
+from optimum_ssgr import CalibrationConfig, PruningConfig, SSGRPruner
+from optimum_ssgr.calibration.dataset import CALIBRATION_FEATURES, ROLLOUT_FEATURES
+from optimum_ssgr.cards.metadata import inherited_metadata
+from optimum_ssgr.cards.render import PLACEHOLDER, dataset_card, merge_card, model_card
+from optimum_ssgr.commands.calibrate import CalibrateCommand
+from optimum_ssgr.commands.flags import calibration_config, pruning_config
+from optimum_ssgr.commands.prune import PruneCommand
+from optimum_ssgr.commands.select import SelectCommand
+from optimum_ssgr.errors import DataError
+from optimum_ssgr.problems.load import load_problems
+
+
+REPOSITORY = Path(__file__).parents[2]
+CARDS = REPOSITORY / "docs" / "cards"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+HOSTILE = (
+    "a | b\n\n# Heading\n| c | d |\n---\nlicense: mit\n<script>alert(1)</script> **bold** [x](javascript:y) "
+    "`` ` ```\n{{ 7 * 7 }} {% x %} \\| \u202e\r\n"
+    "<!-- optimum-ssgr ends -->"
+)
+
+
+@pytest.fixture
+def provenance():
+    return json.loads((CARDS / "model" / "ssgr_config.json").read_text())
+
+
+@pytest.fixture
+def manifest():
+    return json.loads((CARDS / "dataset" / "manifest.json").read_text())
+
+
+def structure(card):
+    """Headings, tables, lists, links, pictures and raw HTML of a card, as a parser of Markdown sees them."""
+    tokens = MarkdownIt("commonmark").enable("table").parse(body(card))
+    inline = [child.type for token in tokens for child in token.children or ()]
+    raw = [child.content for token in tokens for child in token.children or () if child.type == "html_inline"]
+    blocks = [token.type for token in tokens if token.type != "inline"]
+    return blocks, inline.count("link_open"), inline.count("image"), set(raw) - {"<code>", "</code>"}
+
+
+def body(card):
+    return card.split("\n---\n", 1)[1]
+
+
+def cells(card, heading):
+    """Rows of the first table below a heading, as text."""
+    rows = card.split(f"\n## {heading}\n")[1].split("\n## ")[0].splitlines()
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows if row.startswith("|")]
+
+
+def snippets(card, language):
+    return re.findall(rf"```{language}\n(.*?)```", card, re.DOTALL)
+
+
+# What the checked-in cards hold
+
+
+@pytest.mark.parametrize(
+    ("folder", "render", "source"), [("model", model_card, "ssgr_config.json"), ("dataset", dataset_card, "manifest.json")]
+)
+def test_the_cards_in_docs_are_current(folder, render, source):
+    """If this fails, the templates have changed: run `python benchmarks/cards.py`."""
+    rendered = render(json.loads((CARDS / folder / source).read_text()))
+    assert rendered == (CARDS / folder / "README.md").read_text()
+
+
+def test_metadata_of_a_model(provenance):
+    assert ModelCard(model_card(provenance)).data.to_dict().keys() == {
+        "license",
+        "library_name",
+        "pipeline_tag",
+        "tags",
+        "metrics",
+        "model-index",
+    }
+    provenance |= {
+        "base_model": "org/base.model-7B",
+        "base_commit": COMMIT,
+        "inherited": {"license": "other", "license_name": "odd", "license_link": "https://a.b", "language": ["en", "no"]},
+    }
+    provenance["pruning"] |= {"pattern": "2:4", "sparsity": None}
+    provenance["calibration"]["hub"] = {"id": "me/set", "commit": COMMIT}
+    data = ModelCard(model_card(provenance)).data
+    assert (data.base_model, data.base_model_relation) == ("org/base.model-7B", "finetune")
+    assert (data.license, data.license_name, data.license_link, data.language) == ("other", "odd", "https://a.b", ["en", "no"])
+    assert (data.library_name, data.pipeline_tag, data.datasets) == ("transformers", "text-generation", ["me/set"])
+    assert data.tags == ["pruned", "sparse", "ssgr", "sparsegpt", "2:4"]
+    [result] = data.eval_results
+    sparse = provenance["evaluation"][1]
+    assert (result.metric_type, result.metric_value) == ("accuracy", sparse["accuracy"])
+    assert (result.dataset_type, result.dataset_split) == ("tiny-reasoner", "test")
+    assert result.metric_args == {"standard_error": sparse["accuracy_se"], "problems": 100, "samples": 100}
+    card = model_card(provenance)
+    assert f"https://huggingface.co/org/base.model-7B/tree/{COMMIT}" in card
+    assert f"https://huggingface.co/datasets/me/set/tree/{COMMIT}" in card
+
+
+def test_evaluation_is_shown_dense_first_with_n_and_error(provenance):
+    provenance["evaluation"].reverse()
+    dense, sparse = cells(model_card(provenance), "Evaluation")[2:]
+    assert (dense[1], sparse[1]) == ("`dense`", "`sparse`")
+    row = provenance["evaluation"][0]
+    assert sparse[2:] == [
+        f"{100 * row['accuracy']:.1f} % +- {100 * row['accuracy_se']:.1f} %",
+        "100 x 1",
+        f"{row['mean_tokens']:.0f}",
+        f"{100 * row['truncated']:.1f} %",
+        f"{100 * row['looping']:.1f} %",
+    ]
+
+
+def test_nothing_is_stated_that_was_not_measured(provenance):
+    provenance["evaluation"][1] |= {"accuracy_se": math.nan}
+    assert "nan" not in model_card(provenance)
+    assert "standard_error" not in model_card(provenance)
+    for name in ("evaluation", "inherited", "calibration"):
+        del provenance[name]
+    card = model_card(provenance)
+    assert ModelCard(card).data.to_dict().keys() == {"library_name", "pipeline_tag", "tags"}
+    assert "was not evaluated" in card
+    assert "came without a manifest" in card
+    assert "## Reproduce" not in card
+    assert "None" not in card
+
+
+def test_sparsity_by_module_adds_up(provenance):
+    provenance["sparsity"]["layers"] += [
+        {"name": f"model.layers.0.mlp.experts.up_proj.{e}", "shape": [2, 4], "zeros": 4, "method": "magnitude"} for e in (0, 11)
+    ]
+    card = model_card(provenance)
+    rows = {row[0].strip("`"): row[1:] for row in cells(card, "Sparsity")[2:]}
+    assert list(rows)[:3] == ["q_proj", "k_proj", "v_proj"]
+    layers = provenance["sparsity"]["layers"]
+    mine = [layer for layer in layers if "up_proj" in layer["name"]]
+    zeros, weights = sum(layer["zeros"] for layer in mine), sum(layer["shape"][0] * layer["shape"][1] for layer in mine)
+    assert rows["up_proj"] == [str(len(mine)), f"{weights:,}", f"{zeros:,}", f"{100 * zeros / weights:.2f} %"]
+    assert "2 matrices of experts that hardly any token reached were pruned by magnitude" in card
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [
+        (None, "scattered zeros"),
+        ("2:4", "hardware for 2:4, used only"),
+        ("1:4", "hardware for 2:4, used only"),
+        ("4:8", "alone"),
+    ],
+)
+def test_expectation_is_that_of_the_pattern(provenance, pattern, says):
+    if pattern:
+        provenance["pruning"] |= {"pattern": pattern, "sparsity": None}
+    card = model_card(provenance)
+    assert says in card
+    assert "as large as the dense model's" in card
+
+
+def test_metadata_of_a_data_set(manifest):
+    data = DatasetCard(dataset_card(manifest)).data.to_dict()
+    assert data.keys() == {"size_categories", "task_categories", "pretty_name", "tags", "configs"}
+    assert data["configs"] == [
+        {
+            "config_name": "calibration",
+            "data_files": [{"split": "train", "path": "calibration/train.parquet"}],
+            "default": True,
+        },
+        {"config_name": "rollouts", "data_files": [{"split": "train", "path": "rollouts/train.parquet"}]},
+    ]
+    manifest["problems"]["read_from"] = [f"openai/gsm8k:main@{COMMIT}"]
+    card = dataset_card(manifest)
+    data = DatasetCard(card).data
+    assert (data.license, data.language) == ("mit", ["en"])
+    assert f"https://huggingface.co/datasets/openai/gsm8k/tree/{COMMIT}" in card
+    manifest["problems"]["read_from"].append(f"org/unknown@{COMMIT}")
+    assert DatasetCard(dataset_card(manifest)).data.license is None
+
+
+@pytest.mark.parametrize(("rows", "category"), [(999, "n<1K"), (1000, "1K<n<10K"), (123456, "100K<n<1M")])
+def test_size_of_a_data_set(manifest, rows, category):
+    manifest["counts"] |= {"sequences": 1, "rollouts": rows - 1}
+    assert DatasetCard(dataset_card(manifest)).data.size_categories == [category]
+
+
+def test_the_table_of_columns_is_the_schema(manifest):
+    columns = []
+    for configuration, names, _ in cells(dataset_card(manifest), "Columns")[2:]:
+        if configuration:
+            columns.append([])
+        columns[-1] += re.findall(r"`(\w+)`", names)
+    assert columns == [list(CALIBRATION_FEATURES), list(ROLLOUT_FEATURES)]
+
+
+@pytest.mark.parametrize("strategy", ["ssgr", "self", "rac", "resp", "obc", "mix", "prompts", "text"])
+def test_every_strategy_has_a_card(manifest, strategy):
+    manifest["calibration"]["strategy"] = strategy
+    if strategy in ("prompts", "text"):
+        manifest["counts"] = {"sequences": 3, "tokens": 40}
+        del manifest["batch_size"], manifest["engine"]
+    if strategy in ("mix", "text"):
+        manifest["text"] = "allenai/c4:en"
+    if strategy == "text":
+        del manifest["problems"]
+    card = dataset_card(manifest)
+    assert f"Strategy `{strategy}`" in card
+    assert ("rollouts" in card) == (strategy not in ("prompts", "text"))
+    assert ("general text:" in card.lower()) == (strategy in ("mix", "text"))
+    assert "None" not in card
+
+
+def test_what_was_excluded_is_said(manifest):
+    manifest["problems"]["excluded"] = {"sets": ["HuggingFaceH4/MATH-500"], "exact": 17, "ngram": 1234}
+    card = dataset_card(manifest)
+    assert "17 problems that are, and 1,234 that share" in card
+    assert "Nothing was compared with evaluation sets" not in card
+    assert "--exclude HuggingFaceH4/MATH-500" in card
+
+
+# What the cards tell people to run
+
+
+def arguments(command, kind):
+    """Parse a command as bash and the command line would."""
+    shown = subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, text=True, check=True).stdout
+    parser = ArgumentParser()
+    kind.parse_args(parser)
+    return parser.parse_args(shown.split("\0")[3:-1])
+
+
+def commands(card):
+    return [line for part in snippets(card, "bash") for line in part.replace("\\\n", " ").splitlines()]
+
+
+def test_the_commands_ask_for_the_same_settings(provenance, manifest):
+    changed = {"pass_rate": [0.1, 0.9], "adaptive": True, "num_sequences": 7, "num_tokens": 900, "seed": 3, "temperature": 0.5}
+    manifest["calibration"] |= changed
+    manifest |= {"model": "org/model", "model_commit": COMMIT, "instruction": "Think.\nIt's 'hard': \\boxed{} \t!"}
+    provenance |= {"calibration": manifest, "base_model": "org/model", "base_commit": COMMIT}
+    provenance["pruning"] |= {"mode": "two_pass", "allocation": "owl", "sparsity": 0.3, "damping": 0.02}
+    calibrate, prune = commands(model_card(provenance))
+    assert commands(dataset_card(manifest)) == [calibrate]
+    args = arguments(calibrate, CalibrateCommand)
+    assert calibration_config(args).to_dict() == manifest["calibration"]
+    assert (args.model, args.revision, args.problems, args.num_problems) == ("org/model", COMMIT, "tiny-reasoner", 32)
+    assert args.instruction == manifest["instruction"]
+    args = arguments(prune, PruneCommand)
+    assert pruning_config(args).to_dict() == provenance["pruning"]
+    assert (args.model, args.revision, str(args.calibration)) == ("org/model", COMMIT, "calibration")
+
+
+def test_a_set_on_the_hub_is_named_with_its_commit(provenance):
+    provenance["calibration"]["hub"] = {"id": "me/set", "commit": COMMIT}
+    [prune] = commands(model_card(provenance))
+    assert str(arguments(prune, PruneCommand).calibration) == f"me/set@{COMMIT}"
+
+
+def test_a_set_selected_again_takes_two_commands(manifest):
+    first = copy.deepcopy(manifest["calibration"])
+    manifest["reselected_from"] = {"calibration": first, "content_hash": "f00"}
+    manifest["calibration"] |= {"strategy": "mix", "num_tokens": None, "num_sequences": 5, "seed": 9}
+    manifest["text"] = "/home/someone/secret/text.txt"
+    calibrate, select = commands(dataset_card(manifest))
+    assert calibration_config(arguments(calibrate, CalibrateCommand)).to_dict() == first
+    args = arguments(select, SelectCommand)
+    assert calibration_config(args, CalibrationConfig.from_dict(first)).to_dict() == manifest["calibration"]
+    assert args.text == "text.txt"
+    assert "secret" not in dataset_card(manifest)
+
+
+def test_what_was_made_in_python_has_no_command(provenance, manifest):
+    del manifest["problems"]["source"]
+    assert "## Reproduce" not in dataset_card(manifest)
+    assert "## Reproduce" not in model_card(provenance | {"calibration": manifest})
+    provenance["pruning"] |= {"method": "magnitude"}
+    assert len(commands(model_card(provenance | {"calibration": None}))) == 1
+
+
+def test_no_folder_of_the_makers_machine_is_told(provenance, manifest):
+    for record, render in ((manifest, dataset_card), (provenance, model_card)):
+        text = json.dumps(record).replace('"tiny-reasoner"', '"/home/someone/secret/thing"')
+        card = render(json.loads(text))
+        assert "thing" in card
+        assert "secret" not in card
+
+
+def test_the_code_runs(reasoner, tmp_path):
+    """Calibrate and prune, then run what the two cards say, as it stands there, in a fresh process."""
+    model, tokenizer = reasoner
+    config = CalibrationConfig(strategy="self", num_sequences=2, samples_per_problem=1, max_new_tokens=200, temperature=0.0)
+    pruner = SSGRPruner(copy.deepcopy(model), tokenizer)
+    built = pruner.build_calibration(load_problems("tiny-reasoner", limit=8), config, output_dir=tmp_path / "set")
+    pruner.prune(built, PruningConfig(method="wanda", sparsity=0.3))
+    pruner.save_pretrained(tmp_path / "model")
+    code = []
+    for folder in ("set", "model"):
+        card = (tmp_path / folder / "README.md").read_text()
+        placeholder = PLACEHOLDER.format("dataset" if folder == "set" else "model")
+        code += [part.replace(placeholder, str(tmp_path / folder)) for part in snippets(card, "python")]
+    assert len(code) == 3
+    code.append("assert response.numel() and sequences.num_rows == 2 and rollouts.num_rows == 8")
+    done = subprocess.run([sys.executable, "-c", "\n".join(code)], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "sparse" / "model.safetensors").exists()
+    assert load_dataset(str(tmp_path / "set"), cache_dir=str(tmp_path / "cache"))["train"].num_rows == 2
+
+
+def test_a_licence_is_inherited_with_its_model(tmp_path):
+    assert inherited_metadata("tiny/none", COMMIT) == {}
+    assert inherited_metadata(str(tmp_path)) == {}
+    card = tmp_path / "README.md"
+    card.write_text("---\nlanguage: no\ntags: [x]\nlicense: other\nlicense_name: odd\nlicense_link: {a: b}\n---\n# M\n")
+    assert inherited_metadata(str(tmp_path)) == {"license": "other", "license_name": "odd", "language": "no"}
+    for broken in ("---\n: [\n---\n", "", "---\n- a\n---\n"):
+        card.write_text(broken)
+        assert inherited_metadata(str(tmp_path)) == {}
+    card.write_bytes(b"\xff\xfe\x00")
+    assert inherited_metadata(str(tmp_path)) == {}
+
+
+# What others chose
+
+
+def hostile(record, value, keep=()):
+    """Put a value in the place of every text, but for those that decide what a card holds."""
+    if isinstance(record, dict):
+        return {name: item if name in keep else hostile(item, value, keep) for name, item in record.items()}
+    if isinstance(record, list):
+        return [hostile(item, value, keep) for item in record]
+    return value if isinstance(record, str) else record
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        HOSTILE,
+        "x\nlicense: mit",
+        "---\ntags: [evil]\n---",
+        "a/b\n---\n# h",
+        "| x | y |\n|---|---|",
+        "\\|`|",
+        "```\n# out of the block\n```",
+        "<img src=x onerror=y>",
+        "{{ config }}{% raw %}",
+        "\u2028# line\x85# line\x00",
+        "$'\\'; touch x",
+        "![i](http://x)",
+        "é日本 _a_ ~~b~~",
+    ],
+)
+def test_hostile_values_change_nothing(provenance, manifest, value):
+    provenance["evaluation"][0]["read_from"] = "org/set@" + COMMIT
+    provenance["inherited"] |= {"license_name": "n", "license_link": "l", "language": ["en"]}
+    provenance["calibration"] |= {"hub": {"id": "a", "commit": "b"}, "instruction": "i"}
+    manifest |= {
+        "instruction": "i",
+        "reselected_from": {"calibration": manifest["calibration"], "content_hash": "h"},
+        "text": "t",
+    }
+    manifest["problems"]["excluded"] = {"sets": ["a", "b"], "exact": 1, "ngram": 2}
+    keep = ("pruning", "calibration", "method", "model", "name")
+    harmless, harmful = (
+        hostile(provenance, text, keep)
+        | {
+            "calibration": hostile(provenance["calibration"], text, ("calibration",)),
+            "evaluation": [
+                hostile(row, text, ("model", "sampling")) | {"model": row["model"]} for row in provenance["evaluation"]
+            ],
+            "sparsity": provenance["sparsity"]
+            | {"layers": [layer | {"name": f"layers.{text}"} for layer in provenance["sparsity"]["layers"]]},
+        }
+        for text in ("harmless", value)
+    )
+    assert structure(model_card(harmful)) == structure(model_card(harmless))
+    data = ModelCard(model_card(harmful)).data.to_dict()
+    meant = ModelCard(model_card(harmless)).data.to_dict()
+    assert data.keys() == meant.keys()
+    assert (data["license"], data["license_name"], data["language"]) == (value, value, [value])
+    assert (data["tags"], "base_model" in data, "datasets" in data) == (meant["tags"], False, False)
+    assert merge_card(model_card(harmful), model_card(harmful)) == model_card(harmful)
+    assert merge_card(model_card(harmful), model_card(harmless)) == model_card(harmless)
+
+    harmless, harmful = (hostile(manifest, text, ("calibration",)) | {"versions": {text: text}} for text in ("harmless", value))
+    assert structure(dataset_card(harmful)) == structure(dataset_card(harmless))
+    data, meant = (DatasetCard(dataset_card(record)).data.to_dict() for record in (harmful, harmless))
+    assert data.keys() == meant.keys()
+    assert {name: item for name, item in data.items() if name != "pretty_name"} == {
+        name: item for name, item in meant.items() if name != "pretty_name"
+    }
+    assert merge_card(dataset_card(harmful), dataset_card(harmless)) == dataset_card(harmless)
+
+
+def test_a_hostile_id_is_text_in_the_code(manifest):
+    value = '"); import os  # \n"""'
+    card = dataset_card(manifest | {"model": value}, repo_id=value)
+    for part in snippets(card, "python"):
+        strings = [node.value for node in ast.walk(ast.parse(part)) if isinstance(node, ast.Constant)]
+        assert value in strings
+
+
+def test_values_are_shown_as_they_are(provenance):
+    """Whatever is escaped reads the same once it is rendered."""
+    value = "a|b `c` <d> &amp; \\| *e* _f_ ~g~ {{h}}"
+    provenance["evaluation"][0]["source"] = provenance["evaluation"][1]["source"] = value
+    page = MarkdownIt("commonmark").enable("table").render(body(model_card(provenance)))
+    shown = re.search(r"<td><code>(.*?)</code>", page)[1]
+    assert html.unescape(shown) == value
+
+
+# What people wrote
+
+
+@pytest.fixture
+def old(provenance):
+    return model_card(provenance)
+
+
+@pytest.fixture
+def new(provenance):
+    provenance = copy.deepcopy(provenance)
+    provenance["versions"]["torch"] = "99.0"
+    provenance["pruning"] |= {"pattern": "2:4", "sparsity": None}
+    del provenance["evaluation"]
+    return model_card(provenance)
+
+
+def test_without_an_old_card_the_new_one_is_written(new):
+    for nothing in (None, "", " \n"):
+        assert merge_card(nothing, new) == new
+
+
+def test_an_untouched_card_is_replaced(old, new):
+    """Also its numbers: the new checkpoint was not evaluated, so none may be left."""
+    assert merge_card(old, new) == new
+    assert merge_card(new, new) == new
+    assert merge_card(old, old) == old
+
+
+def test_what_stands_around_our_part_is_kept(old, new):
+    before, after = (
+        "\n# My title\n\nSome words.\n\n",
+        "\n## More\n\n| a |\n|---|\n| 1 |\n\n---\n\nThe end, no newline",
+    )
+    head, text = old.split("\n---\n", 1)
+    merged = merge_card(f"{head}\n---\n{before}{text.strip()}{after}", new)
+    head, text = new.split("\n---\n", 1)
+    assert merged == f"{head}\n---\n{before}{text.strip()}{after}"
+    assert merge_card(merged, new) == merged
+
+
+def test_metadata_that_is_not_ours_is_kept(old, new):
+    theirs = (
+        "language: no\nthumbnail: https://a.b/c.png\ninference: false\nreleased: 2026-01-02\n"
+        "extra_gated_prompt: |-\n  Say: 'yes'\n  --- or no\n"
+    )
+    edited = old.replace("---\n", f"---\n{theirs}", 1).replace("tags:\n", "tags:\n- math\n- 1:4\n")
+    data = ModelCard(merge_card(edited, new)).data.to_dict()
+    expected = ModelCard(new).data.to_dict()
+    assert (data["language"], data["thumbnail"], data["inference"]) == ("no", "https://a.b/c.png", False)
+    assert data["extra_gated_prompt"] == "Say: 'yes'\n--- or no"
+    assert data["released"] == "2026-01-02"
+    assert data["tags"] == [*expected["tags"], "math"]
+    assert {name: data[name] for name in expected if name != "tags"} == {
+        name: item for name, item in expected.items() if name != "tags"
+    }
+    assert "model-index" not in data
+    assert merge_card(merge_card(edited, new), new) == merge_card(edited, new)
+
+
+def test_metadata_that_we_state_is_what_we_state(old, new):
+    edited = old.replace("license: apache-2.0", "license: mit").replace("pipeline_tag: text-generation", "pipeline_tag: x")
+    assert edited != old
+    assert merge_card(edited, new) == new
+
+
+def test_results_that_a_user_added_are_kept(new):
+    theirs = "---\nmodel-index:\n- name: m\n  results: []\ntags: solo\nlicense: mit\n---\nText\n"
+    merged = merge_card(theirs, new)
+    assert "model-index" in merged.split("\n---\n")[0]
+    assert merge_card(merged, new) == merged
+    assert "- solo\n" in merged
+
+
+def test_a_foreign_card_is_kept_whole_below(new):
+    theirs = "# Made by hand\n\nWords.\n\n## Part\n\n- a\n"
+    for card in (theirs, f"---\nfoo: bar\n---\n{theirs}", f"\ufeff---\nfoo: bar\n---\n\n{theirs}"):
+        merged = merge_card(card, new)
+        assert merged.endswith(f"\n\n{theirs}")
+        assert body(merged).startswith(body(new).rstrip("\n"))
+        assert ("foo: bar" in merged) == ("foo" in card)
+        assert merge_card(merged, new) == merged
+        assert merge_card(merged, new).count("# Made by hand") == 1
+
+
+def test_line_ends_of_windows(old, new):
+    theirs = old.replace("<!-- optimum-ssgr begins", "Mine.\n\n<!-- optimum-ssgr begins").replace("\n", "\r\n")
+    merged = merge_card(theirs, new)
+    assert merged == new.replace("<!-- optimum-ssgr begins", "Mine.\n\n<!-- optimum-ssgr begins")
+    assert merge_card(old.replace("\n", "\r\n"), new) == new
+
+
+@pytest.mark.parametrize("lost", ["begin", "end", "both", "order", "twice"])
+def test_marks_that_were_edited_away(old, new, lost):
+    """Nothing that may be a user's is lost, and the next card goes in its place again."""
+    begin = re.search("<!-- optimum-ssgr begins.*?-->", old)[0]
+    end = "<!-- optimum-ssgr ends -->"
+    edited = old + "\nMine.\n"
+    if lost in ("begin", "both"):
+        edited = edited.replace(begin, "")
+    if lost in ("end", "both"):
+        edited = edited.replace(end, "")
+    if lost == "order":
+        edited = edited.replace(begin, "\0").replace(end, begin).replace("\0", end)
+    if lost == "twice":
+        edited += old.split("\n---\n", 1)[1]
+    merged = merge_card(edited, new)
+    assert body(merged).startswith(body(new).rstrip("\n"))
+    assert "\nMine.\n" in merged
+    assert "solved" in merged
+    assert (merged.count("<!-- optimum-ssgr begins"), merged.count(end)) == (1, 1)
+    assert merge_card(merged, new) == merged
+    assert body(merge_card(merged, old)).startswith(body(old).rstrip("\n"))
+
+
+@pytest.mark.parametrize(
+    "broken", ["---\na: [\n---\nText\n", "---\n- a\n---\nText\n", "---\na: !!python/object:os.x {}\n---\n"]
+)
+def test_metadata_that_cannot_be_read_is_not_thrown_away(new, broken):
+    with pytest.raises(DataError, match="is not valid YAML; mend or remove it"):
+        merge_card(broken, new)

@@ -1,0 +1,92 @@
+"""`ssgr evaluate` as a user types it: killed and given again, presets, perplexity, what it leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+
+
+OPTIMUM_CLI = Path(sys.executable).with_name("optimum-cli")
+COMMAND = [
+    *("evaluate", "-m", "tiny-reasoner", "--problems", "tiny-reasoner:walk", "tiny-reasoner:sum", "--num-problems", "12"),
+    *("--samples", "2", "--max-new-tokens", "200", "--batch-size", "4", "--output", "out"),
+]
+
+
+def start(folder, *arguments):
+    return subprocess.Popen([OPTIMUM_CLI, "ssgr", *arguments], cwd=folder, stdout=-1, stderr=-1, text=True)
+
+
+def run(folder, *arguments):
+    with start(folder, *arguments) as process:
+        out, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return out
+
+
+def rollouts(folder):
+    return {path.parent.name: path.read_bytes() for path in folder.glob("out.journal/*/rollouts.jsonl")}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    run(folder, *COMMAND)
+    return folder
+
+
+def test_killed_and_run_again_generates_only_what_is_missing(tmp_path, uninterrupted):
+    """Killed in the second set; what is kept of both stays as it is."""
+    with start(tmp_path, *COMMAND) as process:
+        while sum(found.count(b"\n") for found in rollouts(tmp_path).values()) < 26:
+            assert process.poll() is None, process.stderr.read()
+        process.send_signal(signal.SIGKILL)
+    kept = {name: found[: found.rfind(b"\n") + 1] for name, found in rollouts(tmp_path).items()}
+    assert len(kept) == 2
+    assert 26 <= sum(found.count(b"\n") for found in kept.values()) < 48
+    assert not (tmp_path / "out").exists()
+
+    # A journal that cannot grow shows what the second run appends: reading stops at the tail that is copied aside.
+    (tmp_path / "watch").mkdir()
+    for folder in (tmp_path / "out.journal").iterdir():
+        os.link(folder / "rollouts.jsonl", tmp_path / "watch" / folder.name)
+    run(tmp_path, *COMMAND)
+    for name, before in kept.items():
+        after = (tmp_path / "watch" / name).read_bytes()
+        assert after.startswith(before)
+        assert after.count(b"\n") == 24
+    assert not (tmp_path / "out.journal").exists()
+    for name in ("results.json", "samples.parquet"):
+        assert (tmp_path / "out" / name).read_bytes() == (uninterrupted / "out" / name).read_bytes()
+
+
+def test_rows_samples_and_cards(uninterrupted):
+    out = uninterrupted / "out"
+    results = json.loads((out / "results.json").read_text())
+    rows = results["rows"]
+    assert [(row["model"], row["problems"], row["n"], row["samples"]) for row in rows] == [
+        ("tiny-reasoner", "tiny-reasoner:walk", 12, 2),
+        ("tiny-reasoner", "tiny-reasoner:sum", 12, 2),
+    ]
+    samples = pyarrow.parquet.read_table(out / "samples.parquet").to_pylist()
+    for row in rows:
+        own = [sample for sample in samples if sample["problems"] == row["problems"]]
+        assert len(own) == 24
+        assert sum(sample["correct"] for sample in own) / 24 == row["accuracy"] == row["pass_at_k"]["1"]["value"]
+        assert sum(sample["num_tokens"] for sample in own) / 24 == pytest.approx(row["mean_tokens"])
+        assert all("</think>" in sample["response"] for sample in own if sample["thought"])
+    assert "model-index:" in (out / "cards" / "tiny-reasoner.yaml").read_text()
+    assert json.loads((out / "speed.json").read_text())["tokens_per_second"]["tiny-reasoner"] > 0
+
+
+def test_perplexity_beside_the_numbers(tmp_path):
+    text = ["--text", "tiny-reasoner", "--text-length", "160"]
+    short = ["--problems", "tiny-reasoner", "--num-problems", "2", "--max-new-tokens", "20"]
+    names, values = (line.split() for line in run(tmp_path, "evaluate", "-m", "tiny-reasoner", *short, *text).splitlines())
+    assert names[-3:] == ["text", "ppl", "tokens/s"]
+    assert 10 < float(values[-2]) < 13  # the model's card says 11.3 for all of it

@@ -1,0 +1,91 @@
+import copy
+import math
+
+import pytest
+import torch
+
+from optimum_ssgr import SamplingConfig, load_problems
+from optimum_ssgr.errors import ConfigError, DataError
+from optimum_ssgr.evaluation.evaluate import evaluate
+from optimum_ssgr.evaluation.perplexity import perplexity, windows_of
+from optimum_ssgr.evaluation.presets import PRESETS, find_preset, lighteval_command
+from optimum_ssgr.evaluation.results import eval_results, result_row
+from optimum_ssgr.problems.sources import SOURCES
+from optimum_ssgr.rollouts.journal import decisive
+
+
+def repeats(model, token):
+    """Make the model write one token for ever: its layers add nothing, and the token's embedding outshines the others."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        model.get_input_embeddings().weight.fill_(1)
+        model.get_input_embeddings().weight[token] = 2
+        model.model.norm.weight.fill_(1)
+    return model
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.1])
+def test_a_model_that_repeats_itself(reasoner, temperature):
+    model, tokenizer = reasoner
+    token = tokenizer.convert_tokens_to_ids("a")
+    sampling = SamplingConfig(temperature=temperature, max_new_tokens=80)
+    graded = evaluate(repeats(model, token), tokenizer, load_problems("tiny-reasoner", limit=3), sampling, samples=2)
+    assert {item.rollout.response_ids for item in graded} == {(token,) * 80}
+    row = result_row("stub", "tiny-reasoner", "test", graded)
+    shares = {name: row[name] for name in ("accuracy", "truncated", "looping", "missing_think_end")}
+    assert shares == {"accuracy": 0, "truncated": 1, "looping": 1, "missing_think_end": 1}
+    assert (row["n"], row["samples"], row["responses"], row["p95_tokens"]) == (3, 2, 6, 80)
+    assert row["pass_at_k"] == {"1": {"value": 0, "se": 0}, "2": {"value": 0, "se": 0}}
+
+
+def test_a_fingerprint_tells_prunings_apart(reasoner):
+    model, tokenizer = reasoner
+    pruned = copy.deepcopy(model)
+    pruned.model.layers[3].mlp.up_proj.weight.data[0, 0] = 0
+    prints = [decisive(of, tokenizer, SamplingConfig()) for of in (model, model, pruned)]
+    assert prints[0] == prints[1]
+    assert {key for key in prints[0] if prints[0][key] != prints[2][key]} == {"weights"}
+
+
+def test_results_for_a_card_name_the_known_data_set(tmp_path):
+    row = {"n": 500, "samples": 4, "accuracy": 0.83, "accuracy_se": 0.0151, "split": "test"}
+    local = tmp_path / "own.jsonl"
+    local.touch()
+    (result,) = eval_results([row | {"problems": str(local)}, row | {"problems": "openai/gsm8k"}])
+    assert (result.dataset_type, result.dataset_config, result.dataset_split) == ("openai/gsm8k", "main", "test")
+    assert (result.metric_type, result.metric_value) == ("accuracy", "83.0 ± 1.5")
+
+
+def test_presets_are_known_sets_with_an_instruction():
+    known = {source.id: source for source in SOURCES}
+    for preset in PRESETS.values():
+        assert known[preset.problems].instruction
+        assert find_preset(preset.problems.lower()) is preset
+
+
+def test_cross_check_asks_the_same():
+    sets = ["HuggingFaceH4/MATH-500", "openai/gsm8k", "yentinglin/aime_2025"]
+    command = lighteval_command("me/model", sets, SamplingConfig(), "bfloat16")
+    assert '"math_500|0,aime25_avg|0"' in command
+    assert "generation_parameters={max_new_tokens:32768,temperature:0.6,top_p:0.95}" in command
+    assert lighteval_command("me/model", ["openai/gsm8k"], SamplingConfig()) is None
+
+
+def test_perplexity_against_every_token_by_itself(reasoner):
+    model, tokenizer = reasoner
+    windows = windows_of(tokenizer, ["The list is copied.", "It returns the number of items in the list. " * 9], 24, 5)
+    assert windows.shape == (5, 24)
+    assert set(windows[:, 0].tolist()) == {tokenizer.bos_token_id}
+    text = tokenizer.decode(windows[:, 1:].flatten())
+    assert text.startswith("The list is copied.\nIt returns the number")
+    with torch.no_grad():
+        scores = model(windows).logits.log_softmax(dim=-1)
+    losses = [-scores[row, place, windows[row, place + 1]].item() for row in range(5) for place in range(23)]
+    assert perplexity(model, windows) == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-5)
+    with pytest.raises(ConfigError, match="exceeds the model's context of 1024 tokens"):
+        perplexity(model, torch.zeros(1, 1025, dtype=torch.long))
+    with pytest.raises(DataError, match="less than one window of 23"):
+        windows_of(tokenizer, ["short"], 24)

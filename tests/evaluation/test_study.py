@@ -1,0 +1,122 @@
+"""The cells of a study, and its report over made-up results whose numbers are known."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from optimum_ssgr.errors import ConfigError
+from optimum_ssgr.evaluation.report import write_report
+from optimum_ssgr.evaluation.study import Cell, bands_of, make_report, study_cells
+
+
+SETTINGS = {
+    "model": "me/<model>",
+    "strategies": ["text", "ssgr", "self", "rac", "prompts"],
+    "methods": ["magnitude", "sparsegpt", "wanda", "alps"],
+    "targets": ["0.3", "0.4", "0.5", "0.6", "0.7", "2:4"],
+    "sweeps": ["difficulty", "length"],
+    "sets": {"known": 200, "other": 200},
+}
+STRENGTH = {"ssgr": 0.3, "self": 0.27, "rac": 0.25, "prompts": 0.1, "text": 0.05, None: 0.0}
+
+
+def summary_of(correct, tokens, truncated):
+    shares = {"truncated": truncated, "missing_think_end": truncated, "looping": truncated / 2}
+    lengths = {"mean_tokens": tokens, "median_tokens": tokens, "p95_tokens": 2 * tokens}
+    counts = {"problems": len(correct), "samples": len(correct)}
+    return counts | {"accuracy": float(np.mean(correct)), "accuracy_se": 0.01} | lengths | shares
+
+
+def result(rng, target, calibration):
+    removed = 0.55 if ":" in target else float(target)
+    strength = STRENGTH.get(calibration, 0.2)
+    rate = 1 / (1 + np.exp(20 * (removed - 0.35 - strength)))
+    correct = (rng.random((2, 200)) < rate).astype(float).tolist()
+    made = {"sequences": 60, "tokens": 12000, "mean_tokens": 200.0, "pass_rate": 0.5, "outside_windows": 0.0}
+    sets = {
+        name: {"summary": summary_of(found, 90 + 200 * (1 - rate), 0.5 * (1 - rate)), "correct": found}
+        for name, found in zip(SETTINGS["sets"], correct, strict=True)
+    }
+    errors = [0.02 * removed * layer * (1.2 - strength) + 0.001 * rng.random() for layer in range(1, 9)]
+    return {
+        "sets": sets,
+        "errors": errors,
+        "sparsity": removed,
+        "text_perplexity": 12 + 10 * strength,
+        "calibration": made if calibration else None,
+    }
+
+
+@pytest.fixture(scope="module")
+def results():
+    rng = np.random.default_rng(0)
+    grid = [SETTINGS[name] for name in ("strategies", "methods", "targets")]
+    dense = result(rng, "0", "ssgr")
+    return dense, {cell: result(rng, cell.target, cell.calibration) for cell in study_cells(*grid, 3, SETTINGS["sweeps"])}
+
+
+def test_cells():
+    cells = list(study_cells(["ssgr", "text"], ["magnitude", "wanda", "alps"], ["0.5", "2:4"], 2, ["length"]))
+    assert len(set(cells)) == len(cells) == len({cell.name for cell in cells})
+    by = {method: [cell for cell in cells if cell.method == method] for method in ("magnitude", "wanda", "alps")}
+    assert {cell.calibration for cell in by["magnitude"]} == {None}
+    assert len(by["magnitude"]) == 2  # one a target: it does not depend on a seed
+    assert {cell.calibration for cell in by["wanda"]} == {"ssgr", "text", *bands_of(["length"])}
+    assert len(by["wanda"]) == 2 * 2 * 5
+    assert len(by["alps"]) == 2 * 2 * 2
+    assert Cell("wanda", "2:4", "ssgr", 0).pruning.n_of_m == (2, 4)
+    with pytest.raises(ConfigError, match="below 1"):
+        _ = Cell("wanda", "1.5", "ssgr", 0).pruning
+
+
+def test_rows_and_differences_are_paired_by_problem_and_seed(results):
+    dense, cells = results
+    report = make_report(SETTINGS, dense, cells)
+    assert len(report["rows"]) == 2 * 6 * (1 + 3 * 5 + 6)
+    key = ("wanda", "0.5")
+    scores = {
+        name: np.array([cells[Cell(*key, name, seed)]["sets"]["other"]["correct"] for seed in range(3)])
+        for name in ("ssgr", "text")
+    }
+    (row,) = (
+        row
+        for row in report["rows"]
+        if (row["method"], row["target"], row["calibration"], row["problems"]) == (*key, "ssgr", "other")
+    )
+    assert row["accuracy"] == pytest.approx(scores["ssgr"].mean())
+    assert row["accuracy_by_seed"] == pytest.approx(scores["ssgr"].mean(axis=1))
+    assert (row["seeds"], row["n"], row["samples"]) == (3, 200, 1)
+
+    (found,) = (
+        item
+        for item in report["differences"]
+        if (item["method"], item["target"], item["first"], item["second"], item["problems"]) == (*key, "ssgr", "text", "other")
+    )
+    paired = scores["ssgr"] - scores["text"]
+    over_problems = paired.mean(axis=0).std(ddof=1) / np.sqrt(200)
+    over_seeds = paired.mean(axis=1).std(ddof=1) / np.sqrt(3)
+    assert found["difference"] == pytest.approx(paired.mean())
+    assert found["se"] == pytest.approx(np.hypot(over_problems, over_seeds))
+    assert found["ci95"] == pytest.approx([paired.mean() - 1.96 * found["se"], paired.mean() + 1.96 * found["se"]])
+    swept = {(item["first"], item["second"]) for item in report["differences"] if ":" in item["first"]}
+    assert len(swept) == 6
+    assert ("difficulty:hardest", "difficulty:easiest") in swept
+
+
+def test_report_is_whole_and_asks_no_other_server(tmp_path, results):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        write_report(SETTINGS, *results, tmp_path / name)
+    files = sorted(path.relative_to(tmp_path / "first") for path in (tmp_path / "first").rglob("*.*"))
+    assert len(files) == 3 + 2 * (2 * (1 + 1 + 2) + 1)
+    for path in files:  # pictures too
+        assert (tmp_path / "first" / path).read_bytes() == (tmp_path / "second" / path).read_bytes(), path
+    page = (tmp_path / "first" / "report.html").read_text()
+    assert "me/&lt;model&gt;" in page
+    assert page.count("<img ") == 9
+    assert not re.search(r"https?:|//|url\(|@import|<script|<link", re.sub(r"base64,[A-Za-z0-9+/=]+", "", page))
+    markdown = (tmp_path / "first" / "report.md").read_text()
+    assert all((tmp_path / "first" / name).exists() for name in re.findall(r"\]\((.+?)\)", markdown))
+    assert json.loads((tmp_path / "first" / "report.json").read_text())["settings"] == SETTINGS
