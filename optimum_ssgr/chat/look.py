@@ -9,12 +9,23 @@ CSS = (Path(__file__).parent / "page.css").read_text()
 
 TOGGLE_THEME = "() => { document.body.classList.toggle('dark'); }"
 
-LABEL_COLUMNS = """() => document.querySelectorAll("#columns > .column").forEach((column, index) => {
-  column.setAttribute("role", "region");
-  column.setAttribute("aria-label", `Column ${index + 1}`);
-  for (const button of column.querySelectorAll("button[id]"))
-    button.setAttribute("aria-label", `${button.textContent.trim()}, column ${index + 1}`);
-})"""
+# Names for screen readers. The arrow within a folded thought is a nameless button that does what the title around it does.
+LABEL_COLUMNS = """() => {
+  document.querySelectorAll("#columns > .column").forEach((column, index) => {
+    column.setAttribute("role", "region");
+    column.setAttribute("aria-label", `Column ${index + 1}`);
+    new MutationObserver(() => {
+      for (const button of column.querySelectorAll("button[id]")) {
+        const label = `${button.textContent.trim()}, column ${index + 1}`;
+        if (button.getAttribute("aria-label") !== label) button.setAttribute("aria-label", label);
+      }
+      for (const arrow of column.querySelectorAll('.thought-group button[aria-label=""]:not([aria-hidden])')) {
+        arrow.setAttribute("aria-hidden", "true");
+        arrow.tabIndex = -1;
+      }
+    }).observe(column, {childList: true, subtree: true});
+  });
+}"""
 
 # Inside the Hub's frame the address to share is that of the Space's page.
 COPY_LINK = """(question, expected, askedQuestion, askedExpected, temperature, tokens, seed, blind) => {

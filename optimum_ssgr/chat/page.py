@@ -122,4 +122,11 @@ def _stopper(handlers: Handlers, column: int | None) -> Any:
 
 def launch_arguments() -> dict[str, Any]:
     """Return what `launch()` takes: looks, and nothing that reaches outside."""
-    return {"theme": theme(), "css": CSS, "footer_links": ["api"], "ssr_mode": False, "show_error": False}
+    return {
+        "theme": theme(),
+        "css": CSS,
+        "footer_links": ["api"],
+        "ssr_mode": False,
+        "show_error": False,
+        "_frontend": False,  # else Gradio asks its own page for itself, and gives up when a busy machine takes 3 seconds
+    }

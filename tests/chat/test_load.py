@@ -10,18 +10,17 @@ from optimum_ssgr.chat.settings import ChatSettings
 from .conftest import serve
 
 
-QUESTION = "Count the digit 1.\na 1\nb 2\nc 1"
-
-
 def test_the_api_streams_and_grades(served):
     client = Client(served[0], verbose=False)
     assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/compare"]
-    job = client.submit(question=QUESTION, expected="2", temperature=0, max_new_tokens=200, api_name="/compare")
+    problem = next(problem for problem in served[1].examples["easy"] if problem.source == "count")
+    job = client.submit(question=problem.question, temperature=0, max_new_tokens=200, api_name="/compare")
     last = job.result(timeout=60)
     assert last["done"] and not job.outputs()[0]["done"]
     assert [answer["model"] for answer in last["answers"]] == [contender.source for contender in served[1].contenders]
-    assert last["answers"][0]["answer"] == "The answer is \\boxed{2}." and last["answers"][0]["correct"] is True
-    assert "yes 1" in last["answers"][0]["thinking"]
+    dense = last["answers"][0]
+    assert dense["answer"] == f"The answer is \\boxed{{{problem.answer}}}." and dense["correct"] is True
+    assert "yes 1" in dense["thinking"] and last["known_answer"] == problem.answer
 
 
 @pytest.mark.parametrize(
