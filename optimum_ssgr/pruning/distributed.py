@@ -3,6 +3,7 @@
 Without an initialised process group every function here is the identity, so that callers need not ask.
 """
 
+import atexit
 import os
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -22,6 +23,7 @@ def start_processes() -> None:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        atexit.register(distributed.destroy_process_group)  # left to the interpreter's end, its threads may abort the process
 
 
 def world_size() -> int:

@@ -134,14 +134,17 @@ def test_two_processes_do_not_share_a_journal(tmp_path, reasoner):
 
 def test_damage_and_other_questions_are_named(tmp_path):
     request = Request("p", 0, (1, 2), 7)
-    with open_rollout_journal(tmp_path, {}) as journal:
+    with open_rollout_journal(tmp_path, {"model": "m"}) as journal:
         journal.append(Rollout("p", 0, (1, 2), (3, 400), True))
-    with open_rollout_journal(tmp_path, {}) as journal:
+    with open_rollout_journal(tmp_path, {"model": "m"}) as journal:
         assert journal.find(request) == Rollout("p", 0, (1, 2), (3, 400), True)
         assert journal.find(Request("p", 1, (1, 2), 7)) is None
         with pytest.raises(OutputError, match="rollouts of another question under the name p"):
             journal.find(Request("p", 0, (1, 2, 3), 7))
     path = tmp_path / "rollouts.jsonl"
     path.write_bytes(b'{"problem_id": 3}\n' + path.read_bytes())
-    with pytest.raises(OutputError, match=r"line 1 of .* is damaged; remove that line"), open_rollout_journal(tmp_path, {}):
+    with (
+        pytest.raises(OutputError, match=r"line 1 of .* is damaged; remove that line"),
+        open_rollout_journal(tmp_path, {"model": "m"}),
+    ):
         pass
