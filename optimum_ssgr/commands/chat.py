@@ -1,6 +1,7 @@
 """`optimum-cli ssgr chat`: the comparison page, on this machine."""
 
 import os
+import threading
 from argparse import ArgumentParser, Namespace
 from importlib.util import find_spec
 
@@ -78,6 +79,6 @@ class ChatCommand(SSGRSubcommand):
             raise OutputError(f"cannot listen on {args.host}: {error}.") from error
         say(f"Chat at {url} (Ctrl-C ends it).")
         try:
-            page.block_thread()
+            threading.Event().wait()  # until Ctrl-C, which Gradio's own waiting would swallow
         finally:
             page.close(verbose=False)
