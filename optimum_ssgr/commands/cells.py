@@ -212,8 +212,10 @@ def _begin(setting: Setting) -> None:
     if setting.args.quiet:
         be_quiet()
     import torch
+    from tqdm import tqdm
 
     torch.set_num_threads(setting.args.threads)
+    tqdm.set_lock(threading.RLock())  # its usual lock is shared between processes, and left behind when this one is ended
 
 
 def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
