@@ -73,12 +73,11 @@ def main() -> None:
     settings = ChatSettings(
         models=find_demo(demo),
         max_new_tokens=CALIBRATION.max_new_tokens,
-        votes="/dev/null",
         results=str(demo),
         calibration=str(demo / "calibration"),
     )
     arena = open_arena(settings)
-    served = build_page(arena)
+    served = build_page(arena, lambda vote: None)
     _, url, _ = served.launch(quiet=True, prevent_thread_lock=True, **launch_arguments())
     problem = telling_example(arena)
     with sync_playwright() as playwright:

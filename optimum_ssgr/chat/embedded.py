@@ -9,12 +9,11 @@ from pathlib import Path
 from transformers.utils import logging
 
 from ..config import CalibrationConfig, PruningConfig
-from ..errors import ConfigError
 from ..problems.load import load_problems
 from ..pruner import SSGRPruner
 from ..reasoner import NAME
 from ..reasoner.text import documents
-from .settings import IN_PROCESS, ChatSettings
+from .settings import ChatSettings
 
 
 logger = logging.get_logger(__name__)
@@ -64,14 +63,9 @@ def with_embedded_models(settings: ChatSettings) -> ChatSettings:
     """Return settings that name models: where they name none, those of `./demo`, or else ones made now.
 
     What is made lies in a folder that is removed at the end of the process.
-
-    Raises:
-        ConfigError: There are servers but no names.
     """
     if settings.models:
         return settings
-    if settings.engine != IN_PROCESS:
-        raise ConfigError("name the models that the servers have.")
     folder, models = Path("demo"), find_demo(Path("demo"))
     if models is None:
         temporary = tempfile.TemporaryDirectory(prefix="ssgr-chat-")

@@ -4,15 +4,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
+from transformers.utils import logging
 
 from ..errors import SSGRError
 from .answers import Answer
 from .arena import MAX_SEED, Arena
 from .conversation import Conversation, to_dict, to_json, to_markdown
-from .layout import Parts
+from .layout import HINT, Parts
 from .views import headings, messages, numbers, summary
 from .votes import SaveVote, describe_vote
 
+
+logger = logging.get_logger(__name__)
 
 Updates = dict[Any, Any]
 WORDS = {"0": False, "": False, "1": True, "true": True}
@@ -101,7 +104,7 @@ class Handlers:
                 yield view
         yield {
             parts.conversation: conversation,
-            parts.status: summary(conversation, self.arena.contenders),
+            parts.status: f"{summary(conversation, self.arena.contenders)} Which answer is best?",
             parts.ask: gr.update(visible=True),
             parts.stop: gr.update(visible=False),
             **{button: gr.update(interactive=True) for button in self._between_turns},
@@ -123,7 +126,7 @@ class Handlers:
         conversation = Conversation.start(len(parts.columns), bool(blind))
         return {
             parts.conversation: conversation,
-            parts.status: "",
+            parts.status: HINT,
             parts.again: gr.update(interactive=False),
             **self._headings(conversation),
             **{button: gr.update(visible=False) for button in parts.votes},
@@ -135,7 +138,11 @@ class Handlers:
         """Save a vote, and show the names."""
         if conversation.last is None or not conversation.last.answers or conversation.voted:
             raise _refusal("There is nothing to vote on.")
-        self.save_vote(describe_vote(conversation, list(self.arena.contenders), choice))
+        try:
+            self.save_vote(describe_vote(conversation, list(self.arena.contenders), choice))
+        except OSError as error:
+            logger.error(f"A vote could not be saved: {error}.")
+            raise _refusal("Your vote could not be saved; try again later.") from None
         conversation = conversation.revealed()
         return {
             self.parts.conversation: conversation,

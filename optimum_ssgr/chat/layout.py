@@ -12,6 +12,9 @@ from .untrusted import DELIMITERS
 from .views import headings, numbers
 
 
+HINT = "Type a question or take an example; all models answer it at once."
+
+
 @dataclass(frozen=True)
 class Column:
     """One model's column."""
@@ -73,7 +76,7 @@ def lay_out(arena: Arena) -> Parts:
     with gr.Row(elem_id="columns", equal_height=False):
         columns = [_column(number, html) for number, html in enumerate(headings(start, arena.contenders), 1)]
     with gr.Row(elem_id="verdicts"):
-        status = gr.HTML("", elem_id="status", html_template='<div role="status" aria-live="polite">${value}</div>')
+        status = gr.HTML(HINT, elem_id="status", html_template='<div role="status" aria-live="polite">${value}</div>')
         tie = gr.Button("Tie", size="sm", scale=0, min_width=80, visible=False, elem_id="vote-tie")
         none = gr.Button("None is good", size="sm", scale=0, min_width=120, visible=False, elem_id="vote-none")
     with gr.Row(elem_id="asking"):
@@ -166,7 +169,7 @@ def _column(number: int, heading: str) -> Column:
                 show_label=False,
                 elem_id=f"chat-{number}",
                 elem_classes="chat",
-                height="max(240px, calc(100vh - 490px))",
+                height="max(240px, calc(100vh - 565px))",
                 layout="panel",
                 latex_delimiters=DELIMITERS,
                 sanitize_html=True,

@@ -61,4 +61,4 @@ def theme() -> gr.themes.Base:
         spacing_size="sm",
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
         font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"],
-    )
+    ).set(body_text_color_subdued="*neutral_500")  # Gradio's own has a contrast of 2.6 to 1

@@ -12,6 +12,7 @@ import gradio as gr
 from .arena import Arena
 from .backends import open_backends
 from .contenders import describe
+from .embedded import with_embedded_models
 from .examples import example_problems
 from .handlers import Handlers
 from .layout import lay_out
@@ -23,6 +24,19 @@ from .votes import SaveVote, open_votes
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 AT_ONCE: dict[str, Any] = {**PRIVATE, "queue": False}
+
+
+def open_page(settings: ChatSettings) -> gr.Blocks:
+    """Open all that a page needs, what is quick to fail first, and build it.
+
+    Args:
+        settings: Without models, those of `./demo` are compared, or ones pruned now.
+
+    Raises:
+        SSGRError: Votes cannot be kept there, a model cannot be loaded, or an address is not one.
+    """
+    save_vote = open_votes(settings.votes)
+    return build_page(open_arena(with_embedded_models(settings)), save_vote)
 
 
 def open_arena(settings: ChatSettings) -> Arena:
@@ -38,12 +52,12 @@ def open_arena(settings: ChatSettings) -> Arena:
     return Arena(settings, contenders, open_backends(settings), example_problems(contenders))
 
 
-def build_page(arena: Arena, save_vote: SaveVote | None = None) -> gr.Blocks:
+def build_page(arena: Arena, save_vote: SaveVote) -> gr.Blocks:
     """Build the page.
 
     Args:
         arena: Who answers.
-        save_vote: Keeps a vote; where the settings say when None.
+        save_vote: Keeps a vote.
     """
     settings = arena.settings
     with gr.Blocks(title="Dense and pruned, side by side", fill_width=True, analytics_enabled=False) as page:
@@ -57,7 +71,7 @@ def build_page(arena: Arena, save_vote: SaveVote | None = None) -> gr.Blocks:
             parts = lay_out(arena)
         with gr.Tab("Results", id="results"):
             results_tab(arena.contenders, settings)
-        handlers = Handlers(arena, parts, save_vote or open_votes(settings.votes))
+        handlers = Handlers(arena, parts, save_vote)
         _wire(handlers)
         toggle.click(None, js=TOGGLE_THEME, api_visibility="private")
         page.load(handlers.from_link, None, [parts.question, parts.expected, parts.blind, *parts.settings], **AT_ONCE)

@@ -30,17 +30,19 @@ _STAGES = {
 def results_tab(contenders: Sequence[Contender], settings: ChatSettings) -> None:
     """Place the components of the results tab; must be called where Gradio's blocks are open."""
     folder = Path(settings.results) if settings.results else None
-    sections = [accuracy_tables(folder), links(contenders)]
-    gr.HTML(_section(sections), elem_id="measured")
-    for plot in sorted(folder.rglob("*.png")) if folder else ():
-        if plot.name != HISTOGRAMS:
-            _image(plot, f"Plot {plot.stem.replace('_', ' ')}")
-    heat = [heat_map(contender) for contender in contenders if contender.layers]
-    gr.HTML(_section(heat), elem_id="heat")
-    gr.HTML(_section([funnel(contender) for contender in contenders if contender.calibration]), elem_id="funnel")
     histograms = Path(settings.calibration) / HISTOGRAMS if settings.calibration else None
-    if histograms and histograms.is_file():
-        _image(histograms, "Histograms of pass rates and lengths in the calibration set")
+    with gr.Row(equal_height=False):
+        gr.HTML(_side_by_side([accuracy_tables(folder), links(contenders)]), elem_id="measured", min_width=520)
+        for plot in sorted(folder.rglob("*.png")) if folder else ():
+            if plot.name != HISTOGRAMS:
+                _image(plot, f"Plot {plot.stem.replace('_', ' ')}")
+    heat = [heat_map(contender) for contender in contenders if contender.layers]
+    gr.HTML(_side_by_side(heat), elem_id="heat")
+    with gr.Row(equal_height=False):
+        funnels = [funnel(contender) for contender in contenders if contender.calibration]
+        gr.HTML(_side_by_side(funnels), elem_id="funnel", min_width=520)
+        if histograms and histograms.is_file():
+            _image(histograms, "Histograms of pass rates and lengths in the calibration set")
 
 
 def accuracy_tables(folder: Path | None) -> str:
@@ -58,11 +60,11 @@ def accuracy_tables(folder: Path | None) -> str:
 
 
 def _accuracy_table(name: str, dense: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    head = "<tr><th>method</th><th>calibrated on</th><th>problems solved</th><th>tokens</th><th>truncated</th></tr>"
+    head = "".join(f"<th scope='col'>{name}</th>" for name in ("method", "calibrated on", "problems solved", "tokens", "truncated"))
     lines = "".join(map(_accuracy_row, [dense | {"method": "dense"}, *rows]))
     caption = f"{dense['problems']:,} held-out problems; the error is one standard error."
     title = f"Accuracy: {escape(name)}" if name else "Accuracy"
-    return f"<section><h2>{title}</h2><table>{head}{lines}</table><p class='hint'>{caption}</p></section>"
+    return f"<section><h2>{title}</h2><table><tr>{head}</tr>{lines}</table><p class='hint'>{caption}</p></section>"
 
 
 def _accuracy_row(row: dict[str, Any]) -> str:
@@ -87,22 +89,23 @@ def heat_map(contender: Contender) -> str:
         if match := _LAYER.search(str(layer["name"])):
             found.setdefault(match[2], {})[int(match[1])] = layer["zeros"] / math.prod(layer["shape"])
     blocks = sorted({block for kind in found.values() for block in kind})
+    digits = 1 if len(blocks) <= 12 else 0
     head = "".join(f'<th scope="col">{block}</th>' for block in blocks)
     rows = "".join(
-        f'<tr><th scope="row">{escape(kind)}</th>{"".join(_heat_cell(values.get(block)) for block in blocks)}</tr>'
+        f'<tr><th scope="row">{escape(kind)}</th>{"".join(_heat_cell(values.get(block), digits) for block in blocks)}</tr>'
         for kind, values in found.items()
     )
     title = f"Zeros by layer and block: {escape(contender.title)}"
     total = f"{contender.sparsity:.2%} of the weights in these layers are zero. Numbers are per cent."
-    table = f"<table class='heat'><tr><td></td>{head}</tr>{rows}</table>"
+    table = f"<table class='{'heat' if digits else 'heat dense'}'><tr><td></td>{head}</tr>{rows}</table>"
     return f"<section><h2>{title}</h2>{table}<p class='hint'>{total}</p></section>"
 
 
-def _heat_cell(share: float | None) -> str:
+def _heat_cell(share: float | None, digits: int) -> str:
     if share is None:
         return "<td></td>"
     colour = f"color-mix(in srgb, var(--primary-500) {80 * share:.0f}%, transparent)"
-    return f'<td style="background: {colour}">{100 * share:.1f}</td>'
+    return f'<td style="background: {colour}">{100 * share:.{digits}f}</td>'
 
 
 def funnel(contender: Contender) -> str:
@@ -110,7 +113,7 @@ def funnel(contender: Contender) -> str:
     counts = contender.calibration.get("counts") or {}
     present = [(label, counts[name]) for name, label in _STAGES.items() if name in counts]
     most = max((count for _, count in present), default=0)
-    rows = "".join(f"<tr><td>{label}</td><td>{_track(count / most)}{count:,}</td></tr>" for label, count in present if most)
+    rows = "".join(f"<tr><td>{label}</td><td>{_track(count / most)}</td><td>{count:,}</td></tr>" for label, count in present if most)
     tokens = f"{counts['tokens']:,} tokens in all." if "tokens" in counts else ""
     return (
         f"<section><h2>Calibration: {escape(contender.title)}</h2><table>{rows}</table><p class='hint'>{tokens}</p></section>"
@@ -137,8 +140,8 @@ def _track(share: float) -> str:
     return f'<span class="track" aria-hidden="true"><i style="width:{100 * share:.1f}%"></i></span>'
 
 
-def _section(sections: Sequence[str]) -> str:
-    return f'<div class="results"><div class="side">{"".join(sections)}</div></div>'
+def _side_by_side(sections: Sequence[str]) -> str:
+    return f'<div class="results">{"".join(sections)}</div>'
 
 
 def _image(path: Path, description: str) -> None:
@@ -148,7 +151,8 @@ def _image(path: Path, description: str) -> None:
         show_label=False,
         alt_text=description,
         interactive=False,
-        buttons=["fullscreen"],
+        buttons=[],
+        min_width=520,
         elem_classes="plot",
         container=False,
     )

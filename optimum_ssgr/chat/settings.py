@@ -58,6 +58,8 @@ class ChatSettings:
     def __post_init__(self) -> None:
         if self.models and not MIN_COLUMNS <= len(self.models) <= MAX_COLUMNS:
             raise ConfigError(f"give {MIN_COLUMNS} to {MAX_COLUMNS} models to compare, not {len(self.models)}.")
+        if self.engine != IN_PROCESS and not self.models:
+            raise ConfigError("name the models that the servers have.")
         if len(set(self.models)) < len(self.models) and len(self.addresses) < 2:
             raise ConfigError("give every model once.")
         if self.addresses and len(self.addresses) not in (1, len(self.models)):

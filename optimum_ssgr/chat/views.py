@@ -103,7 +103,7 @@ def _badge(text: str, kind: str, hint: str) -> str:
 
 
 def summary(conversation: Conversation, contenders: Sequence[Contender]) -> str:
-    """Return one line on the last turn, which screen readers speak when it is over."""
+    """Return the HTML of one line on the last turn. Screen readers speak all of it; the columns show most of it already."""
     turn = conversation.last
     if turn is None or not turn.answers:
         return ""
@@ -114,4 +114,4 @@ def summary(conversation: Conversation, contenders: Sequence[Contender]) -> str:
         verdict = {True: "right", False: "wrong", None: _BADGES.get(answer.finish or "", ("answered", ""))[0]}[answer.correct]
         parts.append(f"{escape(title)}: {verdict}, {answer.tokens} tokens in {answer.seconds:.1f} s")
     known = f"Known answer: {escape(turn.problem.answer)}. " if turn.problem else ""
-    return f"{known}{'; '.join(parts)}."
+    return f'{known}<span class="spoken">{"; ".join(parts)}.</span>'

@@ -1,6 +1,8 @@
 """`optimum-cli ssgr chat`: the comparison page, on this machine."""
 
 import os
+import signal
+import sys
 import threading
 from argparse import ArgumentParser, Namespace
 from importlib.util import find_spec
@@ -55,8 +57,6 @@ class ChatCommand(SSGRSubcommand):
         if find_spec("gradio") is None:
             raise ConfigError("the page needs Gradio; install it with `pip install 'optimum-ssgr[space]'`.")
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before anything imports Gradio
-        from ..chat.embedded import with_embedded_models
-        from ..chat.page import build_page, launch_arguments, open_arena
         from ..chat.settings import ChatSettings
 
         settings = ChatSettings(
@@ -70,7 +70,10 @@ class ChatCommand(SSGRSubcommand):
             results=args.results,
             calibration=args.calibration,
         )
-        page = build_page(open_arena(with_embedded_models(settings)))
+        from ..chat.page import launch_arguments, open_page  # heavy: after what is quick to find out
+
+        page = open_page(settings)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that votes are sent then, too
         try:
             _, url, _ = page.launch(
                 server_name=args.host, server_port=args.port, quiet=True, prevent_thread_lock=True, **launch_arguments()
