@@ -60,7 +60,9 @@ def accuracy_tables(folder: Path | None) -> str:
 
 
 def _accuracy_table(name: str, dense: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    head = "".join(f"<th scope='col'>{name}</th>" for name in ("method", "calibrated on", "problems solved", "tokens", "truncated"))
+    head = "".join(
+        f"<th scope='col'>{name}</th>" for name in ("method", "calibrated on", "problems solved", "tokens", "truncated")
+    )
     lines = "".join(map(_accuracy_row, [dense | {"method": "dense"}, *rows]))
     caption = f"{dense['problems']:,} held-out problems; the error is one standard error."
     title = f"Accuracy: {escape(name)}" if name else "Accuracy"
@@ -113,7 +115,9 @@ def funnel(contender: Contender) -> str:
     counts = contender.calibration.get("counts") or {}
     present = [(label, counts[name]) for name, label in _STAGES.items() if name in counts]
     most = max((count for _, count in present), default=0)
-    rows = "".join(f"<tr><td>{label}</td><td>{_track(count / most)}</td><td>{count:,}</td></tr>" for label, count in present if most)
+    rows = "".join(
+        f"<tr><td>{label}</td><td>{_track(count / most)}</td><td>{count:,}</td></tr>" for label, count in present if most
+    )
     tokens = f"{counts['tokens']:,} tokens in all." if "tokens" in counts else ""
     return (
         f"<section><h2>Calibration: {escape(contender.title)}</h2><table>{rows}</table><p class='hint'>{tokens}</p></section>"

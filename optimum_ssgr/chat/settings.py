@@ -4,7 +4,6 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from typing_extensions import Self
 
@@ -79,9 +78,15 @@ class ChatSettings:
             return ()
         return tuple(address.strip() for address in self.engine.split(",") if address.strip())
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types."""
-        return dataclasses.asdict(self) | {"models": list(self.models)}
+    def to_json(self) -> str:
+        """Write the settings that differ from the defaults, which `from_json` reads."""
+        default = ChatSettings()
+        changed = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != getattr(default, field.name)
+        }
+        return json.dumps(changed, indent=2) + "\n"
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
@@ -91,10 +96,21 @@ class ChatSettings:
             ConfigError: The file is damaged, or a setting in it is unknown or out of range.
         """
         path = Path(path)
-        if not path.exists():
-            return cls()
+        return cls.from_json(path.read_text(), path) if path.exists() else cls()
+
+    @classmethod
+    def from_json(cls, text: str, place: str | Path) -> Self:
+        """Read settings from the text of a JSON file.
+
+        Args:
+            text: JSON.
+            place: Where it was read, for the message.
+
+        Raises:
+            ConfigError: The text is damaged, or a setting in it is unknown or out of range.
+        """
         try:
-            values = json.loads(path.read_text())
+            values = json.loads(text)
             return cls(**values | {"models": tuple(values.get("models", ()))})
         except (ValueError, TypeError, AttributeError) as error:
-            raise ConfigError(f"cannot read the settings in {path}: {error}.") from None
+            raise ConfigError(f"cannot read the settings in {place}: {error}.") from None

@@ -1,49 +1,17 @@
 """The page in a real browser, with the embedded models."""
 
 import json
-from time import monotonic, sleep
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 
 from optimum_ssgr.chat.settings import ChatSettings
 
+from .browsing import ask, choose, example, finish, wait_until
 from .conftest import serve
 
 
 COLUMNS = (1, 2, 3)
-
-
-def example(page, level="easy"):
-    page.click(f"#example-{level}")
-    page.wait_for_function("document.querySelector('#question textarea').value.length > 5")
-    return page.input_value("#question textarea")
-
-
-def finish(page):
-    page.wait_for_selector("#best-1:not([disabled]):visible")
-
-
-def ask(page, question, expected=""):
-    page.fill("#question textarea", question)
-    page.fill("#expected input, #expected textarea", expected)
-    page.click("#ask")
-    page.wait_for_function("document.querySelector('#question textarea').value === ''")  # taken: the old buttons are gone
-
-
-def choose(page, **settings):
-    if not page.is_visible("#seed input"):
-        page.click("#more button")
-    for name, value in settings.items():
-        page.fill(f"#{name} input[type=number]", str(value))
-        page.press(f"#{name} input[type=number]", "Tab")
-
-
-def wait_until(true, seconds=30):
-    end = monotonic() + seconds
-    while not true():
-        assert monotonic() < end
-        sleep(0.02)
 
 
 def test_three_answers_with_numbers_verdicts_and_folded_thinking(open_page, served):

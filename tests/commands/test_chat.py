@@ -1,9 +1,9 @@
-import os
 import re
 import signal
 import subprocess
 import sys
 import urllib.request
+from functools import partial
 
 import pytest
 
@@ -18,6 +18,7 @@ COMMAND = [sys.executable, "-m", "optimum.commands.optimum_cli", "ssgr", "chat"]
         (["tiny-reasoner", "tiny-reasoner"], 2, "give every model once"),
         (["--engine", "http://localhost:1/v1"], 2, "name the models that the servers have"),
         (["a", "b", "--engine", "localhost"], 2, "address"),
+        (["tiny-reasoner", "/nowhere", "--votes", "/nowhere/votes.jsonl"], 1, "cannot write votes to /nowhere/votes.jsonl"),
         (["tiny-reasoner", "/nowhere"], 1, "cannot load the model '/nowhere'"),
     ],
 )
@@ -30,8 +31,9 @@ def test_mistakes_are_told_before_the_page_is_served(arguments, code, message, t
 def test_the_page_is_served_until_interrupted(tmp_path):
     """Two names of one server, which need not be there for the page to open."""
     arguments = ["one", "two", "--engine", "http://127.0.0.1:9/v1"]
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also where the tests run in the background, deaf to Ctrl-C
     process = subprocess.Popen(
-        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=os.environ
+        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, preexec_fn=listen
     )
     try:
         url = re.search(r"Chat at (http://\S+)", process.stdout.readline())[1]
