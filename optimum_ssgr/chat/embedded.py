@@ -10,9 +10,7 @@ from transformers.utils import logging
 
 from ..config import CalibrationConfig, PruningConfig
 from ..problems.load import load_problems
-from ..pruner import SSGRPruner
 from ..reasoner import NAME
-from ..reasoner.text import documents
 from .settings import ChatSettings
 
 
@@ -41,6 +39,9 @@ def make_demo(folder: Path) -> tuple[str, ...]:
     Returns:
         The dense model and the folders of the pruned ones.
     """
+    from ..pruner import SSGRPruner
+    from ..reasoner.text import documents
+
     logger.warning("Pruning the embedded reasoner with general text and with its own traces; this takes under a minute.")
     dense = SSGRPruner.from_pretrained(NAME)
     problems = load_problems(NAME, split="train", limit=PROBLEMS)

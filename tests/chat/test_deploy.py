@@ -134,7 +134,7 @@ def test_another_app_is_not_overwritten(cli):
 
 
 def test_a_space_keeps_its_edits_and_sends_its_votes_when_it_is_stopped(cli, stub, open_page):
-    """The owner has edited settings and card; then the Space runs with nothing but its own files, and is ended as the Hub does."""
+    """The owner has edited settings and card. The Space runs with nothing but its own files, and is ended as the Hub does."""
     assert cli.push("--space", SPACE).returncode == 0
     hub, (repo, files) = cli.hub, space(cli.hub)
     settings = {"models": ["right", "wrong"], "engine": stub.url, "votes": "hf://datasets/alice/votes"}

@@ -17,8 +17,6 @@ COMMAND = [sys.executable, "-m", "optimum.commands.optimum_cli", "ssgr", "chat"]
         (["tiny-reasoner"], 2, "give 2 to 4 models"),
         (["tiny-reasoner", "tiny-reasoner"], 2, "give every model once"),
         (["--engine", "http://localhost:1/v1"], 2, "name the models that the servers have"),
-        (["a", "b", "--engine", "localhost"], 2, "address"),
-        (["tiny-reasoner", "/nowhere", "--votes", "/nowhere/votes.jsonl"], 1, "cannot write votes to /nowhere/votes.jsonl"),
         (["tiny-reasoner", "/nowhere"], 1, "cannot load the model '/nowhere'"),
     ],
 )
