@@ -80,6 +80,8 @@ def describe(source: str) -> Contender:
     Args:
         source: Hub id, folder, `tiny-reasoner`, or name on a server.
     """
+    if not (source == EMBEDDED or _is_hub_id(source) or Path(source).exists()):
+        return Contender(source, source, "as its server calls it")
     provenance = _provenance(source)
     try:
         pruning, strategy = (
@@ -101,9 +103,7 @@ def _provenance(source: str) -> dict[str, Any]:
         return {}
     path = Path(source) / PROVENANCE
     try:
-        if not Path(source).is_dir():
-            if not _is_hub_id(source):
-                return {}
+        if not Path(source).exists():
             path = Path(hf_hub_download(source, PROVENANCE))
         return json.loads(path.read_text())
     except Exception as error:  # the clients below raise many kinds; a model without provenance can chat all the same

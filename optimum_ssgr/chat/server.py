@@ -5,11 +5,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx2
+from transformers.utils import logging
 
 from ..errors import ModelError
 from ..rollouts.endpoint import CONNECT_TIMEOUT, Endpoint, api_key, server_message
 from ..verification.answer import THINK_END, THINK_START
 from .backends import TOP_P, ChatRequest, Piece
+
+
+logger = logging.get_logger(__name__)
 
 
 class ServerBackend:
@@ -54,10 +58,10 @@ class ServerBackend:
             with self.client.stream("POST", f"{self.url}/chat/completions", json=body) as response:
                 if response.status_code != 200:
                     response.read()
-                    raise ModelError(f"{self.name} refuses ({response.status_code}, {server_message(response)}).")
+                    raise self._failure(f"refuses ({response.status_code})", server_message(response))
                 yield from self._read(response.iter_lines(), stopped)
         except (httpx2.TransportError, httpx2.DecodingError) as error:
-            raise ModelError(f"{self.name} does not answer ({type(error).__name__}).") from None
+            raise self._failure("does not answer", type(error).__name__) from None
 
     def _read(self, lines: Iterator[str], stopped: Callable[[], bool]) -> Iterator[Piece]:
         """Turn server-sent events into pieces; every event that carries text counts as one token until the usage is known."""
@@ -72,7 +76,7 @@ class ServerBackend:
             if event is None:
                 continue
             if "error" in event:
-                raise ModelError(f"{self.name} broke off while answering.")
+                raise self._failure("broke off while answering", "an error in its stream")
             for choice in event.get("choices") or ():
                 delta = choice.get("delta") or {}
                 thinking = delta.get("reasoning_content") or delta.get("reasoning") or ""
@@ -91,9 +95,14 @@ class ServerBackend:
                 yield Piece("", used - counted)
                 counted = used
         if finish is None:
-            raise ModelError(f"{self.name} broke off while answering.")
+            raise self._failure("broke off while answering", "no end of the stream")
         self.opens_thinking = self.opens_thinking or (THINK_END in text and THINK_START not in text)
         yield Piece("", finish="length" if finish == "length" else "stop")
+
+    def _failure(self, what: str, details: str) -> ModelError:
+        """Make the error that the column shows; the address and the server's words, which are the owner's, are logged."""
+        logger.warning(f"{self.name} {what}: {details}.")
+        return ModelError(f"The server of this model {what}.")
 
 
 def _event(line: str) -> dict[str, Any] | None:

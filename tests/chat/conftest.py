@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import re
 import shutil
 import socket
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ from optimum_ssgr.chat.settings import ChatSettings
 from optimum_ssgr.chat.votes import open_votes
 
 from .stub_chat import StubChat
+
+
+OUTSIDE = re.compile(r"^(?!(https?|wss?)://127\.0\.0\.1:|data:|blob:)")
 
 
 @pytest.fixture(scope="session")
@@ -73,12 +77,13 @@ def chromium():
 
 @pytest.fixture
 def open_page(chromium):
-    """Open pages that remember which addresses outside they asked for, and what went wrong in them."""
+    """Open pages that reach this machine only, and remember which other addresses they asked for and what went wrong."""
     contexts = []
 
     def open_(url, **options):
         context = chromium.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
         context.set_default_timeout(60_000)
+        context.route(OUTSIDE, lambda route: route.abort())
         contexts.append(context)
         page = context.new_page()
         page.outside, page.errors = [], []

@@ -78,7 +78,7 @@ def test_stopping_one_column_then_all_and_a_dead_one(open_page, stub):
         assert "stopped" in page.inner_text("#numbers-2")
         page.locator("#chat-1 .thought-group").get_by_role("button").first.click()
         page.wait_for_selector("#chat-1 >> text=again")  # what was written stays
-        assert "does not answer" in page.inner_text("#chat-3")
+        assert "does not answer" in page.inner_text("#chat-3") and stub.url not in page.content()
         assert "right" in page.inner_text("#numbers-4")
         wait_until(lambda: stub.running == 0 and arena.running == 0)
 
@@ -147,6 +147,15 @@ def test_blind_vote_hides_then_reveals(open_page, served):
     page.click("#ask")
     finish(page)
     assert "Dense" not in page.inner_text("#columns") + page.inner_text("#status")
+    page.evaluate("document.querySelector('#numbers-1 .numbers').id = 'before'")
+    page.click("#again")
+    page.wait_for_selector("#before", state="detached")
+    finish(page)
+    assert "Dense" not in page.inner_text("#columns") + page.inner_text("#status")
+    page.click("#more button")
+    with page.expect_download() as download:
+        page.click("#json")
+    assert json.loads(download.value.path().read_text())["models"] == ["Model A", "Model B", "Model C"]
     page.click("#best-2")
     page.wait_for_selector("#columns >> text=Dense")
     page.wait_for_selector("#best-2[disabled]")

@@ -50,11 +50,12 @@ def test_a_broken_stream_is_an_error(stub, model, message):
         pieces_of(stub, model)
 
 
-def test_a_refusal_is_told_without_the_key(stub, monkeypatch):
+def test_a_refusal_is_told_to_the_owner_without_the_key_and_to_visitors_without_the_address(stub, monkeypatch, caplog):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
-    with pytest.raises(ModelError, match="403, no quota") as refusal:
+    with pytest.raises(ModelError, match=r"^The server of this model refuses \(403\)\.$"):
         pieces_of(stub, "refusing")
-    assert stub.authorizations == ["Bearer sk-secret"] and "sk-secret" not in str(refusal.value)
+    assert stub.authorizations == ["Bearer sk-secret"]
+    assert "no quota for Bearer ***" in caplog.text and stub.url in caplog.text and "sk-secret" not in caplog.text
 
 
 def test_an_address_must_be_one():
