@@ -30,7 +30,7 @@ def make_arena():
 
 
 def test_zerogpu_lends_its_gpu_to_each_question_as_a_whole(monkeypatch):
-    """A stand-in for the package that only ZeroGPU Spaces have: `GPU` decorates a generator and is told how long it may take."""
+    """A stand-in for the package that only ZeroGPU Spaces have; its `GPU` is told how long a generator may take."""
     lent = []
 
     def gpu(generate, duration):
