@@ -231,6 +231,10 @@ def test_everything_can_be_reached_by_keyboard_and_has_a_name(open_page, served)
     regions = page.locator("#columns > [role=region]")
     assert [regions.nth(index).get_attribute("aria-label") for index in range(3)] == ["Column 1", "Column 2", "Column 3"]
     assert page.locator("#status [role=status]").get_attribute("aria-live") == "polite"
+    page.get_by_role("tab", name="Compare").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#heat:visible")
 
 
 def test_the_results_tab_shows_heat_funnel_and_histograms(open_page, served):
