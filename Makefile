@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-hub test check style clean
+.PHONY: demo demo-hub test browser check style clean
 
 demo: $(VENV)/installed
 	rm -rf demo
@@ -13,8 +13,16 @@ demo: $(VENV)/installed
 demo-hub: $(VENV)/installed
 	$(BIN)/python -m tests.hub_server.demo
 
-test: $(VENV)/installed
+test: $(VENV)/installed browser
 	$(BIN)/python -m pytest -q -n auto --dist loadfile
+
+# The tests of the page drive Debian's Chromium; without it they fail and say so.
+browser:
+	@command -v chromium >/dev/null || [ -x "$$CHROMIUM" ] || { \
+	  echo "installing chromium for the browser tests"; \
+	  sudo=$$([ "$$(id -u)" = 0 ] || echo "sudo -n"); \
+	  { $$sudo apt-get update && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium; } \
+	    >/dev/null || echo "could not install chromium: the browser tests will fail"; }
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -23,6 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from optimum_ssgr.calibration.build import tokenizer_hash
 from optimum_ssgr.calibration.dataset import CalibrationSet
 from optimum_ssgr.checkpoints.load import load_model
+from optimum_ssgr.config import CalibrationConfig
 from optimum_ssgr.reasoner import NAME
 from optimum_ssgr.records import CalibrationSequence
 
@@ -48,8 +49,9 @@ def prepare(folder: Path, args: argparse.Namespace) -> None:
     tokenizer.save_pretrained(folder / "model")
     ids = torch.randint(0, len(tokenizer), (args.sequences, args.length)).tolist()
     sequences = [CalibrationSequence((), tuple(sequence), "random") for sequence in ids]
-    manifest = {"model": NAME, "tokenizer_hash": tokenizer_hash(tokenizer), "calibration": {"strategy": "random"}}
-    CalibrationSet.build(sequences, [], manifest).save_to_disk(folder / "calibration")
+    config = CalibrationConfig(strategy="text")
+    manifest = {"model": NAME, "tokenizer_hash": tokenizer_hash(tokenizer), "calibration": config.to_dict()}
+    CalibrationSet.build(sequences, [], manifest, config).save_to_disk(folder / "calibration")
 
 
 def measure(command: list[str]) -> tuple[str, float, float]:

@@ -31,6 +31,19 @@ ALLOWED = {
     "checkpoints": BASE | {"reasoner", "hub", "pruning"},
     "cards": BASE | {"problems", "checkpoints"},
     "evaluation": BASE | {"problems", "rollouts", "verification"},
+    "chat": BASE
+    | {
+        "reasoner",
+        "problems",
+        "rollouts",
+        "verification",
+        "calibration",
+        "checkpoints",
+        "hub",
+        "cards",
+        "evaluation",
+        "pruner",
+    },
     "pruner": BASE
     | {"problems", "rollouts", "calibration", "pruning", "checkpoints", "hub", "cards", "evaluation", "__init__"},
     "commands": None,
@@ -57,17 +70,24 @@ def imports_of(path):
 
 
 def test_everything_imported_is_installed_with_the_package():
-    declared = {re.match(r"[\w.-]+", line)[0].lower() for line in requires("optimum-ssgr") if "extra ==" not in line}
+    """The page, and nothing else, may import what the extra `space` installs."""
+    declared, for_the_page = set(), set()
+    for line in requires("optimum-ssgr"):
+        name, extra = re.match(r"[\w.-]+", line)[0].lower(), re.search(r"extra == ['\"](\w+)", line)
+        if extra is None or extra[1] == "space":
+            (for_the_page if extra else declared).add(name)
     modules = {
-        name.split(".")[0]
+        (name.split(".")[0], part_of(path))
         for path in PACKAGE.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and not node.level)
         for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
     }
-    for module in modules - set(sys.stdlib_module_names) - {"optimum_ssgr"}:
-        owners = {owner.lower().replace("_", "-") for owner in packages_distributions()[module]}
-        assert owners & declared, f"{module} is not among the dependencies"
+    for module, part in sorted(modules):
+        if module not in sys.stdlib_module_names and module != "optimum_ssgr":
+            owners = {owner.lower().replace("_", "-") for owner in packages_distributions()[module]}
+            allowed = declared | for_the_page if part == "chat" else declared
+            assert owners & allowed, f"{module}, which {part} imports, is not among the dependencies"
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -95,7 +115,8 @@ def test_stages_are_in_the_order_of_the_data():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], *(["ssgr", *verb, "--help"] for verb in ([], ["prune"], ["evaluate"], ["study"], ["demo"]))]
+    "arguments",
+    [["--help"], *(["ssgr", *verb, "--help"] for verb in ([], ["prune"], ["evaluate"], ["study"], ["demo"], ["chat"]))],
 )
 def test_help_loads_nothing_heavy(arguments):
     heavy = {"torch", "transformers", "datasets", "gradio", "matplotlib", "pyarrow"}

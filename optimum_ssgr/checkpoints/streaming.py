@@ -1,7 +1,6 @@
 """Models larger than memory: weights straight from safetensors, one part of the model at a time."""
 
 import copy
-import ctypes
 import json
 import os
 import shutil
@@ -40,6 +39,7 @@ from transformers.initialization import no_init_weights
 from ..errors import DataError, ModelError, OutputError
 from ..output import new_folder
 from ..pruning.blocks import find_blocks
+from ..pruning.memory import map_large_tensors
 from ..pruning.weights import modules_outside
 from .inspect import INDEX, checkpoint_files, read_index
 from .load import LOADING_ERRORS, cannot_load, commit_of, dtype_of, name_origin, source_of
@@ -47,9 +47,6 @@ from .save import CHECK_TEXT, check_tokenizer, write_beside
 
 
 SINGLE = "model.safetensors"
-# glibc keeps freed memory unless it was mapped for itself, which this makes it do for what is larger (`man 3 mallopt`).
-MAPPED_BYTES = 2**20
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 @dataclass
@@ -78,7 +75,7 @@ class StreamedWeights:
     """
 
     def __init__(self, folder: Path, model: PreTrainedModel, device: torch.device) -> None:
-        _give_back_freed_memory()
+        map_large_tensors()
         self.device = device
         self.dtype = model.dtype
         self.config = model.config
@@ -284,13 +281,6 @@ def save_streamed(
         again, _, written = load_streamed(str(partial), dtype=model.dtype, trust_remote_code=trust_remote_code)
         if not written.run(again, torch.tensor([tokenizer(CHECK_TEXT).input_ids])).isfinite().all():
             raise OutputError("the saved checkpoint does not run: its outputs are not finite.")
-
-
-def _give_back_freed_memory() -> None:
-    """Have this process give large tensors back to the system once they are freed; other C libraries do so by themselves."""
-    with suppress(OSError, AttributeError, TypeError):
-        for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
-            ctypes.CDLL(None).mallopt(option, MAPPED_BYTES)
 
 
 def _link(source: Path, target: Path) -> None:

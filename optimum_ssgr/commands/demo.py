@@ -32,7 +32,7 @@ BATCH_SIZE = 128
 
 
 class DemoCommand(SSGRSubcommand):
-    """Calibrate, prune, save, reload and evaluate; write report.json, a plot and a checkpoint for each strategy."""
+    """Calibrate, prune, save, reload and evaluate; write report.json, a plot, a checkpoint for each strategy and a set."""
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
@@ -69,11 +69,13 @@ class DemoCommand(SSGRSubcommand):
             (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
             plot_comparison(report["dense"], report["rows"], folder / "accuracy.png")
         say(as_text(report))
-        say(f"\nreport, plot and checkpoints written to {args.output}")
+        say(f"\nreport, plot, checkpoints and a calibration set written to {args.output}")
 
 
 def run(problems: "list[Problem]", configs: dict[str, PruningConfig], checkpoints: Path) -> dict[str, Any]:
-    """Prune with every method, strategy and seed, and evaluate; the first SparseGPT models go through a checkpoint.
+    """Prune with every method, strategy and seed, and evaluate.
+
+    The first SparseGPT models go through a checkpoint, and the set of own traces that they share is kept beside them.
 
     Args:
         problems: Problems to evaluate on; none of them is used for calibration.
@@ -100,6 +102,8 @@ def run(problems: "list[Problem]", configs: dict[str, PruningConfig], checkpoint
     correct: dict[tuple[str, str], list[list[bool]]] = {key: [] for key in summaries}
     for seed in SEEDS:
         calibrations = calibrate(dense, seed)
+        if seed == SEEDS[0]:
+            calibrations["ssgr"].save_to_disk(checkpoints.parent / "calibration")
         for method, strategy in summaries:
             pruner = SSGRPruner(copy.deepcopy(dense.model), dense.tokenizer)
             report = pruner.prune(calibrations[strategy], configs[method])

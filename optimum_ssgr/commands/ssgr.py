@@ -3,6 +3,7 @@
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
 from .calibrate import CalibrateCommand
+from .chat import ChatCommand
 from .demo import DemoCommand
 from .evaluate import EvaluateCommand
 from .inspect import InspectCommand
@@ -23,6 +24,7 @@ class SSGRCommand(BaseOptimumCLICommand):
         CommandInfo("evaluate", "Measure accuracy, length, truncation and loops on problems.", EvaluateCommand),
         CommandInfo("study", "Compare strategies, methods and sparsities, with figures.", StudyCommand),
         CommandInfo("inspect", "Show the sparsity of a checkpoint without building the model.", InspectCommand),
-        CommandInfo("push", "Publish a checkpoint or a calibration set on the Hub.", PushCommand),
+        CommandInfo("push", "Publish a checkpoint, a calibration set or the comparison page on the Hub.", PushCommand),
+        CommandInfo("chat", "Chat with dense and pruned models side by side, in the browser.", ChatCommand),
         CommandInfo("demo", "Run all of it on the embedded tiny reasoner, offline.", DemoCommand),
     )

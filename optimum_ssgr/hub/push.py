@@ -41,7 +41,7 @@ def push_folder(
     Args:
         folder: What to push, with all that is in it but hidden folders of git and huggingface_hub.
         repo_id: NAMESPACE/NAME.
-        repo_type: "model", "dataset" or "space".
+        repo_type: "model", "dataset" or "space"; a new Space is one that Gradio serves.
         private: Whether a new repository is private (None: as the namespace has it); an existing one must be so already.
         revision: The branch, or "refs/pr/N" for a pull request; by default "main".
         create_pr: Open a pull request instead.
@@ -118,7 +118,8 @@ def _head(api: HfApi, repo: dict[str, str], branch: str, private: bool | None, c
     """The head of a branch, after making the repository and the branch where they are missing."""
     found = find_repo(api, **repo)
     if found is None:
-        api.create_repo(**repo, private=private, exist_ok=True)
+        sdk = "gradio" if repo["repo_type"] == "space" else None
+        api.create_repo(**repo, private=private, space_sdk=sdk, exist_ok=True)
         found = api.repo_info(**repo)
     check_visibility(repo["repo_id"], found.private, private)
     if branch == "main":

@@ -18,6 +18,7 @@ from .capture import MicroBatch, TokenSequence, capture_inputs, check_chain, mod
 from .distributed import barrier, own_share, rank
 from .experts import observable
 from .journal import Journal, hash_block
+from .memory import give_back_freed
 from .patterns import Pattern
 from .solve import FEWEST_TOKENS, SECOND_ORDER, LayerReport, as_pattern, prune_by_magnitude, prune_share
 from .stages import Stage, noted
@@ -261,6 +262,7 @@ def prune_block(
         traverse = TRAVERSALS[config.mode or "staged"]
         full = config.method in SECOND_ORDER
         for stage, statistics in traverse(index, block, matrices, stages, batches, full):
+            give_back_freed()  # by the forward pass; solving takes large matrices of other sizes
             for share, of_share in zip(stage.shares, statistics, strict=True):
                 of_share.finish()
                 members = [matrices[member] for member in share]

@@ -134,7 +134,7 @@ def _solver_bytes(stages: Sequence[Stage], matrices: Mapping[str, Matrix], confi
     squares = [[matrices[share[0]].weight().shape[1] ** 2 for share in stage.shares] for stage in stages]
     held = max(map(sum, squares)) if config.mode == "staged" else sum(map(sum, squares))
     stacked = max(sum(matrices[name].weight().numel() for name in share) for stage in stages for share in stage.shares)
-    factors = 3 if config.method == "sparsegpt" else 8  # ALPS decomposes in float64
+    factors = 2 if config.method == "sparsegpt" else 8  # ALPS decomposes in float64
     return 4 * (held + factors * max(map(max, squares)) + 2 * stacked)
 
 

@@ -41,6 +41,18 @@ class TransientFailure(Exception):
         self.retry_after = retry_after
 
 
+def api_key() -> str:
+    """Return the servers' API key; empty when there is none.
+
+    Raises:
+        ConfigError: The API key cannot be sent.
+    """
+    key = (os.environ.get("VLLM_API_KEY") or os.environ.get("OPENAI_API_KEY") or "").strip()
+    if not key.isascii() or not key.isprintable():  # else the HTTP library would say so, and show the key
+        raise ConfigError("the API key in VLLM_API_KEY or OPENAI_API_KEY has characters that cannot be sent; check it.")
+    return key
+
+
 def open_client(read_timeout: float) -> httpx2.AsyncClient:
     """Open the HTTP client shared by all endpoints.
 
@@ -53,9 +65,7 @@ def open_client(read_timeout: float) -> httpx2.AsyncClient:
     Raises:
         ConfigError: The API key cannot be sent.
     """
-    key = (os.environ.get("VLLM_API_KEY") or os.environ.get("OPENAI_API_KEY") or "").strip()
-    if not key.isascii() or not key.isprintable():  # else the HTTP library would say so, and show the key
-        raise ConfigError("the API key in VLLM_API_KEY or OPENAI_API_KEY has characters that cannot be sent; check it.")
+    key = api_key()
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
     keepalive = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
     for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
@@ -171,7 +181,7 @@ class Endpoint:
         except httpx2.TransportError as error:
             raise _broken(error) from None
         if response.status_code in (401, 403):
-            raise ModelError(f"{self.name} refuses access ({response.status_code}, {_message(response)}); {_KEY_ADVICE}")
+            raise ModelError(f"{self.name} refuses access ({response.status_code}, {server_message(response)}); {_KEY_ADVICE}")
         try:
             return {entry["id"]: entry.get("max_model_len") for entry in response.json()["data"]}
         except (ValueError, TypeError, KeyError, AttributeError):
@@ -201,11 +211,11 @@ class Endpoint:
             raise _broken(error) from None
         status = response.status_code
         if status in TRANSIENT or status >= 500:
-            raise TransientFailure(f"{status}, {_message(response)}", _retry_after(response))
+            raise TransientFailure(f"{status}, {server_message(response)}", _retry_after(response))
         if status in (401, 403):
-            raise ModelError(f"{self.name} refuses access ({status}, {_message(response)}); {_KEY_ADVICE}")
+            raise ModelError(f"{self.name} refuses access ({status}, {server_message(response)}); {_KEY_ADVICE}")
         if status != 200:
-            return status, _message(response)
+            return status, server_message(response)
         try:
             return status, response.json()
         except ValueError:
@@ -236,7 +246,7 @@ def _broken(error: Exception) -> TransientFailure:
     return TransientFailure(reason)
 
 
-def _message(response: httpx2.Response) -> str:
+def server_message(response: httpx2.Response) -> str:
     """Find the server's own words in an error, on one line, shortened, without the key it may have echoed."""
     try:
         content = response.json()

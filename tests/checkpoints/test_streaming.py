@@ -16,6 +16,7 @@ from optimum_ssgr.pruner import SSGRPruner
 from optimum_ssgr.reasoner import NAME, WEIGHTS
 
 from ..models import CONFIGS, MIXTURES, random_model
+from ..pruning.test_architectures import WORKING, build
 from ..pruning.test_layerwise import random_sequences
 
 
@@ -49,6 +50,19 @@ def test_streamed_equals_resident(tmp_path, name, mode):
     assert saved[True].keys() == saved[False].keys()
     for key, tensor in saved[True].items():
         assert torch.equal(tensor, saved[False][key]), key
+
+
+@pytest.mark.parametrize("name", WORKING)
+def test_unusual_architectures_stream_too(tmp_path, name):
+    source = save(build(WORKING[name]), tmp_path / "dense")
+    saved = []
+    for streaming in (False, True):
+        pruner = SSGRPruner.from_pretrained(source, streaming=streaming)
+        pruner.prune(DATA, PruningConfig(mode="staged"), journal_dir=tmp_path / f"journal-{streaming}")
+        pruner.save_pretrained(tmp_path / f"sparse-{streaming}")
+        saved.append(AutoModelForCausalLM.from_pretrained(tmp_path / f"sparse-{streaming}").state_dict())
+    assert saved[0].keys() == saved[1].keys()
+    assert all(torch.equal(tensor, saved[1][key]) for key, tensor in saved[0].items())
 
 
 @pytest.mark.parametrize("method, allocation", [("magnitude", "uniform"), ("wanda", "owl")])

@@ -6,14 +6,19 @@ import json
 
 import pytest
 import torch
+from datasets import Dataset
 from huggingface_hub import HfApi
+from transformers import AutoModelForCausalLM
 
 from optimum_ssgr.cards.evaluation import evaluation_rows
+from optimum_ssgr.config import PruningConfig
 from optimum_ssgr.errors import DataError
 from optimum_ssgr.hub.push import push_folder
+from optimum_ssgr.pruner import SSGRPruner
 from tests.cards.test_evaluation import measured, write_results
 from tests.hub.conftest import MODES
 from tests.hub.test_pull import calibration_set
+from tests.models import random_model
 
 
 DATA_SET = """
@@ -50,6 +55,19 @@ tokenizer = AutoTokenizer.from_pretrained("alice/sparse", revision="{oid}")
 weights = {{name: hashlib.sha256(weight.numpy().tobytes()).hexdigest() for name, weight in model.state_dict().items()}}
 zeros = sum(int((weight == 0).sum()) for weight in model.state_dict().values())
 print(json.dumps({{"weights": weights, "zeros": zeros, "ids": tokenizer("1 2").input_ids}}))
+"""
+
+SEQUENCES = [list(range(50)), list(range(100, 160))]
+STREAMED = """
+import json
+from datasets import Dataset
+from optimum_ssgr.config import PruningConfig
+from optimum_ssgr.pruner import SSGRPruner
+
+pruner = SSGRPruner.from_pretrained("alice/dense", revision="{oid}", streaming=True)
+pruner.prune(Dataset.from_dict({{"input_ids": {sequences}}}), PruningConfig(mode="staged"), journal_dir="{folder}/journal")
+pruner.save_pretrained("{folder}/sparse")
+print(json.load(open("{folder}/sparse/ssgr_config.json"))["base_commit"])
 """
 
 
@@ -97,3 +115,23 @@ def test_what_was_evaluated_on_the_hub_belongs_to_the_same_weights_here(hub, fol
     (folder / "model-1.safetensors").write_bytes(b"others")
     with pytest.raises(DataError, match="an evaluation of alice/sparse with other weights"):
         evaluation_rows(results, folder)
+
+
+@pytest.mark.parametrize("shard", ["50KB", "1GB"])
+def test_models_stream_from_the_hub(hub, in_fresh_process, reasoner, tmp_path, shard):
+    """Only the weights that transformers would load are fetched, at the commit that was asked for."""
+    dense = random_model("qwen3")
+    dense.save_pretrained(tmp_path / "dense", max_shard_size=shard)
+    reasoner[1].save_pretrained(tmp_path / "dense")
+    (tmp_path / "dense" / "optimizer.safetensors").write_bytes(b"\0" * 4096)
+    commit = push_folder(tmp_path / "dense", "alice/dense")
+    random_model("qwen3", seed=1).save_pretrained(tmp_path / "later")
+    push_folder(tmp_path / "later", "alice/dense")
+
+    pruner = SSGRPruner.from_pretrained(str(tmp_path / "dense"))
+    pruner.prune(Dataset.from_dict({"input_ids": SEQUENCES}), PruningConfig(mode="staged"))
+    oids = in_fresh_process(STREAMED.format(oid=commit.oid, sequences=SEQUENCES, folder=str(tmp_path)))
+    assert oids.split() == [commit.oid]
+    streamed = AutoModelForCausalLM.from_pretrained(tmp_path / "sparse").state_dict()
+    assert all(torch.equal(tensor, streamed[name]) for name, tensor in pruner.model.state_dict().items())
+    assert not any("optimizer.safetensors" in call.path for call in hub.named("resolve"))

@@ -10,6 +10,19 @@ from .repositories import LFS_SUFFIXES, Refusal, Repository
 
 
 FRONT_MATTER = re.compile(r"^---\r?\n(.*?)\r?\n---(\r?\n|$)", re.S)
+# What the Hub writes into a new Space.
+NEW_SPACE = """---
+title: {name}
+emoji: 🐢
+colorFrom: gray
+colorTo: blue
+sdk: {sdk}
+app_file: app.py
+pinned: false
+---
+
+Check out the configuration reference at https://huggingface.co/docs/hub/spaces-config-reference
+"""
 
 
 def signed_in(request):
@@ -47,7 +60,10 @@ def create_repo(hub, request):
         return JSONResponse({"error": error, "url": url, "name": repo_id}, 409, {"X-Error-Message": error})
     repo = Repository(kind, repo_id, private=body.get("visibility") == "private")
     attributes = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES)
-    repo.add_commit("main", "initial commit", {".gitattributes": hub.store(attributes.encode())})
+    files = {".gitattributes": hub.store(attributes.encode())}
+    if kind == "spaces":
+        files["README.md"] = hub.store(NEW_SPACE.format(name=body["name"], sdk=body["sdk"]).encode())
+    repo.add_commit("main", "initial commit", files)
     hub.repos[kind, repo_id] = repo
     return JSONResponse({"url": url, "name": repo_id, "id": "0" * 24})
 

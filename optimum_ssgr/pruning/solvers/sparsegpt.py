@@ -29,30 +29,27 @@ def factorize(hessian: torch.Tensor, damping: float) -> tuple[torch.Tensor, torc
     Raises:
         torch.linalg.LinAlgError: The damped Hessian is not positive definite, or nearly not.
     """
-    reverse = hessian.flip(0, 1)
-    diagonal = reverse.diagonal()
+    # This matrix can be the largest thing in memory. LAPACK works in place by columns, which the transposed one has contiguous.
+    lower = hessian.flip(0, 1).mT
+    diagonal = lower.diagonal()
     dead = (diagonal == 0).flip(0)
     diagonal[diagonal == 0] = 1
     diagonal += damping * diagonal.mean()
-    lower = torch.linalg.cholesky(reverse)
-    del reverse  # these matrices can be the largest thing in memory
-    inverse = _invert_lower(lower)
-    del lower
-    factor = inverse.flip(0, 1)
+    torch.linalg.cholesky(lower, out=lower)
+    _invert_lower(lower)
+    factor = lower.flip(0, 1)
     if not factor.isfinite().all():
         raise torch.linalg.LinAlgError("the factor is not finite.")
     return factor, dead
 
 
-def _invert_lower(lower: torch.Tensor) -> torch.Tensor:
-    """Invert a lower triangular matrix some columns at a time, each from its diagonal down: above it they are zero."""
-    inverse, identity = torch.zeros_like(lower), torch.eye(len(lower), BLOCK, dtype=lower.dtype, device=lower.device)
+def _invert_lower(lower: torch.Tensor) -> None:
+    """Invert a lower triangular matrix in place, some columns at a time, each from its diagonal down."""
+    identity = torch.eye(len(lower), BLOCK, dtype=lower.dtype, device=lower.device)
     for start in range(0, len(lower), BLOCK):
-        part = inverse[start:, start : start + BLOCK]
-        part.copy_(
-            torch.linalg.solve_triangular(lower[start:, start:], identity[: part.shape[0], : part.shape[1]], upper=False)
-        )
-    return inverse
+        rest = lower[start:, start:]
+        part = rest[:, :BLOCK]  # those to the right do not need it
+        part.copy_(torch.linalg.solve_triangular(rest, identity[: part.shape[0], : part.shape[1]], upper=False))
 
 
 def sparsegpt(

@@ -1,0 +1,219 @@
+"""What happens on the page: every event's function, from the values of components to new values."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+from transformers.utils import logging
+
+from ..errors import SSGRError
+from .answers import Answer
+from .arena import MAX_SEED, Arena
+from .conversation import Conversation, to_dict, to_json, to_markdown
+from .layout import HINT, Parts
+from .views import headings, messages, numbers, summary
+from .votes import SaveVote, describe_vote
+
+
+logger = logging.get_logger(__name__)
+
+Updates = dict[Any, Any]
+WORDS = {"0": False, "": False, "1": True, "true": True}
+
+
+class Handlers:
+    """The functions behind the events.
+
+    Args:
+        arena: Who answers.
+        parts: The components.
+        save_vote: Keeps a vote.
+    """
+
+    def __init__(self, arena: Arena, parts: Parts, save_vote: SaveVote) -> None:
+        self.arena, self.parts, self.save_vote = arena, parts, save_vote
+
+    def ask(
+        self,
+        question: str,
+        expected: str,
+        temperature: float,
+        max_new_tokens: int,
+        seed: int,
+        conversation: Conversation,
+        request: gr.Request,
+    ) -> Iterator[Updates]:
+        """Ask all models the question."""
+        if len(conversation.turns) >= self.arena.settings.max_turns:
+            raise _refusal(f"A chat has at most {self.arena.settings.max_turns} questions; start a new one.")
+        try:
+            turn = self.arena.turn(question, expected, temperature, max_new_tokens, seed)
+        except SSGRError as error:
+            raise _refusal(str(error)) from None
+        yield from self._run(conversation.asking(turn), request)
+
+    def again(
+        self, temperature: float, max_new_tokens: int, seed: int, conversation: Conversation, request: gr.Request
+    ) -> Iterator[Updates]:
+        """Ask the last question again, with the next seed."""
+        if conversation.last is None:
+            raise _refusal("There is nothing to generate again.")
+        last = conversation.last
+        seed = int(seed or 0) + 1 if int(seed or 0) < MAX_SEED else 0
+        expected = last.problem.answer if last.problem else ""
+        try:
+            turn = self.arena.turn(last.question, expected, temperature, max_new_tokens, seed)
+        except SSGRError as error:
+            raise _refusal(str(error)) from None
+        yield {self.parts.seed: seed}
+        yield from self._run(conversation.without_last().asking(turn), request)
+
+    def _run(self, conversation: Conversation, request: gr.Request) -> Iterator[Updates]:
+        """Show the answers as they grow, then the verdicts and the votes."""
+        parts, turn = self.parts, conversation.last
+        known = turn.problem.answer if turn.problem else ""
+        yield {
+            parts.conversation: conversation,
+            parts.question: "",
+            parts.expected: "",
+            parts.asked[0]: turn.question,
+            parts.asked[1]: known,
+            parts.status: "The models are answering…",
+            parts.ask: gr.update(visible=False),
+            parts.stop: gr.update(visible=True),
+            **{button: gr.update(interactive=False) for button in self._between_turns},
+            **{button: gr.update(visible=False) for button in parts.votes},
+            **{column.stop: gr.update(visible=True) for column in parts.columns},
+            **{column.chat: messages(conversation.turns, index) for index, column in enumerate(parts.columns)},
+            **{column.numbers: numbers(None) for column in parts.columns},
+        }
+        shown: list[Answer | None] = [None] * len(parts.columns)
+        for answers in self.arena.answer(conversation, _session(request)):
+            conversation = conversation.answered(answers)
+            view: Updates = {}
+            for index, (column, answer) in enumerate(zip(parts.columns, answers, strict=True)):
+                before, shown[index] = shown[index], answer
+                if before == answer:
+                    continue
+                view[column.numbers] = numbers(answer, turn)
+                if before is None or (before.text, before.finish) != (answer.text, answer.finish):
+                    view[column.chat] = messages(conversation.turns, index)
+                if answer.finish is not None:
+                    view[column.stop] = gr.update(visible=False)
+            if view:
+                yield view
+        yield {
+            parts.conversation: conversation,
+            parts.status: f"{summary(conversation, self.arena.contenders)} Which answer is best?",
+            parts.ask: gr.update(visible=True),
+            parts.stop: gr.update(visible=False),
+            **{button: gr.update(interactive=True) for button in self._between_turns},
+            **{button: gr.update(visible=True, interactive=True) for button in parts.votes},
+        }
+
+    @property
+    def _between_turns(self) -> list[gr.components.Component]:
+        parts = self.parts
+        return [parts.again, parts.fresh, parts.blind, parts.json, parts.markdown, *parts.levels.values()]
+
+    def stop(self, column: int | None, request: gr.Request) -> None:
+        """Stop all answers, or the one in a column; what was written stays."""
+        self.arena.stop(_session(request), column)
+
+    def new_chat(self, blind: bool) -> Updates:
+        """Forget the conversation; a blind one shuffles the columns."""
+        parts = self.parts
+        conversation = Conversation.start(len(parts.columns), bool(blind))
+        return {
+            parts.conversation: conversation,
+            parts.status: HINT,
+            parts.again: gr.update(interactive=False),
+            **self._headings(conversation),
+            **{button: gr.update(visible=False) for button in parts.votes},
+            **{column.chat: [] for column in parts.columns},
+            **{column.numbers: numbers(None) for column in parts.columns},
+        }
+
+    def vote(self, choice: str, conversation: Conversation) -> Updates:
+        """Save a vote, and show the names."""
+        if conversation.last is None or not conversation.last.answers or conversation.voted:
+            raise _refusal("There is nothing to vote on.")
+        try:
+            self.save_vote(describe_vote(conversation, list(self.arena.contenders), choice))
+        except OSError as error:
+            logger.error(f"A vote could not be saved: {error}.")
+            raise _refusal("Your vote could not be saved; try again later.") from None
+        conversation = conversation.revealed()
+        return {
+            self.parts.conversation: conversation,
+            self.parts.status: f"Thank you for your vote. {summary(conversation, self.arena.contenders)}",
+            **self._headings(conversation),
+            **{button: gr.update(interactive=False) for button in self.parts.votes},
+        }
+
+    def _headings(self, conversation: Conversation) -> Updates:
+        shown = headings(conversation, self.arena.contenders)
+        return {column.heading: html for column, html in zip(self.parts.columns, shown, strict=True)}
+
+    def example(self, level: str, question: str) -> Updates:
+        """Fill in the next example of a level."""
+        problems = self.arena.examples[level]
+        questions = [problem.question for problem in problems]
+        place = (questions.index(question) + 1) % len(problems) if question in questions else 0
+        return {self.parts.question: questions[place], self.parts.expected: problems[place].answer}
+
+    def from_link(self, request: gr.Request) -> Updates:
+        """Fill the form with what the address says; it is never run, since links must not spend anybody's GPU."""
+        given, limits, parts = dict(request.query_params), self.arena.settings, self.parts
+        filled: Updates = {
+            parts.question: given.get("q", "")[: limits.max_question] or gr.skip(),
+            parts.expected: given.get("a", "")[:200] or gr.skip(),
+            parts.blind: WORDS.get(given.get("blind", "0"), False) or gr.skip(),
+        }
+        for component, name, kind, lowest, highest in (
+            (parts.temperature, "temperature", float, 0, 2),
+            (parts.max_new_tokens, "tokens", int, 1, limits.max_new_tokens),
+            (parts.seed, "seed", int, 0, MAX_SEED),
+        ):
+            try:
+                value = kind(given[name])
+                filled[component] = value if lowest <= value <= highest else gr.skip()
+            except (KeyError, ValueError, OverflowError):
+                filled[component] = gr.skip()
+        return filled
+
+    def as_json(self, conversation: Conversation) -> str:
+        """Write the conversation as JSON."""
+        return to_json(conversation, self.arena.contenders)
+
+    def as_markdown(self, conversation: Conversation) -> str:
+        """Write the conversation as Markdown."""
+        return to_markdown(conversation, self.arena.contenders)
+
+    def compare(
+        self,
+        question: str,
+        expected: str = "",
+        temperature: float = 0.6,
+        max_new_tokens: int = 256,
+        seed: int = 0,
+        request: gr.Request = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Ask all models one question; yields growing answers, the last time with their verdicts and "done": true."""
+        conversation = Conversation.start(len(self.arena.contenders), blind=False)
+        try:
+            conversation = conversation.asking(self.arena.turn(question, expected, temperature, max_new_tokens, seed))
+        except SSGRError as error:
+            raise _refusal(str(error)) from None
+        for answers in self.arena.answer(conversation, f"api-{_session(request)}"):
+            conversation = conversation.answered(answers)
+            yield {"done": False, **to_dict(conversation, self.arena.contenders)["turns"][0]}
+        yield {"done": True, **to_dict(conversation, self.arena.contenders)["turns"][0]}
+
+
+def _session(request: gr.Request | None) -> str:
+    return getattr(request, "session_hash", None) or f"anonymous-{id(request)}"
+
+
+def _refusal(message: str) -> gr.Error:
+    return gr.Error(message, print_exception=False, duration=6)

@@ -1,0 +1,96 @@
+"""A model in this process, one token at a time."""
+
+import threading
+from collections.abc import Callable, Iterator
+
+import torch
+from tokenizers.decoders import DecodeStream
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from typing_extensions import Self
+
+from ..checkpoints.load import load_model
+from ..errors import ModelError
+from ..rollouts.local import sample_tokens
+from ..verification.answer import THINK_END, THINK_START
+from .backends import TOP_P, ChatRequest, Piece
+
+
+class LocalBackend:
+    """Streams from a transformers model.
+
+    The lock is held for one token at a time, so that several conversations with one model advance together.
+
+    Args:
+        model: Causal language model in evaluation mode.
+        tokenizer: Its tokenizer, with a chat template.
+
+    Raises:
+        ModelError: The model cannot chat.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        name = model.config._name_or_path
+        if not tokenizer.chat_template:
+            raise ModelError(f"the tokenizer of {name} has no chat template; use an instruction-tuned or reasoning model.")
+        if not tokenizer.is_fast:
+            raise ModelError(f"the tokenizer of {name} cannot decode a stream; convert it to a fast one (tokenizer.json).")
+        eos = model.generation_config.eos_token_id
+        if eos is None:
+            raise ModelError(f"the generation config of {name} names no end-of-sequence token, so no response would end.")
+        self.model, self.tokenizer = model, tokenizer
+        self.eos = frozenset(eos if isinstance(eos, list) else [eos])
+        self.context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.lock = threading.Lock()
+
+    @classmethod
+    def load(cls, source: str, dtype: str, device_map: str | None, trust_remote_code: bool) -> Self:
+        """Load a model onto the GPU, if there is one.
+
+        Raises:
+            ModelError: It cannot be loaded or cannot chat.
+        """
+        place = device_map or ("cuda" if torch.cuda.is_available() else None)
+        return cls(*load_model(source, dtype=dtype, device_map=place, trust_remote_code=trust_remote_code))
+
+    @torch.inference_mode()
+    def stream(self, request: ChatRequest, stopped: Callable[[], bool]) -> Iterator[Piece]:
+        """Yield the response token by token.
+
+        Raises:
+            ModelError: The conversation does not fit the model's context.
+        """
+        prompt = self._encode(request)
+        opened = self.tokenizer.decode(prompt)
+        if opened.rfind(THINK_START) > opened.rfind(THINK_END):
+            yield Piece(THINK_START + "\n")  # the template opened the thinking
+        longest = request.max_new_tokens
+        if self.context is not None:
+            longest = min(longest, self.context - len(prompt))
+        generator = torch.Generator().manual_seed(request.seed)
+        device = self.model.get_input_embeddings().weight.device
+        uniforms = torch.rand(longest, generator=generator, dtype=torch.float64).to(device)
+        cache = DynamicCache(config=self.model.config)
+        decoder = DecodeStream(skip_special_tokens=False)
+        inputs = torch.tensor([prompt], device=device)
+        for place in range(longest):
+            if stopped():
+                return
+            with self.lock:
+                logits = self.model(inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+                inputs = sample_tokens(logits, uniforms[place, None], request.temperature, TOP_P)[:, None]
+                token = inputs.item()
+            if token in self.eos:
+                yield Piece("", 1, (token,), "stop")
+                return
+            text = decoder.step(self.tokenizer.backend_tokenizer, token) or ""
+            yield Piece(text, 1, (token,), "length" if place == longest - 1 else None)
+
+    def _encode(self, request: ChatRequest) -> list[int]:
+        messages = [{"role": role, "content": content} for role, content in request.messages]
+        with self.lock:
+            prompt = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        if self.context is not None and len(prompt) >= self.context:
+            raise ModelError(
+                f"the conversation has {len(prompt)} tokens, but the model's context holds {self.context}; start a new one."
+            )
+        return prompt

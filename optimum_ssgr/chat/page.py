@@ -1,0 +1,146 @@
+"""The comparison page: components, events, and how it is served."""
+
+import os
+from functools import partial
+from typing import Any
+
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # Gradio reads it when it is imported
+
+import gradio as gr
+
+from .arena import Arena
+from .backends import open_backends
+from .contenders import describe
+from .embedded import with_embedded_models
+from .examples import example_problems
+from .handlers import Handlers
+from .layout import lay_out
+from .look import COPY_LINK, CSS, LABEL_COLUMNS, TOGGLE_THEME, download_script, theme
+from .results import results_tab
+from .settings import ChatSettings
+from .votes import SaveVote, open_votes
+
+
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+AT_ONCE: dict[str, Any] = {**PRIVATE, "queue": False}
+
+
+def open_page(settings: ChatSettings) -> gr.Blocks:
+    """Open all that a page needs, what is quick to fail first, and build it.
+
+    Args:
+        settings: Without models, those of `./demo` are compared, or ones pruned now.
+
+    Raises:
+        SSGRError: Votes cannot be kept there, a model cannot be loaded, or an address is not one.
+    """
+    save_vote = open_votes(settings.votes)
+    return build_page(open_arena(with_embedded_models(settings)), save_vote)
+
+
+def open_arena(settings: ChatSettings) -> Arena:
+    """Load the models of a page and find out who they are.
+
+    Args:
+        settings: With at least two models.
+
+    Raises:
+        SSGRError: A model cannot be loaded, or an address is not one.
+    """
+    contenders = [describe(model) for model in settings.models]
+    return Arena(settings, contenders, open_backends(settings), example_problems(contenders))
+
+
+def build_page(arena: Arena, save_vote: SaveVote) -> gr.Blocks:
+    """Build the page.
+
+    Args:
+        arena: Who answers.
+        save_vote: Keeps a vote.
+    """
+    settings = arena.settings
+    with gr.Blocks(title="Dense and pruned, side by side", fill_width=True, analytics_enabled=False) as page:
+        with gr.Row(elem_id="header"):
+            gr.HTML(
+                "<h1>Dense and pruned, side by side</h1><p>One question, answered by a reasoning model and by pruned versions "
+                "of it. The calibration data decides what survives.</p>"
+            )
+            toggle = gr.Button("Dark / light", size="sm", scale=0, min_width=110, elem_id="theme")
+        with gr.Tab("Compare", id="compare"):
+            parts = lay_out(arena)
+        with gr.Tab("Results", id="results"):
+            results_tab(arena.contenders, settings)
+        handlers = Handlers(arena, parts, save_vote)
+        _wire(handlers)
+        toggle.click(None, js=TOGGLE_THEME, api_visibility="private")
+        page.load(handlers.from_link, None, [parts.question, parts.expected, parts.blind, *parts.settings], **AT_ONCE)
+        page.load(None, js=LABEL_COLUMNS, api_visibility="private")
+        gr.api(handlers.compare, api_name="compare", concurrency_id="compare", concurrency_limit=settings.concurrency)
+    return page.queue(max_size=settings.queue_size, default_concurrency_limit=8)
+
+
+def _wire(handlers: Handlers) -> None:
+    """Say which event runs which function."""
+    parts, settings = handlers.parts, handlers.arena.settings
+    running: dict[str, Any] = {**PRIVATE, "concurrency_id": "compare", "concurrency_limit": settings.concurrency}
+    headings = [column.heading for column in parts.columns]
+    shown = [component for column in parts.columns for component in (column.chat, column.numbers, column.stop)]
+    outputs = [
+        parts.conversation,
+        *(parts.question, parts.expected, *parts.asked, parts.status, parts.ask, parts.stop, parts.seed),
+        *(parts.again, parts.fresh, parts.blind, parts.json, parts.markdown, *parts.levels.values()),
+        *(parts.votes + shown),
+    ]
+    gr.on(
+        [parts.ask.click, parts.question.submit],
+        handlers.ask,
+        [parts.question, parts.expected, *parts.settings, parts.conversation],
+        outputs,
+        trigger_mode="once",
+        **running,
+    )
+    parts.again.click(handlers.again, [*parts.settings, parts.conversation], outputs, trigger_mode="once", **running)
+    parts.stop.click(_stopper(handlers, None), None, None, **AT_ONCE)
+    for index, column in enumerate(parts.columns):
+        column.stop.click(_stopper(handlers, index), None, None, **AT_ONCE)
+    votes = [*(str(index) for index in range(len(parts.columns))), "tie", "none"]
+    for choice, button in zip(votes, parts.votes, strict=True):
+        button.click(
+            partial(handlers.vote, choice),
+            [parts.conversation],
+            [parts.conversation, parts.status, *headings, *parts.votes],
+            **PRIVATE,
+        )
+    cleared = [parts.conversation, parts.status, parts.again, *headings, *parts.votes, *shown]
+    gr.on([parts.fresh.click, parts.blind.change], handlers.new_chat, [parts.blind], cleared, **PRIVATE)
+    for level, button in parts.levels.items():
+        button.click(partial(handlers.example, level), [parts.question], [parts.question, parts.expected], **AT_ONCE)
+    link = [parts.question, parts.expected, *parts.asked, *parts.settings, parts.blind]
+    parts.copy.click(None, link, [parts.link], js=COPY_LINK, api_visibility="private")
+    for button, write, name, kind in (
+        (parts.json, handlers.as_json, "comparison.json", "application/json"),
+        (parts.markdown, handlers.as_markdown, "comparison.md", "text/markdown"),
+    ):
+        button.click(write, [parts.conversation], [parts.text], **PRIVATE).then(
+            None, [parts.text], None, js=download_script(name, kind), api_visibility="private"
+        )
+
+
+def _stopper(handlers: Handlers, column: int | None) -> Any:
+    def stop(request: gr.Request) -> None:  # Gradio finds the request by its annotation, which partial would hide
+        handlers.stop(column, request)
+
+    return stop
+
+
+def launch_arguments() -> dict[str, Any]:
+    """Return what `launch()` takes: looks, and nothing that reaches outside."""
+    return {
+        "theme": theme(),
+        "css": CSS,
+        "footer_links": ["api"],
+        "ssr_mode": False,
+        "show_error": False,
+        "_frontend": False,  # else Gradio asks its own page for itself, and gives up when a busy machine takes 3 seconds
+    }

@@ -1,0 +1,162 @@
+"""The results tab: what was measured, where the zeros are, and what the models were calibrated on."""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..calibration.dataset import HISTOGRAMS
+from .contenders import CALIBRATED_ON, HUB, METHODS, Contender
+from .settings import ChatSettings
+
+
+_LAYER = re.compile(r"\.(\d+)\.(.+?)(?:\.weight)?$")
+_STAGES = {
+    "problems": "problems",
+    "rollouts": "responses sampled",
+    "finished": "finished within the limit",
+    "correct": "correct",
+    "in_difficulty_window": "of challenging problems",
+    "in_length_window": "of moderate length",
+    "sequences": "selected",
+}
+
+
+def results_tab(contenders: Sequence[Contender], settings: ChatSettings) -> None:
+    """Place the components of the results tab; must be called where Gradio's blocks are open."""
+    folder = Path(settings.results) if settings.results else None
+    histograms = Path(settings.calibration) / HISTOGRAMS if settings.calibration else None
+    with gr.Row(equal_height=False):
+        gr.HTML(_side_by_side([accuracy_tables(folder), links(contenders)]), elem_id="measured", min_width=520)
+        for plot in sorted(folder.rglob("*.png")) if folder else ():
+            if plot.name != HISTOGRAMS:
+                _image(plot, f"Plot {plot.stem.replace('_', ' ')}")
+    heat = [heat_map(contender) for contender in contenders if contender.layers]
+    gr.HTML(_side_by_side(heat), elem_id="heat")
+    with gr.Row(equal_height=False):
+        funnels = [funnel(contender) for contender in contenders if contender.calibration]
+        gr.HTML(_side_by_side(funnels), elem_id="funnel", min_width=520)
+        if histograms and histograms.is_file():
+            _image(histograms, "Histograms of pass rates and lengths in the calibration set")
+
+
+def accuracy_tables(folder: Path | None) -> str:
+    """Return the numbers of a `report.json` of a demo or a study, a table per set of problems; empty when there is none."""
+    try:
+        report = json.loads((folder / "report.json").read_text()) if folder else {"rows": []}
+        sets: dict[str, list[dict[str, Any]]] = {}
+        for row in report["rows"]:
+            sets.setdefault(row["problems"] if isinstance(row["problems"], str) else "", []).append(row)
+        return "".join(
+            _accuracy_table(name, report["dense"].get("sets", {name: report["dense"]})[name], sets[name]) for name in sets
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _accuracy_table(name: str, dense: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    head = "".join(
+        f"<th scope='col'>{name}</th>" for name in ("method", "calibrated on", "problems solved", "tokens", "truncated")
+    )
+    lines = "".join(map(_accuracy_row, [dense | {"method": "dense"}, *rows]))
+    caption = f"{dense['problems']:,} held-out problems; the error is one standard error."
+    title = f"Accuracy: {escape(name)}" if name else "Accuracy"
+    return f"<section><h2>{title}</h2><table><tr>{head}</tr>{lines}</table><p class='hint'>{caption}</p></section>"
+
+
+def _accuracy_row(row: dict[str, Any]) -> str:
+    method = METHODS.get(row["method"], row["method"])
+    share = f", {row['sparsity']:.0%}" if row.get("sparsity") else ""
+    strategy = row.get("strategy") or row.get("calibration") or ""
+    accuracy = f"{_track(row['accuracy'])}{row['accuracy']:.1%} ± {row['accuracy_se']:.1%}"
+    cells = (
+        f"{escape(method)}{share}",
+        escape(CALIBRATED_ON.get(strategy, strategy)),
+        accuracy,
+        f"{row['mean_tokens']:.0f}",
+        f"{row['truncated']:.1%}",
+    )
+    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+
+
+def heat_map(contender: Contender) -> str:
+    """Return the sparsity of every pruned layer: kinds of layers down, blocks across."""
+    found: dict[str, dict[int, float]] = {}
+    for layer in contender.layers:
+        if match := _LAYER.search(str(layer["name"])):
+            found.setdefault(match[2], {})[int(match[1])] = layer["zeros"] / math.prod(layer["shape"])
+    blocks = sorted({block for kind in found.values() for block in kind})
+    digits = 1 if len(blocks) <= 12 else 0
+    head = "".join(f'<th scope="col">{block}</th>' for block in blocks)
+    rows = "".join(
+        f'<tr><th scope="row">{escape(kind)}</th>{"".join(_heat_cell(values.get(block), digits) for block in blocks)}</tr>'
+        for kind, values in found.items()
+    )
+    title = f"Zeros by layer and block: {escape(contender.title)}"
+    total = f"{contender.sparsity:.2%} of the weights in these layers are zero. Numbers are per cent."
+    table = f"<table class='{'heat' if digits else 'heat dense'}'><tr><td></td>{head}</tr>{rows}</table>"
+    return f"<section><h2>{title}</h2>{table}<p class='hint'>{total}</p></section>"
+
+
+def _heat_cell(share: float | None, digits: int) -> str:
+    if share is None:
+        return "<td></td>"
+    colour = f"color-mix(in srgb, var(--primary-500) {80 * share:.0f}%, transparent)"
+    return f'<td style="background: {colour}">{100 * share:.{digits}f}</td>'
+
+
+def funnel(contender: Contender) -> str:
+    """Return how many responses came through each stage of the selection."""
+    counts = contender.calibration.get("counts") or {}
+    present = [(label, counts[name]) for name, label in _STAGES.items() if name in counts]
+    most = max((count for _, count in present), default=0)
+    rows = "".join(
+        f"<tr><td>{label}</td><td>{_track(count / most)}</td><td>{count:,}</td></tr>" for label, count in present if most
+    )
+    tokens = f"{counts['tokens']:,} tokens in all." if "tokens" in counts else ""
+    return (
+        f"<section><h2>Calibration: {escape(contender.title)}</h2><table>{rows}</table><p class='hint'>{tokens}</p></section>"
+    )
+
+
+def links(contenders: Sequence[Contender]) -> str:
+    """Return links to the models, and to the problems they were calibrated on, as far as they are on the Hub."""
+    items = []
+    for contender in contenders:
+        name = escape(contender.source if contender.link else contender.name)
+        shown = f'<a href="{contender.link}" target="_blank" rel="noopener">{name}</a>' if contender.link else name
+        items.append(f"<li>{escape(contender.title)}: {shown}</li>")
+    sources = {contender.calibration.get("problems", {}).get("source") for contender in contenders}
+    for source in sorted(filter(None, sources)):
+        name, data_set = escape(source), source.split(":")[0]
+        on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", data_set) and not Path(source).exists()
+        shown = f'<a href="{HUB}/datasets/{data_set}" target="_blank" rel="noopener">{name}</a>' if on_hub else name
+        items.append(f"<li>Calibration problems: {shown}</li>")
+    return f"<section><h2>Models and data</h2><ul>{''.join(items)}</ul></section>"
+
+
+def _track(share: float) -> str:
+    return f'<span class="track" aria-hidden="true"><i style="width:{100 * share:.1f}%"></i></span>'
+
+
+def _side_by_side(sections: Sequence[str]) -> str:
+    return f'<div class="results">{"".join(sections)}</div>'
+
+
+def _image(path: Path, description: str) -> None:
+    gr.Image(
+        str(path),
+        format="png",
+        show_label=False,
+        alt_text=description,
+        interactive=False,
+        buttons=[],
+        min_width=520,
+        elem_classes="plot",
+        container=False,
+    )

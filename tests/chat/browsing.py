@@ -1,0 +1,42 @@
+"""What a user does on the page, and waiting for what it leads to."""
+
+from contextlib import suppress
+from time import monotonic, sleep
+from urllib.request import urlopen
+
+
+def example(page, level="easy"):
+    page.click(f"#example-{level}")
+    page.wait_for_function("document.querySelector('#question textarea').value.length > 5")
+    return page.input_value("#question textarea")
+
+
+def finish(page):
+    page.wait_for_selector("#best-1:not([disabled]):visible")
+
+
+def ask(page, question, expected=""):
+    page.fill("#question textarea", question)
+    page.fill("#expected input, #expected textarea", expected)
+    page.click("#ask")
+    page.wait_for_function("document.querySelector('#question textarea').value === ''")  # taken: the old buttons are gone
+
+
+def choose(page, **settings):
+    if not page.is_visible("#seed input"):
+        page.click("#more button")
+    for name, value in settings.items():
+        page.fill(f"#{name} input[type=number]", str(value))
+        page.press(f"#{name} input[type=number]", "Tab")
+
+
+def wait_until(true, seconds=60):
+    end = monotonic() + seconds
+    while not true():
+        assert monotonic() < end
+        sleep(0.02)
+
+
+def is_served(url):
+    with suppress(OSError):
+        return urlopen(url, timeout=60).status == 200
