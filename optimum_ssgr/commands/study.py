@@ -269,7 +269,8 @@ def run(setting: "Setting", cells: "list[Cell]", processes: int) -> None:
     """Run what is missing: the dense model and the calibration sets of every seed first, then the cells."""
     from tqdm.auto import tqdm
 
-    from .cells import DENSE, make_calibrations, make_dense, run_cell, step_runner
+    from .cells import DENSE, make_calibrations, make_dense, run_cell
+    from .processes import step_runner
 
     steps = [] if setting.result(DENSE).exists() else [(make_dense,)]
     for seed in range(setting.args.seeds):
