@@ -16,7 +16,7 @@ from optimum.commands.optimum_cli import main
 OPTIMUM_CLI = Path(sys.executable).with_name("optimum-cli")
 COMMAND = [
     *("study", "out", "-m", "tiny-reasoner", "--problems", "tiny-reasoner:chain,variables,sum,count"),
-    *("--num-problems", "24", "--samples-per-problem", "4", "--num-tokens", "300", "--max-new-tokens", "160"),
+    *("--num-problems", "16", "--samples-per-problem", "4", "--num-tokens", "300", "--max-new-tokens", "160"),
     *("--text", "tiny-reasoner", "--text-length", "160", "--strategies", "ssgr", "text", "--methods", "magnitude", "wanda"),
     *("--patterns", "2:4", "--seeds", "1", "--sweeps", "length"),
     *("--transfer-problems", "tiny-reasoner:walk", "--num-evaluation-problems", "4", "--evaluation-temperature", "0"),
