@@ -130,6 +130,8 @@ MISTAKES = {
     "unknown sweep": (["--sweeps", "width"], 2, "unknown sweep 'width'; choose among difficulty, length"),
     "pattern that does not divide": (["--patterns", "2:5"], 2, "2:5 does not divide the 192 inputs"),
     "the same twice": (["--methods", "wanda", "wanda"], 2, "is named twice"),
+    "prompt too long": (["--max-new-tokens", "1000"], 2, "exceed the model's context of 1024 tokens"),
+    "one problem": (["--num-evaluation-problems", "1"], 1, "it takes at least 2 to know a standard error"),
     "no set to evaluate on": (["--problems", "open-r1/OpenR1-Math-220k"], 2, "name a set with --evaluation-problems"),
 }
 
