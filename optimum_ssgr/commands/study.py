@@ -111,6 +111,8 @@ def wanted_cells(args: Namespace) -> "list[Cell]":
     if unknown:
         raise ConfigError(f"unknown sweep '{unknown[0]}'; choose among {', '.join(SWEEPS)}.")
     cells = list(study_cells(args.strategies, args.methods, targets(args), args.seeds, args.sweeps))
+    if args.sweeps and not any(cell.calibration for cell in cells):
+        raise ConfigError("--sweeps needs a method that calibrates; none of --methods does.")
     if len(set(cells)) < len(cells):
         raise ConfigError("a strategy, method, sparsity, pattern or sweep is named twice.")
     for cell in cells:

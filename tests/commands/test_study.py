@@ -128,6 +128,7 @@ def test_interrupted_in_two_processes_then_killed_and_run_again_gives_the_same_r
 MISTAKES = {
     "unknown strategy": (["--strategies", "best"], 2, "unknown strategy 'best'"),
     "unknown sweep": (["--sweeps", "width"], 2, "unknown sweep 'width'; choose among difficulty, length"),
+    "sweep of nothing": (["--methods", "magnitude"], 2, "--sweeps needs a method that calibrates"),
     "pattern that does not divide": (["--patterns", "2:5"], 2, "2:5 does not divide the 192 inputs"),
     "the same twice": (["--methods", "wanda", "wanda"], 2, "is named twice"),
     "prompt too long": (["--max-new-tokens", "1000"], 2, "exceed the model's context of 1024 tokens"),

@@ -117,18 +117,18 @@ def test_findings_count_the_differences_outside_the_noise(results):
         for target in SETTINGS["targets"]:
             first, second = (
                 np.array([cells[Cell(method, target, name, seed)]["sets"]["known"]["correct"] for seed in range(3)])
-                for name in ("self", "text")
+                for name in ("ssgr", "self")
             )
             paired = first - second
             error = np.hypot(paired.mean(axis=0).std(ddof=1) / np.sqrt(200), paired.mean(axis=1).std(ddof=1) / np.sqrt(3))
             outcomes[0 if abs(paired.mean()) <= 1.96 * error else np.sign(paired.mean())] += 1
     assert min(outcomes[0], outcomes[1]) > 0  # the made-up results hold both
     assert (
-        f"self against text: more problems solved in {outcomes[1]} of 18 comparisons, fewer in {outcomes[-1]}, "
+        f"ssgr against self: more problems solved in {outcomes[1]} of 18 comparisons, fewer in {outcomes[-1]}, "
         f"inside the noise in {outcomes[0]}"
     ) in findings(report, "known", False)
     table = difference_table(report, "known", False)
-    marked = sum(cell.endswith(" ~") for row in table if row[1:3] == ("self", "text") for cell in row)
+    marked = sum(cell.endswith(" ~") for row in table if row[1:3] == ("ssgr", "self") for cell in row)
     assert marked == outcomes[0]
 
 
