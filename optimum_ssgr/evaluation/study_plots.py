@@ -78,13 +78,15 @@ def plot_study(report: dict[str, Any], folder: Path) -> dict[str, str]:
         drawn[name] = caption
 
     bars = f"Bars are 95 % intervals over {spread(report)}."
+    several = any(row["seeds"] > 1 for row in report["rows"])
+    over_seeds = " Bars are 95 % intervals over calibration seeds." if several else ""
     with plt.rc_context(LOOK):
         for number, problems in enumerate(report["settings"]["sets"]):
             end = "" if number == 0 else "-transfer"
             count = report["dense"]["sets"][problems]["problems"]
             where = f"{count:,} problems of {problems}{'' if number == 0 else ', another domain'}"
             save(f"accuracy{end}", plot_accuracy(report, problems), f"Accuracy against sparsity on {where}. {bars}")
-            caption = f"Length and truncation against sparsity on {where}. Bars are 95 % intervals over calibration seeds."
+            caption = f"Length and truncation against sparsity on {where}.{over_seeds}"
             save(f"behaviour{end}", plot_length(report, problems), caption)
             for sweep in report["settings"]["sweeps"]:
                 caption = f"Accuracy by the {sweep} of the traces that were calibrated on, on {where}. {bars}"
@@ -93,7 +95,7 @@ def plot_study(report: dict[str, Any], folder: Path) -> dict[str, str]:
             "reconstruction",
             plot_reconstruction(report),
             "Squared difference from the dense model's hidden states behind every layer, on its own right answers to "
-            "evaluation problems, as a share of their squared size. Bars are 95 % intervals over calibration seeds.",
+            f"evaluation problems, as a share of their squared size.{over_seeds}",
         )
     return drawn
 
@@ -109,7 +111,7 @@ def plot_accuracy(report: dict[str, Any], problems: str) -> Figure:
         axis.axhline(level, color=DENSE, linestyle="--", linewidth=1, label="dense")
     _lines(report, problems, axes[0], lambda row: (100 * row["accuracy"], 100 * NORMAL_95 * row["accuracy_se"]))
     axes[0][0].set_ylabel("problems solved (%)")
-    axes[0][0].set_ylim(-2, min(axes[0][0].get_ylim()[1], 103))
+    axes[0][0].set_ylim(-2, min(axes[0][0].get_ylim()[1] + 3, 103))
     _legend(figure, axes)
     return figure
 
@@ -129,7 +131,8 @@ def plot_length(report: dict[str, Any], problems: str) -> Figure:
 
         _lines(report, problems, row_axes, value)
         row_axes[0].set_ylabel(text)
-        row_axes[0].set_ylim(bottom=-0.02 * row_axes[0].get_ylim()[1])
+        top = 1.05 * max(row_axes[0].get_ylim()[1], 1)  # where nothing is truncated, too
+        row_axes[0].set_ylim(-0.02 * top, top)
     for axis in axes[0]:
         axis.set_xlabel("")
     for axis in axes[1]:
