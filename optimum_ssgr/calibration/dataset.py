@@ -20,7 +20,6 @@ from ..errors import DataError
 from ..output import new_folder
 from ..records import CalibrationSequence, GradedRollout, Problem, Rollout, Verdict
 from .funnel import funnel
-from .plots import plot_histograms
 from .selection import pass_rates
 
 
@@ -173,6 +172,8 @@ class CalibrationSet:
             if card is not None:
                 (partial / "README.md").write_text(card, encoding="utf-8")
             if self.rollouts is not None:
+                from .plots import plot_histograms  # whoever saves no rollouts need not load matplotlib
+
                 plot_histograms(self.rollouts, self.dataset, self.config, partial / HISTOGRAMS)
 
     @classmethod

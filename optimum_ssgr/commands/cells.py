@@ -1,25 +1,17 @@
-"""The steps of a study, each in a process that does one at a time; what a step leaves is there whole or not at all."""
+"""The steps of a study; what a step leaves is there whole or not at all."""
 
 import dataclasses
 import json
-import multiprocessing
-import os
-import signal
-import threading
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import CalibrationConfig, SamplingConfig
-from ..errors import DataError, ModelError
+from ..errors import DataError
 from ..journal import write_whole
 from . import flags
-from .base import be_quiet
 from .calibrate import load_pruner
 
 
@@ -28,10 +20,6 @@ if TYPE_CHECKING:
     from ..evaluation.study import Cell
     from ..pruner import SSGRPruner
     from ..records import GradedRollout, Problem
-
-    Step = tuple[Any, ...]
-    """One of the functions below, and its arguments besides the setting."""
-
 
 DENSE = "dense"
 REFERENCE_TOKENS = 2048
@@ -163,68 +151,6 @@ def run_cell(setting: Setting, cell: "Cell") -> None:
     errors = relative_errors(pruner.model, sequences, [tensors[f"states.{number}"] for number in numbers])
     about = {"cell": dataclasses.asdict(cell), "sparsity": report.sparsity, "calibration": _describe(calibration)}
     _write(setting.result(cell.name), about | result | {"errors": errors})
-
-
-@contextmanager
-def step_runner(setting: Setting, processes: int) -> "Iterator[Callable[[Sequence[Step]], Iterator[None]]]":
-    """Give a function that runs steps, several at a time, and yields whenever one is done.
-
-    The processes end with this one, however it ends.
-
-    Args:
-        setting: What the steps share.
-        processes: Processes to run them in.
-    """
-    os.environ["TQDM_DISABLE"] = "1"  # in the new processes; this one has read it already
-    pool = ProcessPoolExecutor(
-        processes, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(setting,)
-    )
-
-    def run(steps: "Sequence[Step]") -> Iterator[None]:
-        for future in as_completed([pool.submit(_run, *step) for step in steps]):
-            yield future.result()
-
-    try:
-        yield run
-    except BaseException as error:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            process.terminate()
-        if isinstance(error, BrokenProcessPool):
-            raise ModelError(
-                "a process of the study was ended from outside, perhaps for lack of memory; run the same command with fewer "
-                "--processes to go on."
-            ) from None
-        raise
-    finally:
-        pool.shutdown()
-
-
-_setting: Setting | None = None
-
-
-def _begin(setting: Setting) -> None:
-    """Prepare a process: leave Ctrl-C to its parent and end with it; compute with as many threads as everywhere."""
-    global _setting
-    _setting = setting
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
-    if setting.args.quiet:
-        be_quiet()
-    import torch
-    from tqdm import tqdm
-
-    torch.set_num_threads(setting.args.threads)
-    tqdm.set_lock(threading.RLock())  # its usual lock is shared between processes, and left behind when this one is ended
-
-
-def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
-
-
-def _run(step: Callable[..., None], *arguments: Any) -> None:
-    step(_setting, *arguments)
 
 
 def _load(setting: Setting) -> "SSGRPruner":

@@ -209,8 +209,8 @@ def write(
     rows: list[dict[str, Any]],
     asked: dict[str, Asked],
 ) -> None:
-    """Write the numbers, every sample, the metadata for cards, and apart from these what changes from run to run."""
-    from ..evaluation.results import card_metadata, samples_table, versions, write_samples
+    """Write the numbers, every sample, what the Hub takes, and apart from these what changes from run to run."""
+    from ..evaluation.results import card_metadata, leaderboard_files, samples_table, versions, write_samples
     from ..output import new_folder
     from ..rollouts.choose import IN_PROCESS
 
@@ -237,9 +237,20 @@ def write(
         tables = [samples_table(model, *pair) for model, of_model in asked.items() for pair in of_model.graded.items()]
         write_samples(tables, folder / "samples.parquet")
         (folder / "cards").mkdir()
+        revisions = {name: commit for name, found in problems.items() if (commit := commit_of(found))}
         for model in asked:
-            metadata = card_metadata(model, [row for row in rows if row["model"] == model])
-            (folder / "cards" / f"{file_name(model)}.yaml").write_text(metadata)
+            of_model = [row for row in rows if row["model"] == model]
+            (folder / "cards" / f"{file_name(model)}.yaml").write_text(card_metadata(model, of_model, revisions))
+            files = leaderboard_files(of_model, sampling, revisions) if args.num_problems is None else {}
+            for name, text in files.items():
+                path = folder / "eval_results" / file_name(model) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+
+
+def commit_of(problems: "list[Problem]") -> str | None:
+    """Return the commit of the data set on the Hub that problems come from; None when they come from elsewhere."""
+    return (problems[0].source or "").partition("@")[2] or None
 
 
 def as_table(rows: list[dict[str, Any]], asked: dict[str, Asked]) -> str:

@@ -14,7 +14,7 @@ from ..errors import ConfigError, DataError
 from ..journal import check_fingerprint, journal_of, locked_folder
 from . import flags
 from .base import SSGRSubcommand, say
-from .calibrate import kept
+from .calibrate import check_prompts, kept
 
 
 if TYPE_CHECKING:
@@ -77,6 +77,9 @@ class StudyCommand(SSGRSubcommand):
         check_unused(args.output)
         check_model(args, cells)
         setting = read_setting(args, cells, config, sampling)
+        asked = [problem for of_seed in setting.asked.values() for problem in of_seed]
+        for name, problems in {None: asked, **setting.sets}.items():
+            check_prompts(args, args.model, problems, setting.instructions[name], sampling.max_new_tokens)
         if args.dry_run:
             plan(args, setting, cells)
             return
@@ -108,6 +111,8 @@ def wanted_cells(args: Namespace) -> "list[Cell]":
     if unknown:
         raise ConfigError(f"unknown sweep '{unknown[0]}'; choose among {', '.join(SWEEPS)}.")
     cells = list(study_cells(args.strategies, args.methods, targets(args), args.seeds, args.sweeps))
+    if args.sweeps and not any(cell.calibration for cell in cells):
+        raise ConfigError("--sweeps needs a method that calibrates; none of --methods does.")
     if len(set(cells)) < len(cells):
         raise ConfigError("a strategy, method, sparsity, pattern or sweep is named twice.")
     for cell in cells:
@@ -189,6 +194,7 @@ def evaluation_set(args: Namespace, name: str) -> "list[Problem]":
 
     Raises:
         ConfigError: They would be those to calibrate on.
+        DataError: There is only one.
     """
     from ..problems.load import load_problems
     from ..problems.sources import find_source
@@ -196,7 +202,10 @@ def evaluation_set(args: Namespace, name: str) -> "list[Problem]":
 
     if name == args.problems and not name.startswith(NAME) and find_source(name).evaluation_split is None:
         raise ConfigError(f"{name} has no split that is known to be for evaluation; name a set with --evaluation-problems.")
-    return load_problems(name, evaluation=True, limit=args.num_evaluation_problems, seed=args.seed)
+    problems = load_problems(name, evaluation=True, limit=args.num_evaluation_problems, seed=args.seed)
+    if len(problems) < 2:
+        raise DataError(f"'{name}' gives one problem; it takes at least 2 to know a standard error.")
+    return problems
 
 
 def calibration_problems(args: Namespace, sets: "dict[str, list[Problem]]") -> "dict[int, list[Problem]]":
@@ -269,7 +278,8 @@ def run(setting: "Setting", cells: "list[Cell]", processes: int) -> None:
     """Run what is missing: the dense model and the calibration sets of every seed first, then the cells."""
     from tqdm.auto import tqdm
 
-    from .cells import DENSE, make_calibrations, make_dense, run_cell, step_runner
+    from .cells import DENSE, make_calibrations, make_dense, run_cell
+    from .processes import step_runner
 
     steps = [] if setting.result(DENSE).exists() else [(make_dense,)]
     for seed in range(setting.args.seeds):

@@ -14,11 +14,13 @@ class Preset:
         problems: Hub id, known to `problems/sources.py`, which has the instruction.
         samples: Responses to each problem.
         lighteval: Task of lighteval on the same problems; None where its settings do not suit a reasoning model.
+        benchmark: Task that the data set's `eval.yaml` registers with the Hub, which keeps its leaderboard; None without one.
     """
 
     problems: str
     samples: int
     lighteval: str | None = None
+    benchmark: str | None = None
 
 
 # Samples: AIME is reported over 64, GPQA-Diamond over 4 to 16, MATH-500 over 1 to 4. lighteval's gsm8k stops at 256 tokens.
@@ -26,8 +28,8 @@ PRESETS = {
     "math500": Preset("HuggingFaceH4/MATH-500", 4, "math_500"),
     "aime24": Preset("HuggingFaceH4/aime_2024", 64, "aime24_avg"),
     "aime25": Preset("yentinglin/aime_2025", 64, "aime25_avg"),
-    "gsm8k": Preset("openai/gsm8k", 1),
-    "gpqa": Preset("Idavidrein/gpqa", 4, "gpqa:diamond"),
+    "gsm8k": Preset("openai/gsm8k", 1, benchmark="gsm8k"),
+    "gpqa": Preset("Idavidrein/gpqa", 4, "gpqa:diamond", benchmark="diamond"),
 }
 
 

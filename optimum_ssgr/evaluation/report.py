@@ -4,25 +4,49 @@ import base64
 import html
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .study import Cell, bands_of, make_report
-from .study_plots import METHODS, plot_study, target_label
+from .study_plots import METHODS, plot_study, spread, target_label
 
 
 Table = list[tuple[str, ...]]
 
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report; what is empty is left out.
+
+    Args:
+        heading: Its heading.
+        text: A paragraph.
+        findings: Points of a list.
+        table: Heads and rows.
+        plots: Names of plots.
+    """
+
+    heading: str
+    text: str = ""
+    findings: Sequence[str] = ()
+    table: Table | None = None
+    plots: Sequence[str] = ()
+
+
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 84rem; margin: 2rem auto; padding: 0 1rem; }
+h1, h2 { overflow-wrap: anywhere; }
+p, li { max-width: 60rem; }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 13px; }
-th, td { border-bottom: 1px solid #ddd; padding: .3rem .7rem; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-.wide { overflow-x: auto; }
-img { max-width: 100%; }
+th, td { border-bottom: 1px solid #8886; padding: .3rem .5rem; text-align: right; white-space: nowrap; }
+th.text, td.text { text-align: left; }
+.wide, figure { overflow-x: auto; }
 figure { margin: 1.5rem 0; }
-figcaption { color: #555; font-size: 13px; }
-pre { background: #f6f6f6; padding: .7rem; overflow-x: auto; font-size: 12px; }
+img { max-width: 100%; min-width: 28rem; background: #fff; }
+figcaption { font-size: 13px; max-width: 60rem; opacity: .8; }
+pre { background: #8882; padding: .7rem; overflow-x: auto; font-size: 12px; }
 """
 
 
@@ -49,10 +73,13 @@ def write_report(
 
 
 def summary(report: dict[str, Any]) -> str:
-    """Lay out accuracy on the first problem set, for a terminal."""
-    table = accuracy_table(report, next(iter(report["settings"]["sets"])))
+    """Lay out accuracy on the first problem set and what differs on it, for a terminal."""
+    problems = next(iter(report["settings"]["sets"]))
+    table = accuracy_table(report, problems)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table)
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
+    found = [*findings(report, problems, False), *findings(report, problems, True)]
+    return "\n".join([*lines, *(["", *found] if found else [])])
 
 
 def accuracy_table(report: dict[str, Any], problems: str) -> Table:
@@ -76,18 +103,40 @@ def perplexity_table(report: dict[str, Any]) -> Table:
 
 def difference_table(report: dict[str, Any], problems: str, bands: bool) -> Table:
     """Paired differences in points, with 95 % confidence intervals: between strategies, or between bands."""
-    named = set(bands_of(report["settings"]["sweeps"]))
     found: dict[tuple[str, str, str], dict[str, str]] = {}
-    for item in report["differences"]:
-        if item["problems"] == problems and (item["first"] in named) == bands:
-            low, high = (100 * end for end in item["ci95"])
-            cells = found.setdefault((item["method"], item["first"], item["second"]), {})
-            cells[item["target"]] = f"{100 * item['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
+    for item in _differences(report, problems, bands):
+        low, high = (100 * end for end in item["ci95"])
+        cells = found.setdefault((item["method"], item["first"], item["second"]), {})
+        noise = "" if _sign(item) else " ~"
+        cells[item["target"]] = f"{100 * item['difference']:+.1f} ({low:+.1f} to {high:+.1f}){noise}"
     targets = report["settings"]["targets"]
     table: Table = [("method", "calibrated on", "minus", *map(target_label, targets))]
     for (method, first, second), cells in found.items():
         table.append((METHODS[method], first, second, *(cells[target] for target in targets)))
     return table
+
+
+def findings(report: dict[str, Any], problems: str, bands: bool) -> list[str]:
+    """Say of every pair of strategies, or of bands, how often either is better, and how often that cannot be told."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for item in _differences(report, problems, bands):
+        found.setdefault((item["first"], item["second"]), []).append(_sign(item))
+    return [
+        f"{first} against {second}: more problems solved in {signs.count(1)} of {len(signs)} comparisons, "
+        f"fewer in {signs.count(-1)}, inside the noise in {signs.count(0)}"
+        for (first, second), signs in found.items()
+    ]
+
+
+def precision(report: dict[str, Any], problems: str, bands: bool) -> str:
+    """Say what differences can be told from noise, and how many would pass for one by chance."""
+    items = _differences(report, problems, bands)
+    halves = sorted(100 * (item["ci95"][1] - item["ci95"][0]) / 2 for item in items)
+    return (
+        f"A difference is inside the noise (~) if its interval holds 0. The intervals reach {halves[0]:.1f} to "
+        f"{halves[-1]:.1f} points to either side, {halves[len(halves) // 2]:.1f} in the middle. Of {len(items)} comparisons "
+        f"between equals, {0.05 * len(items):.1f} would be outside the noise by chance."
+    )
 
 
 def calibration_table(report: dict[str, Any]) -> Table:
@@ -101,51 +150,55 @@ def calibration_table(report: dict[str, Any]) -> Table:
     return table
 
 
-def sections(report: dict[str, Any]) -> list[tuple[str, str, Table, list[str]]]:
-    """Return the report's parts: heading, sentence, table and names of plots."""
+def sections(report: dict[str, Any]) -> list[Section]:
+    """Return the report's parts."""
     sets, sweeps = list(report["settings"]["sets"]), report["settings"]["sweeps"]
+    over = spread(report)
+    paired = f"Differences in problems solved, paired by problem and seed, in points, with 95 % intervals over {over}."
     parts = []
     for number, problems in enumerate(sets):
         end, domain = ("", "") if number == 0 else ("-transfer", ", another domain")
         dense = report["dense"]["sets"][problems]
         solved = (
-            f"Problems solved, in percent ± standard error over problems and seeds. The dense model solves "
+            f"Problems solved, in percent ± standard error over {over}. The dense model solves "
             f"{100 * dense['accuracy']:.1f} ± {100 * dense['accuracy_se']:.1f} of {dense['problems']:,} with "
             f"{dense['mean_tokens']:.0f} tokens, {100 * dense['truncated']:.1f} % truncated."
         )
-        parts.append((f"Accuracy on {problems}{domain}", solved, accuracy_table(report, problems), [f"accuracy{end}"]))
-        told = "Paired by problem and seed, in points, with 95 % intervals."
-        parts.append(("Differences", told, difference_table(report, problems, False), []))
-        parts.append(
-            (
-                "Length, truncation and loops",
-                "Mean tokens / truncated % / verbatim loops %.",
-                behaviour_table(report, problems),
-                [f"behaviour{end}"],
-            )
-        )
+        table = accuracy_table(report, problems)
+        parts.append(Section(f"Accuracy on {problems}{domain}", solved, table=table, plots=(f"accuracy{end}",)))
+        if _differences(report, problems, False):
+            told = f"{paired} {precision(report, problems, False)}"
+            table = difference_table(report, problems, False)
+            parts.append(Section("Differences", told, findings(report, problems, False), table))
+        told = "Mean tokens / truncated % / verbatim loops %."
+        table = behaviour_table(report, problems)
+        parts.append(Section("Length, truncation and loops", told, table=table, plots=(f"behaviour{end}",)))
         if sweeps:
-            told = (
-                "Correct traces cut into thirds, at equal numbers of tokens; differences paired by problem and seed, in points."
-            )
-            plots = [f"sweep-{sweep}{end}" for sweep in sweeps]
-            parts.append(("Difficulty and length of the traces", told, difference_table(report, problems, True), plots))
+            told = f"Correct traces cut into thirds, at equal numbers of tokens. {paired} {precision(report, problems, True)}"
+            table = difference_table(report, problems, True)
+            plots = tuple(f"sweep-{sweep}{end}" for sweep in sweeps)
+            parts.append(Section("Difficulty and length of the traces", told, findings(report, problems, True), table, plots))
     if report["dense"]["text_perplexity"] is not None:
         told = f"The dense model has {report['dense']['text_perplexity']:.2f}."
-        parts.append(("Perplexity on general text", told, perplexity_table(report), []))
-    parts.append(("What was calibrated on", "Means over seeds.", calibration_table(report), []))
-    parts.append(("Reconstruction error", "", [], ["reconstruction"]))
-    return [part for part in parts if part[3] or len(part[2]) > 1]
+        parts.append(Section("Perplexity on general text", told, table=perplexity_table(report)))
+    table = calibration_table(report)
+    if len(table) > 1:
+        parts.append(Section("What was calibrated on", "Means over seeds.", table=table))
+    parts.append(Section("Reconstruction error", plots=("reconstruction",)))
+    return parts
 
 
 def as_markdown(report: dict[str, Any], captions: Mapping[str, str]) -> str:
     """Write the report as Markdown, with the plots beside it."""
     lines = [f"# Study of {report['settings']['model']}", ""]
-    for heading, sentence, table, plots in sections(report):
-        lines += [f"## {heading}", "", *([sentence, ""] if sentence else [])]
-        if table:
-            lines += ["| " + " | ".join(row) + " |" for row in (table[0], ("---",) * len(table[0]), *table[1:])] + [""]
-        for name in plots:
+    for part in sections(report):
+        lines += [f"## {part.heading}", "", *([part.text, ""] if part.text else [])]
+        if part.findings:
+            lines += [*(f"- {finding}" for finding in part.findings), ""]
+        if part.table:
+            rule = ["---" if text else "---:" for text in _text_columns(part.table)]
+            lines += ["| " + " | ".join(row) + " |" for row in (part.table[0], rule, *part.table[1:])] + [""]
+        for name in part.plots:
             lines += [f"![{captions[name]}](plots/{name}.png)", "", captions[name], ""]
     return "\n".join([*lines, "## Settings", "", "```json", json.dumps(report["settings"], indent=1), "```", ""])
 
@@ -154,13 +207,16 @@ def as_html(report: dict[str, Any], captions: Mapping[str, str], plots: Path) ->
     """Write the report as one HTML page with the plots inside; it asks no other server for anything."""
     title = html.escape(f"Study of {report['settings']['model']}")
     body = [f"<h1>{title}</h1>"]
-    for heading, sentence, table, names in sections(report):
-        body.append(f"<h2>{html.escape(heading)}</h2>")
-        body.append(f"<p>{html.escape(sentence)}</p>" if sentence else "")
-        if table:
-            body.append(f'<div class="wide"><table>{_html_row(table[0], "th")}')
-            body += [*(_html_row(row, "td") for row in table[1:]), "</table></div>"]
-        for name in names:
+    for part in sections(report):
+        body.append(f"<h2>{html.escape(part.heading)}</h2>")
+        body.append(f"<p>{html.escape(part.text)}</p>" if part.text else "")
+        if part.findings:
+            body.append("<ul>" + "".join(f"<li>{html.escape(finding)}</li>" for finding in part.findings) + "</ul>")
+        if part.table:
+            texts = _text_columns(part.table)
+            body.append(f'<div class="wide"><table>{_html_row(part.table[0], texts, "th")}')
+            body += [*(_html_row(row, texts, "td") for row in part.table[1:]), "</table></div>"]
+        for name in part.plots:
             picture = base64.b64encode((plots / f"{name}.svg").read_bytes()).decode()
             caption = html.escape(captions[name])
             body.append(f'<figure><img alt="{caption}" src="data:image/svg+xml;base64,{picture}">')
@@ -173,6 +229,18 @@ def as_html(report: dict[str, Any], captions: Mapping[str, str], plots: Path) ->
     )
 
 
+def _differences(report: dict[str, Any], problems: str, bands: bool) -> list[dict[str, Any]]:
+    """Those on one problem set between bands, or between strategies."""
+    named = set(bands_of(report["settings"]["sweeps"]))
+    return [item for item in report["differences"] if item["problems"] == problems and (item["first"] in named) == bands]
+
+
+def _sign(difference: dict[str, Any]) -> int:
+    """1 or -1 for a difference outside the noise, 0 for one whose interval holds 0."""
+    low, high = difference["ci95"]
+    return int(low > 0) - int(high < 0)
+
+
 def _by_target(report: dict[str, Any], problems: str, cell: Any) -> Table:
     targets = report["settings"]["targets"]
     table: Table = [("method", "calibrated on", *map(target_label, targets))]
@@ -183,5 +251,11 @@ def _by_target(report: dict[str, Any], problems: str, cell: Any) -> Table:
     return table
 
 
-def _html_row(cells: Sequence[str], tag: str) -> str:
-    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+def _text_columns(table: Table) -> list[bool]:
+    """Tell which columns hold words, which are set flush left, rather than numbers."""
+    return [any(cell[0].isalpha() for cell in column) for column in zip(*table[1:], strict=True)]
+
+
+def _html_row(cells: Sequence[str], texts: Sequence[bool], tag: str) -> str:
+    columns = zip(cells, texts, strict=True)
+    return "<tr>" + "".join(f"<{tag}{' class=text' * text}>{html.escape(cell)}</{tag}>" for cell, text in columns) + "</tr>"

@@ -1,19 +1,22 @@
-"""What an evaluation leaves: a row of numbers per model and problem set, every sample, and metadata for a model card."""
+"""What an evaluation leaves: a row of numbers per model and problem set, every sample, and what the Hub takes."""
 
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
-from huggingface_hub import EvalResult, ModelCardData
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 
+from ..config import SamplingConfig
 from ..problems.sources import find_source
 from ..records import GradedRollout
 from .metrics import interval, is_loop, paired_difference, pass_at_k, summarize
+from .presets import find_preset
 
 
 SAMPLES = pyarrow.schema(
@@ -110,10 +113,14 @@ def write_samples(tables: Sequence[pyarrow.Table], path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.concat_tables(tables), path)
 
 
-def eval_results(rows: Sequence[dict[str, Any]]) -> list[EvalResult]:
-    """Turn the rows of one model into results for its card's `model-index`: accuracy with its standard error, in percent.
+def eval_results(rows: Sequence[dict[str, Any]], revisions: Mapping[str, str]) -> list[EvalResult]:
+    """Turn the rows of one model into results for its card's `model-index`: accuracy as a share, with its standard error.
 
     Problems from a file are left out, since a reader of the card could not find them.
+
+    Args:
+        rows: What `result_row` returns.
+        revisions: Commits of problem sets on the Hub.
     """
     found = []
     for row in rows:
@@ -128,14 +135,49 @@ def eval_results(rows: Sequence[dict[str, Any]]) -> list[EvalResult]:
                 dataset_name=str(source.id).split("/")[-1],
                 dataset_config=source.configuration,
                 dataset_split=row["split"],
+                dataset_revision=revisions.get(row["problems"]),
                 metric_type="accuracy",
-                metric_name=f"pass@1, mean of {row['samples']} samples, {row['n']} problems",
-                metric_value=f"{100 * row['accuracy']:.1f} ± {100 * row['accuracy_se']:.1f}",
+                metric_name="pass@1",
+                metric_value=row["accuracy"],
+                metric_args={"standard_error": row["accuracy_se"], "problems": row["n"], "samples": row["samples"]},
             )
         )
     return found
 
 
-def card_metadata(model: str, rows: Sequence[dict[str, Any]]) -> str:
-    """Return the YAML that holds the rows of one model in its card's header."""
-    return ModelCardData(model_name=Path(model).name, eval_results=eval_results(rows)).to_yaml().strip() + "\n"
+def card_metadata(model: str, rows: Sequence[dict[str, Any]], revisions: Mapping[str, str]) -> str:
+    """Return the YAML that holds the rows of one model in its card's header; see `eval_results`."""
+    return ModelCardData(model_name=Path(model).name, eval_results=eval_results(rows, revisions)).to_yaml().strip() + "\n"
+
+
+def leaderboard_files(rows: Sequence[dict[str, Any]], sampling: SamplingConfig, revisions: Mapping[str, str]) -> dict[str, str]:
+    """Turn the rows of one model into files for the folder `.eval_results` of its repository on the Hub.
+
+    The Hub shows them on the model's page and on the benchmark's leaderboard; see https://huggingface.co/docs/hub/eval-results.
+    Only whole benchmarks belong there.
+
+    Args:
+        rows: What `result_row` returns, for all problems of the sets.
+        sampling: How the responses were sampled.
+        revisions: Commits of problem sets on the Hub.
+
+    Returns:
+        YAML by file name; of those sets alone that the Hub keeps a leaderboard of.
+    """
+    files = {}
+    for row in rows:
+        preset = find_preset(row["problems"])
+        if preset is None or preset.benchmark is None:
+            continue
+        asked = "greedy" if sampling.temperature == 0 else f"temperature {sampling.temperature}, top-p {sampling.top_p}"
+        entry = EvalResultEntry(
+            dataset_id=preset.problems,
+            task_id=preset.benchmark,
+            value=round(100 * row["accuracy"], 2),
+            dataset_revision=revisions.get(row["problems"]),
+            notes=f"pass@1, mean of {row['samples']} samples, standard error {100 * row['accuracy_se']:.2f}, {asked}, "
+            f"at most {sampling.max_new_tokens} tokens",
+        )
+        name = f"{preset.problems.split('/')[-1].lower()}.yaml"
+        files[name] = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, width=1000)
+    return files

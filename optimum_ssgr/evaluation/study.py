@@ -132,7 +132,9 @@ def _row(
         "minus_dense": from_dense,
         "minus_dense_ci95": list(interval(from_dense, error_from_dense)),
     }
-    row |= {name: _mean([summary[name] for summary in summaries]) for name in AVERAGED}
+    for name in AVERAGED:
+        values = [summary[name] for summary in summaries]
+        row |= {name: _mean(values), f"{name}_se": _error(values)}
     row["text_perplexity"] = _mean([result["text_perplexity"] for result in results])
     made = [result["calibration"] for result in results if result["calibration"]]
     return row | ({"calibrated_on": {name: _mean([of[name] for of in made]) for name in made[0]}} if made else {})
@@ -141,9 +143,10 @@ def _row(
 def _differences(
     settings: Mapping[str, Any], scores: Mapping[tuple[str, str, str | None, str], np.ndarray]
 ) -> Iterator[dict[str, Any]]:
-    """Compare the first strategy with the others (`ssgr`, if it is there), and the bands of a sweep with one another."""
-    strategies = sorted(settings["strategies"], key=lambda name: name != "ssgr")
+    """Compare the first strategy (`ssgr`, if it is there) with the others, these with `text`, and the bands of a sweep."""
+    strategies = sorted(settings["strategies"], key=lambda name: (name != "ssgr", name == "text"))
     pairs = [(strategies[0], other) for other in strategies[1:]]
+    pairs += [(name, "text") for name in strategies[1:-1] if "text" in strategies]
     for sweep in settings["sweeps"]:
         pairs += [(later, earlier) for earlier, later in combinations(bands_of([sweep]), 2)]
     for method, target, problems in dict.fromkeys((key[0], key[1], key[3]) for key in scores):
@@ -166,10 +169,16 @@ def _differences(
 
 def _reconstruction(key: tuple[str, str, str | None], results: Sequence[Any]) -> dict[str, Any]:
     errors = np.array([result["errors"] for result in results])
-    spread = errors.std(axis=0, ddof=1) / len(errors) ** 0.5 if len(errors) > 1 else np.zeros(errors.shape[1])
     named = dict(zip(("method", "target", "calibration"), key, strict=True))
-    return named | {"errors": errors.mean(axis=0).tolist(), "se": spread.tolist()}
+    return named | {"errors": errors.mean(axis=0).tolist(), "se": [_error(of_layer) for of_layer in errors.T]}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
     return None if any(value is None for value in values) else float(np.mean(values))
+
+
+def _error(values: Sequence[float | None]) -> float | None:
+    """Standard error of a mean over seeds; 0 for a single seed, which says nothing about it."""
+    if any(value is None for value in values):
+        return None
+    return float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0

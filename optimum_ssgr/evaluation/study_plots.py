@@ -1,5 +1,6 @@
 """Figures of a study, as SVG and as PNG."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,12 @@ def target_label(target: str) -> str:
     return target if ":" in target else f"{float(target):.0%}".replace("%", " %")
 
 
+def spread(report: dict[str, Any]) -> str:
+    """Say what errors are taken over."""
+    seeds = max(row["seeds"] for row in report["rows"])
+    return f"problems and {seeds} calibration seeds" if seeds > 1 else "problems alone, as there is one calibration seed"
+
+
 def plot_study(report: dict[str, Any], folder: Path) -> dict[str, str]:
     """Draw every figure that the report has numbers for.
 
@@ -70,13 +77,17 @@ def plot_study(report: dict[str, Any], folder: Path) -> dict[str, str]:
         plt.close(figure)
         drawn[name] = caption
 
-    bars = "Bars are 95 % intervals over problems and calibration seeds."
+    bars = f"Bars are 95 % intervals over {spread(report)}."
+    several = any(row["seeds"] > 1 for row in report["rows"])
+    over_seeds = " Bars are 95 % intervals over calibration seeds." if several else ""
     with plt.rc_context(LOOK):
         for number, problems in enumerate(report["settings"]["sets"]):
             end = "" if number == 0 else "-transfer"
-            where = problems if number == 0 else f"{problems}, another domain"
+            count = report["dense"]["sets"][problems]["problems"]
+            where = f"{count:,} problems of {problems}{'' if number == 0 else ', another domain'}"
             save(f"accuracy{end}", plot_accuracy(report, problems), f"Accuracy against sparsity on {where}. {bars}")
-            save(f"behaviour{end}", plot_length(report, problems), f"Length and truncation against sparsity on {where}.")
+            caption = f"Length and truncation against sparsity on {where}.{over_seeds}"
+            save(f"behaviour{end}", plot_length(report, problems), caption)
             for sweep in report["settings"]["sweeps"]:
                 caption = f"Accuracy by the {sweep} of the traces that were calibrated on, on {where}. {bars}"
                 save(f"sweep-{sweep}{end}", plot_sweep(report, problems, sweep), caption)
@@ -84,7 +95,7 @@ def plot_study(report: dict[str, Any], folder: Path) -> dict[str, str]:
             "reconstruction",
             plot_reconstruction(report),
             "Squared difference from the dense model's hidden states behind every layer, on its own right answers to "
-            "evaluation problems, as a share of their squared size. Bars are 95 % intervals over calibration seeds.",
+            f"evaluation problems, as a share of their squared size.{over_seeds}",
         )
     return drawn
 
@@ -100,7 +111,7 @@ def plot_accuracy(report: dict[str, Any], problems: str) -> Figure:
         axis.axhline(level, color=DENSE, linestyle="--", linewidth=1, label="dense")
     _lines(report, problems, axes[0], lambda row: (100 * row["accuracy"], 100 * NORMAL_95 * row["accuracy_se"]))
     axes[0][0].set_ylabel("problems solved (%)")
-    axes[0][0].set_ylim(-2, min(axes[0][0].get_ylim()[1], 103))
+    axes[0][0].set_ylim(-2, min(axes[0][0].get_ylim()[1] + 3, 103))
     _legend(figure, axes)
     return figure
 
@@ -114,9 +125,14 @@ def plot_length(report: dict[str, Any], problems: str) -> Figure:
     ):
         for axis in row_axes:
             axis.axhline(scale * dense[name], color=DENSE, linestyle="--", linewidth=1, label="dense")
-        _lines(report, problems, row_axes, lambda row, name=name, scale=scale: (scale * row[name], None))
+
+        def value(row: dict[str, Any], name: str = name, scale: int = scale) -> tuple[float, float]:
+            return scale * row[name], scale * NORMAL_95 * row[f"{name}_se"]
+
+        _lines(report, problems, row_axes, value)
         row_axes[0].set_ylabel(text)
-        row_axes[0].set_ylim(bottom=-0.02 * row_axes[0].get_ylim()[1])
+        top = 1.05 * max(row_axes[0].get_ylim()[1], 1)  # where nothing is truncated, too
+        row_axes[0].set_ylim(-0.02 * top, top)
     for axis in axes[0]:
         axis.set_xlabel("")
     for axis in axes[1]:
@@ -192,7 +208,7 @@ def _lines(
     report: dict[str, Any],
     problems: str,
     axes: Sequence[Axes],
-    value: Callable[[dict[str, Any]], tuple[float, float | None]],
+    value: Callable[[dict[str, Any]], tuple[float, float]],
 ) -> None:
     """Draw one line per strategy over the sparsities, and markers apart from it over the patterns."""
     targets = report["settings"]["targets"]
@@ -212,8 +228,7 @@ def _lines(
                 if chosen:
                     heights, errors = zip(*map(value, chosen), strict=True)
                     style["linestyle"] = "none" if pattern else "-"
-                    error_bars = None if errors[0] is None else errors
-                    axis.errorbar([places[row["target"]] + shift for row in chosen], heights, error_bars, **style)
+                    axis.errorbar([places[row["target"]] + shift for row in chosen], heights, errors, **style)
                     style["label"] = None
         axis.set_xticks(range(len(targets)), list(map(target_label, targets)))
         axis.set_xlim(-0.5, len(targets) - 0.5)
@@ -234,5 +249,5 @@ def _legend(figure: Figure, axes: Any) -> None:
     for axis in axes.flat:
         for handle, text in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(text, handle)
-    columns = max(1, min(len(entries), int(figure.get_size_inches()[0] / 2)))
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns)
+    rows = math.ceil(len(entries) / int(figure.get_size_inches()[0] / 2))
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=math.ceil(len(entries) / rows))

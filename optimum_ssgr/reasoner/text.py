@@ -9,15 +9,6 @@ from pathlib import Path
 from pydoc_data import topics
 
 
-def _docstrings(path: Path) -> list[str]:
-    try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, UnicodeDecodeError):
-        return []  # the library ships a few files that are broken on purpose
-    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    return [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
-
-
 @cache
 def documents(split: str) -> tuple[str, ...]:
     """Read the docstrings and help topics of the running Python's standard library.
@@ -28,10 +19,29 @@ def documents(split: str) -> tuple[str, ...]:
     Returns:
         Documents of at least 60 printable ASCII characters, without duplicates, in a fixed order.
     """
+    held_out = split == "test"
+    return tuple(text for text in _every_document() if (zlib.crc32(text.encode()) % 20 == 0) == held_out)
+
+
+@cache
+def _every_document() -> list[str]:
     library = Path(sysconfig.get_paths()["stdlib"])
     skipped = {"site-packages", "dist-packages", "test", "tests", "idlelib", "__pycache__"}
     paths = [path for path in sorted(library.rglob("*.py")) if not skipped & set(path.relative_to(library).parts)]
     texts = [text for path in paths for text in _docstrings(path)] + list(topics.topics.values())
     cleaned = dict.fromkeys(re.sub(r"[^\x20-\x7e\n]", "", text) for text in texts)
-    held_out = split == "test"
-    return tuple(text for text in cleaned if len(text) >= 60 and (zlib.crc32(text.encode()) % 20 == 0) == held_out)
+    return [text for text in cleaned if len(text) >= 60]
+
+
+def _docstrings(path: Path) -> list[str]:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError):
+        return []  # the library ships a few files that are broken on purpose
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes: list[ast.AST] = [tree]
+    for node in nodes:  # breadth first, as `ast.walk`, but for the expressions, which hold no docstrings
+        for name in ("body", "handlers", "cases", "orelse", "finalbody"):
+            below = getattr(node, name, None)
+            nodes += below if isinstance(below, list) else []
+    return [ast.get_docstring(node) or "" for node in nodes if isinstance(node, kinds)]

@@ -1,47 +1,77 @@
-"""`ssgr study` as a user types it: the same bits in one process or several, killed or not; mistakes found first."""
+"""`ssgr study` as a user types it: the same bits in one process or several, stopped or not; mistakes found first."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+from optimum.commands.optimum_cli import main
 
 
 OPTIMUM_CLI = Path(sys.executable).with_name("optimum-cli")
 COMMAND = [
     *("study", "out", "-m", "tiny-reasoner", "--problems", "tiny-reasoner:chain,variables,sum,count"),
-    *("--num-problems", "60", "--samples-per-problem", "4", "--num-tokens", "500", "--max-new-tokens", "200"),
+    *("--num-problems", "16", "--samples-per-problem", "4", "--num-tokens", "300", "--max-new-tokens", "160"),
     *("--text", "tiny-reasoner", "--text-length", "160", "--strategies", "ssgr", "text", "--methods", "magnitude", "wanda"),
-    *("--sparsities", "0.5", "--patterns", "2:4", "--seeds", "1", "--sweeps", "length", "--quiet"),
-    *("--transfer-problems", "tiny-reasoner:walk", "--num-evaluation-problems", "6", "--evaluation-temperature", "0"),
+    *("--patterns", "2:4", "--seeds", "1", "--sweeps", "length"),
+    *("--transfer-problems", "tiny-reasoner:walk", "--num-evaluation-problems", "4", "--evaluation-temperature", "0"),
 ]
-CELLS = 2 + 2 * (2 + 3)
-
-
-def start(folder, *arguments):
-    command = [OPTIMUM_CLI, "ssgr", *arguments]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def run(folder, *arguments):
-    with start(folder, *arguments) as process:
-        out, errors = process.communicate()
-    return process.returncode, out, errors
-
-
-def finished(folder):
-    return {path: path.stat().st_mtime_ns for path in (folder / "out.journal" / "cells").glob("*.json")}
+CELLS = 1 + (2 + 3)
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def ssgr():
+    """Run a command as `optimum-cli ssgr` does, without starting another process for it, and return its exit code."""
+
+    def run(folder, *arguments):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            patch.setattr(sys, "argv", ["optimum-cli", "ssgr", *arguments])
+            patch.setenv("TQDM_DISABLE", "")  # which the command sets
+            try:
+                main()
+            except SystemExit as end:
+                return end.code
+        return 0
+
+    return run
+
+
+def start(folder, *arguments):
+    """Start a command in a process group of its own that listens to Ctrl-C, which the tests themselves may be deaf to."""
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    command = [OPTIMUM_CLI, "ssgr", *arguments, "--quiet"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=folder, start_new_session=True, preexec_fn=listen, **pipes)
+
+
+def finished(folder):
+    return {path.name: path.stat().st_mtime_ns for path in (folder / "out.journal" / "cells").glob("*.json")}
+
+
+def stop(folder, least, processes, number):
+    """Run the study until some cells are finished and others begun; return what it says once every process has ended."""
+    with start(folder, *COMMAND, "--processes", processes) as process:
+        while len(finished(folder)) < least:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.01)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)  # as a terminal does
+        else:
+            process.send_signal(number)
+        out, errors = process.communicate()  # to the end of the pipes, which all processes share
+    return process.returncode, out, errors
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, ssgr):
     folder = tmp_path_factory.mktemp("alone")
-    code, out, errors = run(folder, *COMMAND)
-    assert (code, errors) == (0, "")
-    assert "report and plots written to out" in out
+    assert ssgr(folder, *COMMAND) == 0
     return folder / "out"
 
 
@@ -52,41 +82,45 @@ def test_what_is_written(alone):
     assert len(list((alone / "cells").iterdir())) == 1 + CELLS
     assert len(report["rows"]) == 2 * CELLS
     assert list(report["settings"]["sets"].items()) == [
-        ("tiny-reasoner:chain,variables,sum,count", 6),
-        ("tiny-reasoner:walk", 6),
+        ("tiny-reasoner:chain,variables,sum,count", 4),
+        ("tiny-reasoner:walk", 4),
     ]
     budgets = {row["calibrated_on"]["tokens"] for row in report["rows"] if row["calibration"]}
-    assert budgets == {500}
+    assert budgets == {300}
     lengths = {row["calibration"]: row["calibrated_on"]["mean_tokens"] for row in report["rows"] if row["calibration"]}
     assert lengths["length:shortest"] < lengths["length:longest"]
     assert all(row["sparsity"] == pytest.approx(0.5, abs=0.01) for row in report["rows"])
     assert str(alone.parent) not in text
 
 
-def test_killed_with_two_processes_and_run_again_gives_the_same_report(tmp_path, alone):
-    command = [*COMMAND, "--processes", "2"]
-    with start(tmp_path, *command) as process:
-        while len(finished(tmp_path)) < 4:
-            assert process.poll() is None, process.stderr.read()
-        process.send_signal(signal.SIGKILL)
-        process.communicate()  # ends only when the cells' processes, which share the pipes, have ended, too
+def test_interrupted_in_two_processes_then_killed_and_run_again_gives_the_same_report(tmp_path, alone, ssgr, capfd):
+    code, out, errors = stop(tmp_path, 2, "2", signal.SIGINT)
+    assert (code, out) == (130, "")
+    assert errors.strip() == (
+        "optimum-cli ssgr study: interrupted; finished cells are kept in out.journal. Run the same command to go on."
+    )
     kept = finished(tmp_path)
-    assert 4 <= len(kept) < 1 + CELLS
-    assert not (tmp_path / "out").exists()
+    assert 2 <= len(kept) < CELLS
     rollouts = tmp_path / "rollouts.jsonl"
     os.link(tmp_path / "out.journal" / "rollouts" / "0" / "rollouts.jsonl", rollouts)
     generated = rollouts.read_bytes()
 
-    code, _, errors = run(tmp_path, *command, "--evaluation-temperature", "0.5")
-    assert code == 1
-    assert "holds the beginning of another run: evaluation was" in errors.splitlines()[-1]
+    stop(tmp_path, len(kept) + 1, "1", signal.SIGKILL)
+    assert kept.items() < finished(tmp_path).items()
+    kept = finished(tmp_path)
+    assert len(kept) < 1 + CELLS
+    assert not (tmp_path / "out").exists()
 
-    code, _, errors = run(tmp_path, *command)
-    assert code == 0, errors
+    capfd.readouterr()
+    assert ssgr(tmp_path, *COMMAND, "--evaluation-temperature", "0.5") == 1
+    assert "holds the beginning of another run: evaluation was" in capfd.readouterr().err.splitlines()[-1]
+
+    assert ssgr(tmp_path, *COMMAND) == 0
+    assert "report and plots written to out" in capfd.readouterr().out
     assert rollouts.read_bytes() == generated
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rollouts.jsonl"]
-    for path, modified in kept.items():  # nothing finished was done again
-        assert (tmp_path / "out" / "cells" / path.name).stat().st_mtime_ns == modified
+    for name, modified in kept.items():  # nothing finished was done again
+        assert (tmp_path / "out" / "cells" / name).stat().st_mtime_ns == modified
     for path in (*alone.rglob("*.json"), alone / "report.html"):
         assert (tmp_path / "out" / path.relative_to(alone)).read_bytes() == path.read_bytes(), path
 
@@ -94,25 +128,28 @@ def test_killed_with_two_processes_and_run_again_gives_the_same_report(tmp_path,
 MISTAKES = {
     "unknown strategy": (["--strategies", "best"], 2, "unknown strategy 'best'"),
     "unknown sweep": (["--sweeps", "width"], 2, "unknown sweep 'width'; choose among difficulty, length"),
+    "sweep of nothing": (["--methods", "magnitude"], 2, "--sweeps needs a method that calibrates"),
     "pattern that does not divide": (["--patterns", "2:5"], 2, "2:5 does not divide the 192 inputs"),
     "the same twice": (["--methods", "wanda", "wanda"], 2, "is named twice"),
+    "prompt too long": (["--max-new-tokens", "1000"], 2, "exceed the model's context of 1024 tokens"),
+    "one problem": (["--num-evaluation-problems", "1"], 1, "it takes at least 2 to know a standard error"),
     "no set to evaluate on": (["--problems", "open-r1/OpenR1-Math-220k"], 2, "name a set with --evaluation-problems"),
 }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes_are_one_sentence(tmp_path, name):
+def test_mistakes_are_one_sentence(tmp_path, name, ssgr, capfd):
     arguments, code, message = MISTAKES[name]
-    found, out, errors = run(tmp_path, *COMMAND, *arguments)
+    found = ssgr(tmp_path, *COMMAND, *arguments)
+    out, errors = capfd.readouterr()
     assert (found, out) == (code, "")
     assert message in errors.strip().splitlines()[-1]
     assert "Traceback" not in errors
     assert list(tmp_path.iterdir()) == []
 
 
-def test_sets_of_equal_size_or_none(tmp_path):
+def test_sets_of_equal_size_or_none(tmp_path, ssgr, capfd):
     """Found before anything is pruned."""
-    code, _, errors = run(tmp_path, *COMMAND, "--num-problems", "3", "--num-tokens", "20000")
-    assert code == 1
-    assert "than 20,000 tokens to select from the rollouts of seed 0" in errors
+    assert ssgr(tmp_path, *COMMAND, "--num-problems", "3", "--num-tokens", "20000") == 1
+    assert "than 20,000 tokens to select from the rollouts of seed 0" in capfd.readouterr().err
     assert not list((tmp_path / "out.journal" / "cells").glob("*wanda*"))

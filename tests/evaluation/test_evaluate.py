@@ -3,13 +3,15 @@ import math
 
 import pytest
 import torch
+import yaml
+from huggingface_hub import EvalResultEntry, ModelCard, parse_eval_result_entries
 
 from optimum_ssgr import SamplingConfig, load_problems
 from optimum_ssgr.errors import ConfigError, DataError
 from optimum_ssgr.evaluation.evaluate import evaluate
 from optimum_ssgr.evaluation.perplexity import perplexity, windows_of
 from optimum_ssgr.evaluation.presets import PRESETS, find_preset, lighteval_command
-from optimum_ssgr.evaluation.results import eval_results, result_row
+from optimum_ssgr.evaluation.results import card_metadata, leaderboard_files, result_row
 from optimum_ssgr.problems.sources import SOURCES
 from optimum_ssgr.rollouts.journal import decisive
 
@@ -50,13 +52,32 @@ def test_a_fingerprint_tells_prunings_apart(reasoner):
     assert {key for key in prints[0] if prints[0][key] != prints[2][key]} == {"weights"}
 
 
+ROW = {"model": "me/sparse", "n": 1319, "samples": 4, "accuracy": 0.83014, "accuracy_se": 0.0151, "split": "test"}
+
+
 def test_results_for_a_card_name_the_known_data_set(tmp_path):
-    row = {"n": 500, "samples": 4, "accuracy": 0.83, "accuracy_se": 0.0151, "split": "test"}
     local = tmp_path / "own.jsonl"
     local.touch()
-    (result,) = eval_results([row | {"problems": str(local)}, row | {"problems": "openai/gsm8k"}])
-    assert (result.dataset_type, result.dataset_config, result.dataset_split) == ("openai/gsm8k", "main", "test")
-    assert (result.metric_type, result.metric_value) == ("accuracy", "83.0 ± 1.5")
+    rows = [ROW | {"problems": str(local)}, ROW | {"problems": "openai/gsm8k"}]
+    card = ModelCard(f"---\n{card_metadata('me/sparse', rows, {'openai/gsm8k': 'e53f048'})}---\n")
+    (result,) = card.data.eval_results
+    assert (card.data.model_name, result.dataset_type, result.dataset_config) == ("sparse", "openai/gsm8k", "main")
+    assert (result.dataset_split, result.dataset_revision, result.metric_type) == ("test", "e53f048", "accuracy")
+    assert result.metric_value == 0.83014
+    assert result.metric_args == {"standard_error": 0.0151, "problems": 1319, "samples": 4}
+
+
+def test_results_for_leaderboards_are_in_percent_and_of_registered_benchmarks_alone():
+    sets = ("openai/gsm8k", "Idavidrein/gpqa", "HuggingFaceH4/MATH-500", "own.jsonl")
+    rows = [ROW | {"problems": name} for name in sets]
+    files = leaderboard_files(rows, SamplingConfig(), {"openai/gsm8k": "e53f048"})
+    read = {name: parse_eval_result_entries(yaml.safe_load(text)) for name, text in files.items()}
+    notes = "pass@1, mean of 4 samples, standard error 1.51, temperature 0.6, top-p 0.95, at most 32768 tokens"
+    assert read == {
+        "gsm8k.yaml": [EvalResultEntry("openai/gsm8k", "gsm8k", 83.01, dataset_revision="e53f048", notes=notes)],
+        "gpqa.yaml": [EvalResultEntry("Idavidrein/gpqa", "diamond", 83.01, notes=notes)],
+    }
+    assert "greedy" in leaderboard_files(rows, SamplingConfig(temperature=0), {})["gpqa.yaml"]
 
 
 def test_presets_are_known_sets_with_an_instruction():

@@ -2,12 +2,13 @@
 
 import json
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from optimum_ssgr.errors import ConfigError
-from optimum_ssgr.evaluation.report import write_report
+from optimum_ssgr.evaluation.report import difference_table, findings, write_report
 from optimum_ssgr.evaluation.study import Cell, bands_of, make_report, study_cells
 
 
@@ -88,6 +89,9 @@ def test_rows_and_differences_are_paired_by_problem_and_seed(results):
     assert row["accuracy"] == pytest.approx(scores["ssgr"].mean())
     assert row["accuracy_by_seed"] == pytest.approx(scores["ssgr"].mean(axis=1))
     assert (row["seeds"], row["n"], row["samples"]) == (3, 200, 1)
+    tokens = [cells[Cell(*key, "ssgr", seed)]["sets"]["other"]["summary"]["mean_tokens"] for seed in range(3)]
+    assert row["mean_tokens"] == pytest.approx(np.mean(tokens))
+    assert row["mean_tokens_se"] == pytest.approx(np.std(tokens, ddof=1) / np.sqrt(3))
 
     (found,) = (
         item
@@ -103,6 +107,29 @@ def test_rows_and_differences_are_paired_by_problem_and_seed(results):
     swept = {(item["first"], item["second"]) for item in report["differences"] if ":" in item["first"]}
     assert len(swept) == 6
     assert ("difficulty:hardest", "difficulty:easiest") in swept
+
+
+def test_findings_count_the_differences_outside_the_noise(results):
+    dense, cells = results
+    report = make_report(SETTINGS, dense, cells)
+    outcomes = Counter()
+    for method in ("sparsegpt", "wanda", "alps"):
+        for target in SETTINGS["targets"]:
+            first, second = (
+                np.array([cells[Cell(method, target, name, seed)]["sets"]["known"]["correct"] for seed in range(3)])
+                for name in ("ssgr", "self")
+            )
+            paired = first - second
+            error = np.hypot(paired.mean(axis=0).std(ddof=1) / np.sqrt(200), paired.mean(axis=1).std(ddof=1) / np.sqrt(3))
+            outcomes[0 if abs(paired.mean()) <= 1.96 * error else np.sign(paired.mean())] += 1
+    assert min(outcomes[0], outcomes[1]) > 0  # the made-up results hold both
+    assert (
+        f"ssgr against self: more problems solved in {outcomes[1]} of 18 comparisons, fewer in {outcomes[-1]}, "
+        f"inside the noise in {outcomes[0]}"
+    ) in findings(report, "known", False)
+    table = difference_table(report, "known", False)
+    marked = sum(cell.endswith(" ~") for row in table if row[1:3] == ("ssgr", "self") for cell in row)
+    assert marked == outcomes[0]
 
 
 def test_report_is_whole_and_asks_no_other_server(tmp_path, results):
