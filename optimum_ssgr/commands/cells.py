@@ -129,7 +129,8 @@ def make_calibrations(setting: Setting, seed: int) -> None:
                 f"{name} has fewer than {config.num_tokens:,} tokens to select from the rollouts of seed {seed}, so that sets "
                 "of equal size cannot be made; ask more problems, or lower --num-tokens."
             )
-        dataclasses.replace(built, rollouts=None).save_to_disk(folder)
+        without = dataclasses.replace(built, rollouts=None, manifest=built.manifest | {"rollouts_hash": None})
+        without.save_to_disk(folder)
 
 
 def run_cell(setting: Setting, cell: "Cell") -> None:

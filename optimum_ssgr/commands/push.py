@@ -73,6 +73,8 @@ def deploy(args: Namespace) -> None:
     """Deploy the comparison page as a Space."""
     if args.folder:
         raise ConfigError("give no DIR with --space; the page reads its models from the Hub, so give their ids by --models.")
+    if args.evaluation:
+        raise ConfigError("--evaluation is for the card of a checkpoint, not for --space; push the checkpoint with it.")
     from ..chat.deploy import check_space, publish_space
 
     closed = check_space(args.space, args.models, private=args.private, create_pr=args.create_pr)

@@ -114,6 +114,7 @@ def test_a_deployed_space_holds_the_page_and_a_second_time_changes_nothing(cli):
         (["--models", "alice/dense", "here"], {}, 2, "here lies on this machine"),
         (["--models", "alice/dense", "alice/none"], {}, 1, "there is no model alice/none"),
         (["here", "alice/x"], {}, 2, "give no DIR with --space"),
+        (["--evaluation", "results"], {}, 2, "--evaluation is for the card of a checkpoint"),
         ([], {"HF_TOKEN": ""}, 1, "there is no Hugging Face token"),
         ([], {"HF_TOKEN": HubServer.read_token}, 1, "write access"),
     ],
