@@ -5,7 +5,7 @@
 For every seed the dense model writes one set of rollouts; each strategy selects 12,000 tokens from it (or from general text),
 SparseGPT prunes with them, and the pruned models answer the same problems of the test split with greedy decoding. Errors are
 standard errors over problems and seeds; differences are paired. The second table tells each family of problems apart: its share
-of the calibration tokens, and how many of its problems the pruned models solve.
+of the calibration tokens, and how many of its problems the pruned models solve. Two more rows lift one of SSGR's windows.
 """
 
 import argparse
@@ -28,24 +28,33 @@ from optimum_ssgr.reasoner.text import documents
 from optimum_ssgr.reasoner.train import text_windows
 
 
+ROWS = {
+    **{name: {"strategy": name} for name in STRATEGIES},
+    "ssgr, any length": {"length_window": (0.0, 100.0)},
+    "ssgr, any difficulty": {"pass_rate": (0.0, 1.0)},
+}
+
+
 def main() -> None:
     """Select, prune, evaluate and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num-problems", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--sparsity", type=float, default=0.5)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="which to compare with ssgr")
     args = parser.parse_args()
+    rows = list(dict.fromkeys(["ssgr", *args.rows]))
     dense = SSGRPruner.from_pretrained(NAME)
     problems = load_problems(NAME, split="test", limit=args.num_problems)
     windows = text_windows(dense.tokenizer, "test")[:64]
-    correct: dict[str, list[list[bool]]] = {name: [] for name in STRATEGIES}
-    shares: dict[str, Counter[str]] = {name: Counter() for name in STRATEGIES}
-    others: dict[str, list[tuple[float, float, float]]] = {name: [] for name in STRATEGIES}
+    correct: dict[str, list[list[bool]]] = {name: [] for name in rows}
+    shares: dict[str, Counter[str]] = {name: Counter() for name in rows}
+    others: dict[str, list[tuple[float, float, float]]] = {name: [] for name in rows}
     for seed in range(args.seeds):
         asked = load_problems(NAME, split="train", limit=CALIBRATION_PROBLEMS, seed=seed)
         rollouts = dense.generate_rollouts(asked, dataclasses.replace(CALIBRATION, seed=seed), batch_size=BATCH_SIZE)
-        for name in STRATEGIES:
-            config = dataclasses.replace(CALIBRATION, strategy=name, seed=seed)
+        for name in rows:
+            config = dataclasses.replace(CALIBRATION, **ROWS[name], seed=seed)
             calibration = dense.build_calibration(asked, config, rollouts=rollouts, text=documents("train"))
             if calibration.manifest["counts"]["tokens"] != CALIBRATION.num_tokens:
                 raise SystemExit(f"{name} gives {calibration.manifest['counts']['tokens']} tokens only; ask more problems.")
