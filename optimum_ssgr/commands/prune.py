@@ -133,7 +133,8 @@ def predict(args: Namespace, config: PruningConfig, skeleton: "PreTrainedModel",
         streaming=args.streaming,
         activation_bytes=int(args.activation_gb * 1e9),
     )
-    say(f"takes        {found.seconds:,.0f} s for pruning and writing, on {device.type} with {torch.get_num_threads()} threads")
+    threads = "1 thread" if torch.get_num_threads() == 1 else f"{torch.get_num_threads()} threads"
+    say(f"takes        {found.seconds:,.0f} s for pruning and writing, on {device.type} with {threads}")
     total = (baseline + found.memory) / 1e9
     say(f"memory       {total:,.2f} GB at most, {baseline / 1e9:.2f} GB of it Python and its libraries")
     say(f"disk         {found.disk / 1e9:,.2f} GB at most")
