@@ -13,6 +13,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
 from ..errors import DataError
+from ..hub.failures import hub_error
 from ..reasoner import NAME as EMBEDDED
 from ..reasoner import WEIGHTS
 
@@ -73,8 +74,9 @@ def find_checkpoint(source: str, revision: str | None = None) -> Path:
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=["*.safetensors", INDEX, "config.json"]))
     except Exception as error:  # the libraries below raise many kinds; all of them mean that nothing can be fetched
-        reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
-        raise DataError(f"there is no folder {source}, and it cannot be fetched from the Hub: {reason[0]}") from error
+        first, *_ = [*str(error.__cause__ or error).strip().splitlines(), type(error).__name__]
+        reason = hub_error(error, source) or first
+    raise DataError(f"there is no folder {source}, and it cannot be fetched from the Hub: {reason}")
 
 
 def checkpoint_files(folder: str | Path) -> list[Path]:

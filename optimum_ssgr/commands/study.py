@@ -132,11 +132,11 @@ def wanted_settings(args: Namespace) -> tuple[CalibrationConfig, SamplingConfig]
         ConfigError: A setting is out of range, or there is no number of tokens or no text.
     """
     config = flags.calibration_config(args)
-    if config.num_tokens is None:
-        raise ConfigError("strategies are compared at equal numbers of tokens; set --num-tokens.")
     for name in args.strategies:
         if dataclasses.replace(config, strategy=name).needs_text and args.text is None:
             raise ConfigError(f"the strategy {name} needs --text.")
+    if config.num_tokens is None:
+        raise ConfigError("strategies are compared at equal numbers of tokens; set --num-tokens.")
     sampling = SamplingConfig(args.evaluation_temperature, args.evaluation_top_p, config.max_new_tokens, args.seed)
     return config, sampling
 
