@@ -1,6 +1,7 @@
 """The page in a real browser, with the embedded models."""
 
 import json
+import re
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
@@ -12,6 +13,13 @@ from .conftest import serve
 
 
 COLUMNS = (1, 2, 3)
+
+
+def unfold(page):
+    """Open the thinking of the first column, once it has folded to its title."""
+    shown = "document.querySelector('#chat-1 .thought-group').innerText.trim()"
+    page.wait_for_function(f"/^\\S.{{0,50}}$/s.test({shown})")
+    page.locator("#chat-1 .thought-group").get_by_role("button").first.press("Enter")
 
 
 def test_three_answers_with_numbers_verdicts_and_folded_thinking(open_page, served):
@@ -28,12 +36,9 @@ def test_three_answers_with_numbers_verdicts_and_folded_thinking(open_page, serv
         assert ("right" in numbers) != ("wrong" in numbers)
     assert "right" in page.inner_text("#numbers-1")
     assert page.locator("#chat-1 .katex .boxpad, #chat-1 .katex .fbox").count() >= 1  # the box is set as mathematics
-    thought = page.locator("#chat-1 .thought-group")
-    title = thought.get_by_role("button").first
-    assert "Thought" in thought.inner_text() and "s)" in thought.inner_text()
-    unfolded = len(thought.inner_text())
-    title.press("Enter")
-    page.wait_for_function(f"document.querySelector('#chat-1 .thought-group').innerText.length > {unfolded + 20}")
+    unfold(page)
+    page.wait_for_function("document.querySelector('#chat-1 .thought-group').innerText.length > 50")
+    assert re.match(r"Thought\s*\([\d.]+s\)", page.inner_text("#chat-1 .thought-group"))
     assert "known answer" in page.inner_text("#status").lower()
     assert page.outside == [] and page.errors == []
 
@@ -76,7 +81,7 @@ def test_stopping_one_column_then_all_and_a_dead_one(open_page, stub):
         page.click("#stop")
         finish(page)
         assert "stopped" in page.inner_text("#numbers-2")
-        page.locator("#chat-1 .thought-group").get_by_role("button").first.click()
+        unfold(page)
         page.wait_for_selector("#chat-1 >> text=again")  # what was written stays
         assert "does not answer" in page.inner_text("#chat-3") and stub.url not in page.content()
         assert "right" in page.inner_text("#numbers-4")
@@ -101,7 +106,7 @@ def test_a_hostile_answer_and_question_are_text(open_page, stub):
         page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
         ask(page, "<img src=x onerror=window.hacked=20> [a](javascript:window.hacked=21)", "<b>7</b>")
         finish(page)
-        page.locator("#chat-1 .thought-group").get_by_role("button").first.click()
+        unfold(page)
         page.wait_for_selector("#chat-1 >> text=<b>bold</b>")
         assert page.evaluate("window.hacked") is None and dialogs == []
         for tag in ("img", "script", "iframe", "form", "input", "style", "a", "svg[onload]", "object"):
