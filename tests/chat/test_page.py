@@ -172,8 +172,8 @@ def test_blind_vote_hides_then_reveals(open_page, served):
 
 def test_further_turns_regenerate_and_download(open_page, served):
     page = open_page(served[0])
-    choose(page, tokens=30)
     for _ in range(2):
+        choose(page, tokens=30)  # again, as a page that is still loading sets its defaults
         ask(page, "Count the digit 1.\na 1\nb 2")
         finish(page)
     assert page.locator("#chat-1 .user-row").count() == 2
