@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.identity import hash_weights, hub_weights
+from ..checkpoints.save import PROVENANCE
 from ..errors import DataError
 from ..journal import write_whole
 from .names import hub_id, pinned, public_name
 from .render import merge_card, model_card, read_card
 
 
-RESULTS, CONFIG = "results.json", "ssgr_config.json"
+RESULTS = "results.json"
 LENGTHS = ("mean_tokens", "median_tokens", "p95_tokens", "truncated", "missing_think_end", "looping")
 
 
@@ -61,7 +62,7 @@ def attach_evaluation(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
         DataError: Its card cannot be read.
         OutputError: The folder cannot be written.
     """
-    config, readme = folder / CONFIG, folder / "README.md"
+    config, readme = folder / PROVENANCE, folder / "README.md"
     provenance = json.loads(config.read_text(encoding="utf-8"))
     new = {(row["source"], row["split"]) for row in rows}
     earlier = [row for row in provenance.get("evaluation", ()) if (row["source"], row.get("split")) not in new]
@@ -74,10 +75,10 @@ def attach_evaluation(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
 def _base_model(folder: Path) -> tuple[str, str | None]:
     """Name and commit of the model that a checkpoint was made from."""
     try:
-        provenance = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        provenance = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
         return provenance["base_model"], provenance.get("base_commit")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"an evaluation belongs to a checkpoint, and {folder} holds no readable {CONFIG}.") from None
+        raise DataError(f"an evaluation belongs to a checkpoint, and {folder} holds no readable {PROVENANCE}.") from None
 
 
 def _card_row(row: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from optimum_ssgr.chat import embedded
 from optimum_ssgr.chat.page import build_page, launch_arguments, open_arena
 from optimum_ssgr.chat.settings import ChatSettings
 from optimum_ssgr.chat.votes import open_votes
+from tests.hub_server import HubServer
 
 from .stub_chat import StubChat
 
@@ -27,6 +28,13 @@ def models(tmp_path_factory):
         patch.setattr(embedded, "PROBLEMS", 24)
         patch.setattr(embedded, "CALIBRATION", dataclasses.replace(embedded.CALIBRATION, num_tokens=2000))
         return embedded.make_demo(folder)
+
+
+@pytest.fixture(scope="session")
+def hub_server():
+    """A Hub on loopback; each test begins with `reset`."""
+    with HubServer() as server:
+        yield server
 
 
 @pytest.fixture

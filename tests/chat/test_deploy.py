@@ -65,12 +65,6 @@ class Cli:
         return done
 
 
-@pytest.fixture(scope="module")
-def hub_server():
-    with HubServer() as server:
-        yield server
-
-
 @pytest.fixture
 def cli(hub_server, tmp_path):
     """A Hub with two models, one of them private."""

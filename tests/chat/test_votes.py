@@ -10,17 +10,10 @@ import pytest
 
 from optimum_ssgr.chat.votes import open_votes
 from optimum_ssgr.errors import OutputError
-from tests.hub_server import HubServer
 
 
 VOTES = "alice/votes"
 VOTE = "from optimum_ssgr.chat.votes import open_votes\nopen_votes('hf://datasets/alice/votes')({'vote': 'tie'})"
-
-
-@pytest.fixture(scope="module")
-def hub_server():
-    with HubServer() as server:
-        yield server
 
 
 @pytest.fixture
