@@ -78,7 +78,7 @@ and documents into train and test.
 
 Accuracy: {100 * total["accuracy"]:.1f} % +- {100 * total["accuracy_se"]:.1f} % (standard error), greedy decoding,
 {total["problems"]:,} problems of the test split, {total["mean_tokens"]:.0f} tokens on average, {total["truncated"]:.2%}
-truncated at 400 tokens. Perplexity on held-out text: {text:.1f}.
+truncated at 400 tokens. Perplexity on all held-out text: {text:.1f}.
 
 | family | difficulty 1-3 | 4-7 | 8-10 | all |
 |---|---|---|---|---|

@@ -1,6 +1,6 @@
-"""Compare `staged` and `two_pass` pruning by what is left of the embedded reasoner.
+"""Compare ways to prune by what is left of the embedded reasoner: `modes`, `solvers` or `allocation`.
 
-    python benchmarks/modes.py --num-problems 400 --seeds 15
+    python benchmarks/variants.py modes --num-problems 400 --seeds 15
 
 Every row is the same dense model, pruned with the same calibration sets (`ssgr`, 12,000 tokens, one set per seed) and evaluated
 on the same problems of the dev split with greedy decoding. Errors are standard errors over problems and seeds; differences are
@@ -20,33 +20,45 @@ from optimum_ssgr.problems.load import load_problems
 from optimum_ssgr.reasoner import NAME
 
 
-ROWS = {
-    "sparsegpt 50 % two_pass": PruningConfig(sparsity=0.5, mode="two_pass"),
-    "sparsegpt 50 % staged": PruningConfig(sparsity=0.5, mode="staged"),
-    "sparsegpt 2:4 two_pass": PruningConfig(pattern="2:4", mode="two_pass"),
-    "sparsegpt 2:4 staged": PruningConfig(pattern="2:4", mode="staged"),
-    "wanda 50 % two_pass": PruningConfig(method="wanda", sparsity=0.5, mode="two_pass"),
-    "wanda 50 % staged": PruningConfig(method="wanda", sparsity=0.5, mode="staged"),
+# Of every two rows, the second is compared with the first.
+VARIANTS = {
+    "modes": {
+        "sparsegpt 50 % two_pass": PruningConfig(sparsity=0.5, mode="two_pass"),
+        "sparsegpt 50 % staged": PruningConfig(sparsity=0.5, mode="staged"),
+        "sparsegpt 2:4 two_pass": PruningConfig(pattern="2:4", mode="two_pass"),
+        "sparsegpt 2:4 staged": PruningConfig(pattern="2:4", mode="staged"),
+        "wanda 50 % two_pass": PruningConfig(method="wanda", sparsity=0.5, mode="two_pass"),
+        "wanda 50 % staged": PruningConfig(method="wanda", sparsity=0.5, mode="staged"),
+    },
+    "solvers": {
+        "sparsegpt 50 %": PruningConfig(sparsity=0.5),
+        "alps 50 %": PruningConfig(method="alps", sparsity=0.5),
+        "sparsegpt 60 %": PruningConfig(sparsity=0.6),
+        "alps 60 %": PruningConfig(method="alps", sparsity=0.6),
+    },
+    "allocation": {
+        "sparsegpt 50 % uniform": PruningConfig(sparsity=0.5),
+        "sparsegpt 50 % owl": PruningConfig(sparsity=0.5, allocation="owl"),
+        "sparsegpt 60 % uniform": PruningConfig(sparsity=0.6),
+        "sparsegpt 60 % owl": PruningConfig(sparsity=0.6, allocation="owl"),
+    },
 }
-PAIRS = (
-    ("sparsegpt 50 % staged", "sparsegpt 50 % two_pass"),
-    ("sparsegpt 2:4 staged", "sparsegpt 2:4 two_pass"),
-    ("wanda 50 % staged", "wanda 50 % two_pass"),
-)
 
 
 def main() -> None:
     """Prune, evaluate and print two Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("variants", choices=VARIANTS)
     parser.add_argument("--num-problems", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=15)
     args = parser.parse_args()
     dense = SSGRPruner.from_pretrained(NAME)
     problems = load_problems(NAME, split="dev", limit=args.num_problems)
-    correct: dict[str, list[list[bool]]] = {name: [] for name in ROWS}
+    rows = VARIANTS[args.variants]
+    correct: dict[str, list[list[bool]]] = {name: [] for name in rows}
     for seed in range(args.seeds):
         calibration = calibrate(dense, seed)["ssgr"]
-        for name, config in ROWS.items():
+        for name, config in rows.items():
             pruner = SSGRPruner(copy.deepcopy(dense.model), dense.tokenizer)
             pruner.prune(calibration, config)
             graded = evaluate(pruner.model, pruner.tokenizer, problems, EVALUATION, batch_size=BATCH_SIZE)
@@ -57,9 +69,10 @@ def main() -> None:
         mean, error = mean_over_seeds(found)
         print(f"| {name} | {mean:.1%} +- {error:.1%} |")
     print("\n| difference | points |\n|---|---|")
-    for first, second in PAIRS:
-        mean, error = mean_over_seeds(scores[first] - scores[second])
-        print(f"| {first} - {second} | {100 * mean:+.1f} +- {100 * error:.1f} |")
+    names = list(rows)
+    for first, second in zip(names[::2], names[1::2], strict=True):
+        mean, error = mean_over_seeds(scores[second] - scores[first])
+        print(f"| {second} - {first} | {100 * mean:+.1f} +- {100 * error:.1f} |")
 
 
 if __name__ == "__main__":
