@@ -15,6 +15,7 @@ from transformers.utils import logging
 from ..config import SamplingConfig
 from ..errors import ConfigError, ModelError
 from ..records import Rollout
+from .addresses import parse_address
 from .completions import DIALECTS, Dialect, LostResponse, MalformedAnswer, completion_body, read_completion
 from .engine import Request
 
@@ -111,12 +112,7 @@ class Endpoint:
     name: str = field(init=False)
 
     def __post_init__(self) -> None:
-        try:
-            url = httpx2.URL(self.url)
-        except httpx2.InvalidURL:
-            url = httpx2.URL("")
-        if url.scheme not in ("http", "https") or not url.host or url.path.strip("/") == "":
-            raise ConfigError("an engine's address must look like http://host:8000/v1; check the one you gave.")
+        url = parse_address(self.url)
         self.url = self.url.rstrip("/")
         self.name = str(url.copy_with(username=None, password=None, query=None)).rstrip("/")  # a password stays out of messages
 
