@@ -69,7 +69,7 @@ class EvaluateCommand(SSGRSubcommand):
             check_unused(args.output)
         problems = {name: flags.read_problems(args, name, evaluation=True) for name in sets}
         documents = read_text(args.text, args.text_split, args.text_length * TEXT_WINDOWS) if args.text else []
-        models = list(dict.fromkeys([args.baseline, *args.model] if args.baseline else args.model))
+        models = wanted_models(args)
         for name, found in problems.items():
             if len(found) < 2:
                 raise DataError(f"'{name}' gives one problem; it takes at least 2 to know a standard error.")
@@ -130,6 +130,11 @@ def wanted_sets(args: Namespace) -> dict[str, int]:
     return sets | {PRESETS[name].problems: args.samples or PRESETS[name].samples for name in args.preset}
 
 
+def wanted_models(args: Namespace) -> list[str]:
+    """Return the models to ask, each once, the baseline first."""
+    return list(dict.fromkeys([args.baseline, *args.model] if args.baseline else args.model))
+
+
 def ask(
     args: Namespace,
     model: str,
@@ -145,7 +150,8 @@ def ask(
     from ..rollouts.journal import decisive, open_rollout_journal
 
     pruner = load_pruner(args, model, generates=True)
-    engine = MeteredEngine(choose_engine(args.engine, pruner.model, pruner.tokenizer, sampling, args.batch_size))
+    sole = len(wanted_models(args)) == 1
+    engine = MeteredEngine(choose_engine(args.engine, pruner.model, pruner.tokenizer, sampling, args.batch_size, sole))
     identity = identify(model, getattr(pruner.model.config, "_commit_hash", None))
     measured = None if windows is None else perplexity(pruner.model, windows)
     graded = {}

@@ -10,7 +10,12 @@ from .server import ServerEngine
 
 
 def choose_engine(
-    engine: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sampling: SamplingConfig, batch_size: int
+    engine: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sampling: SamplingConfig,
+    batch_size: int,
+    sole: bool = True,
 ) -> Engine:
     """Make the engine that a name stands for.
 
@@ -20,10 +25,13 @@ def choose_engine(
         tokenizer: Its tokenizer.
         sampling: How to sample.
         batch_size: Most responses in the making at a time; with servers, at each of them.
+        sole: Whether no other model is asked of the same servers, see `ServerEngine`.
 
     Raises:
         ConfigError: There is no engine of that name, or the batch is empty.
     """
     if engine == IN_PROCESS:
         return LocalEngine(model, sampling, batch_size)
-    return ServerEngine(server_addresses(engine), model.config._name_or_path, tokenizer, sampling, concurrency=batch_size)
+    return ServerEngine(
+        server_addresses(engine), model.config._name_or_path, tokenizer, sampling, concurrency=batch_size, sole=sole
+    )

@@ -42,6 +42,10 @@ class TransientFailure(Exception):
         self.retry_after = retry_after
 
 
+class ModelRefused(ModelError):
+    """The server does not generate with the model, as a rule because it serves others; another server may have it."""
+
+
 def api_key() -> str:
     """Return the servers' API key; empty when there is none.
 
@@ -124,6 +128,7 @@ class Endpoint:
         sampling: SamplingConfig,
         tokenizer: PreTrainedTokenizerBase,
         timeout: float,
+        stand_in: bool = False,
     ) -> None:
         """Find out what the server can do, with one token of a real request.
 
@@ -136,13 +141,15 @@ class Endpoint:
             sampling: How to sample.
             tokenizer: The model's tokenizer.
             timeout: Seconds to wait for each answer.
+            stand_in: Whether a server's only model, of whatever name, is taken for one that it does not know.
 
         Raises:
             TransientFailure: The server cannot be reached or is not ready.
-            ModelError: The server refuses, serves other models or saw another prompt.
+            ModelRefused: The server does not generate with the model.
+            ModelError: The server refuses access or saw another prompt.
         """
         served = await self._served_models(client, timeout)
-        single = [name for name in served if name != model] if model not in served and len(served) == 1 else []
+        single = list(served) if stand_in and model not in served and len(served) == 1 else []
         sampling = dataclasses.replace(sampling, max_new_tokens=1)
         refusals: list[str] = []
         for name in [model, *single]:
@@ -157,9 +164,9 @@ class Endpoint:
                 refusals.append(f"{status}, {content}")
                 if status == 404:
                     break  # it does not know the model, however it is asked
-        if served and model not in served and len(served) > 1:
-            raise ModelError(f"{self.name} serves {', '.join(sorted(served)[:5])}, but not {model}; give one of its models.")
-        raise ModelError(f"{self.name} refuses to generate with {model} ({refusals[-1]}).")
+        if served and model not in served and not single:
+            raise ModelRefused(f"{self.name} serves {', '.join(sorted(served)[:5])}, but not {model}; give one of its models.")
+        raise ModelRefused(f"{self.name} refuses to generate with {model} ({refusals[-1]}).")
 
     def _adopt(self, name: str, model: str, dialect: Dialect, context: int | None) -> None:
         if self.dialect is None:
