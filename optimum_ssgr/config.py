@@ -12,6 +12,9 @@ from typing_extensions import Self
 from .errors import ConfigError
 
 
+IN_PROCESS = "transformers"
+"""The engine that generates with the model in this process, where others are addresses of servers."""
+
 STRATEGIES = ("ssgr", "self", "rac", "resp", "obc", "mix", "prompts", "text")
 METHODS = ("magnitude", "wanda", "sparsegpt", "alps")
 MODES = ("staged", "two_pass")

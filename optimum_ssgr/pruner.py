@@ -15,13 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
 
 from . import __version__
-from .calibration.build import (
-    build_set,
-    check_context,
-    describe_origin,
-    encode_text,
-    tokenizer_hash,
-)
+from .calibration.build import build_set, describe_origin, encode_text, tokenizer_hash
 from .calibration.dataset import CalibrationSet, content_hash
 from .calibration.gather import gather_rollouts
 from .calibration.strategies import Sources
@@ -31,7 +25,7 @@ from .cards.render import card_for, dataset_card, model_card
 from .checkpoints.load import load_model, source_of
 from .checkpoints.save import save_checkpoint
 from .checkpoints.streaming import StreamedWeights, load_streamed, save_streamed
-from .config import CalibrationConfig, PruningConfig, SamplingConfig
+from .config import IN_PROCESS, CalibrationConfig, PruningConfig, SamplingConfig
 from .errors import ConfigError, DataError
 from .evaluation.evaluate import evaluate
 from .evaluation.metrics import summarize
@@ -47,9 +41,9 @@ from .pruning.layerwise import check_prunable, prune_layerwise
 from .pruning.report import PruningReport
 from .pruning.weights import ResidentWeights
 from .records import GradedRollout, Problem
-from .rollouts.choose import IN_PROCESS, choose_engine
+from .rollouts.choose import choose_engine
 from .rollouts.journal import decisive, open_rollout_journal
-from .rollouts.prompts import encode_prompts
+from .rollouts.prompts import check_context, encode_prompts
 
 
 ProblemSource = str | Path | Iterable[Problem | Mapping[str, Any]]
@@ -158,7 +152,7 @@ class SSGRPruner:
             check_unused(output_dir)
         sources, graded = Sources(), rollouts or ()
         if config.needs_text:
-            check_context(self.model, config.text_length, "a window of text")
+            check_context(self.model.config, config.text_length, "a window of text")
             documents = load_documents(text, characters_for(config)) if isinstance(text, str | Path) else text or ()
             sources = encode_text(self.tokenizer, documents, config)
         if config.strategy == "prompts" or (config.needs_rollouts and rollouts is None):
@@ -167,7 +161,7 @@ class SSGRPruner:
             problems = load_problems(problems)
         if config.strategy == "prompts":
             sources = Sources(prompts=encode_prompts(self.tokenizer, problems, instruction))
-            check_context(self.model, max(map(len, sources.prompts.values())), "the longest prompt")
+            check_context(self.model.config, max(map(len, sources.prompts.values())), "the longest prompt")
         elif config.needs_rollouts and rollouts is None:
             graded = self.generate_rollouts(
                 problems,
@@ -252,7 +246,7 @@ class SSGRPruner:
         config = dataclasses.replace(config, mode=config.mode or ("two_pass" if self.streamed else "staged"))
         check_prunable(self.model, config)
         sequences, token_weights, manifest = self._sequences(calibration, config)
-        check_context(self.model, max(map(len, sequences), default=0), "the longest calibration sequence")
+        check_context(self.model.config, max(map(len, sequences), default=0), "the longest calibration sequence")
         provenance = self._origin(config)
         with _journal(journal_dir) as journal:
             store = None

@@ -114,11 +114,8 @@ def test_stages_are_in_the_order_of_the_data():
             assert part not in (ALLOWED[other] or ()), f"{part} and {other} may import each other"
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["--help"], *(["ssgr", *verb, "--help"] for verb in ([], ["prune"], ["evaluate"], ["study"], ["demo"], ["chat"]))],
-)
-def test_help_loads_nothing_heavy(arguments):
+def run_and_list_heavy(arguments):
+    """Run a command; the last line of its errors then names the heavy libraries that it loaded."""
     heavy = {"torch", "transformers", "datasets", "gradio", "matplotlib", "pyarrow"}
     code = (
         "import sys, atexit\n"
@@ -127,10 +124,38 @@ def test_help_loads_nothing_heavy(arguments):
         "from optimum.commands.optimum_cli import main\n"
         "main()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], *(["ssgr", *verb, "--help"] for verb in ([], ["prune"], ["evaluate"], ["study"], ["demo"], ["chat"]))],
+)
+def test_help_loads_nothing_heavy(arguments):
+    done = run_and_list_heavy(arguments)
     assert done.returncode == 0
     assert "usage: optimum-cli" in done.stdout
     assert done.stderr.splitlines()[-1] == "LOADED []"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "calibrate out -m x --problems x --engine vlm",
+        "select x out --strategy best",
+        "select x out --strategy mix",
+        "evaluate -m x",
+        "evaluate -m x --preset best",
+        "evaluate -m x --problems x --batch-size 0",
+        "study out -m x --problems x --methods best",
+        "study out -m x --problems x --num-tokens 9 --engine http://host:8000",
+    ],
+)
+def test_settings_are_refused_before_anything_heavy_is_loaded(arguments):
+    done = run_and_list_heavy(["ssgr", *arguments.split()])
+    *_, mistake, loaded = done.stderr.splitlines()
+    assert (done.returncode, "error: " in mistake) == (2, True)
+    assert loaded == "LOADED []"
 
 
 def test_public_names_load_on_demand():

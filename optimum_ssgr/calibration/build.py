@@ -12,9 +12,8 @@ from transformers.utils import logging
 
 from .. import __version__
 from ..config import CalibrationConfig
-from ..errors import ConfigError, DataError
+from ..errors import DataError
 from ..records import GradedRollout
-from ..rollouts.prompts import context_of
 from .dataset import CalibrationSet
 from .selection import meets_budget
 from .strategies import Sources, select
@@ -43,17 +42,6 @@ def describe_origin(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
             "datasets": datasets.__version__,
         },
     }
-
-
-def check_context(model: PreTrainedModel, longest: int, what: str) -> None:
-    """Refuse what is longer than the model's context.
-
-    Raises:
-        ConfigError: It is too long.
-    """
-    context = context_of(model.config)
-    if context is not None and longest > context:
-        raise ConfigError(f"{what} has {longest} tokens but the model's context holds {context}.")
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], config: CalibrationConfig) -> Sources:

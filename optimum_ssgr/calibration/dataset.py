@@ -329,8 +329,10 @@ def _table(columns: dict[str, list[Any]], features: Features) -> Dataset:
 def _read_parquet(path: Path, features: Features) -> Dataset:
     try:
         table = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowInvalid as error:
-        raise DataError(f"{path} is damaged ({error}); build the calibration set again.") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except (pyarrow.ArrowException, OSError) as error:  # Arrow says OSError of pages that cannot be decompressed
+        raise DataError(f"{path} is damaged or cannot be read ({error}); build the calibration set again.") from None
     missing = set(features) - set(table.column_names)
     if missing:
         raise DataError(f"{path} lacks the columns {', '.join(sorted(missing))}.")

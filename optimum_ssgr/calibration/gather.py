@@ -41,6 +41,7 @@ def gather_rollouts(
 
     Raises:
         DataError: There are no problems.
+        NothingUsable: Servers lost every response.
         ConfigError: A prompt and the longest response exceed the model's context.
         OutputError: The journal cannot be written or holds other prompts.
     """
@@ -58,7 +59,7 @@ def gather_rollouts(
             for samples in rounds(config):
                 open_problems = [by_id[name] for name, found in outcomes.items() if not found or not _decided(found, config)]
                 requests = make_requests(open_problems, prompts, samples, config.seed)
-                fresh = grade_all(by_id, sample_rollouts(engine, requests, progress, kept), tokenizer)
+                fresh = grade_all(by_id, sample_rollouts(engine, requests, progress, kept, more=bool(graded)), tokenizer)
                 for item in fresh:
                     outcomes[item.problem.id].append(item.verdict.correct)
                 graded += fresh

@@ -164,7 +164,10 @@ def select(sources: Sources, config: CalibrationConfig) -> list[CalibrationSeque
     Raises:
         DataError: Nothing qualifies.
     """
-    return within_budget(STRATEGIES[config.strategy](sources, config), config.num_sequences, config.num_tokens)
+    chosen = within_budget(STRATEGIES[config.strategy](sources, config), config.num_sequences, config.num_tokens)
+    if not chosen:
+        raise DataError(f"the strategy {config.strategy} has nothing to select from; ask more problems.")
+    return chosen
 
 
 def _at_random(items: Iterable[GradedRollout], name: str, config: CalibrationConfig) -> Iterator[CalibrationSequence]:

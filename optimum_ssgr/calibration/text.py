@@ -49,12 +49,14 @@ def load_documents(
             rows = load_dataset(name, configuration or None, split=split, revision=revision, token=token, streaming=True)
         characters = 0
         for row in rows:
+            if column not in row:
+                raise DataError(f"'{source}' has no column {column}; its columns are {', '.join(row)}.")
             found.append(row[column])
             characters += len(found[-1])
             if characters >= num_characters:
                 break
-    except KeyError:
-        raise DataError(f"'{source}' has no column {column}; its columns are {', '.join(row)}.") from None
+    except DataError:
+        raise
     except Exception as error:  # the library raises many kinds; all of them mean that the data cannot be read
         reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise DataError(f"cannot read text from '{source}': {reason[0]}") from error
@@ -64,9 +66,12 @@ def load_documents(
 
 
 def characters_for(config: CalibrationConfig) -> int:
-    """Return how many characters to read for a calibration set: eight a token, which leaves windows to choose from."""
+    """Return how many characters to read for a calibration set: eight a token, which leaves windows to choose from.
+
+    However small the budget, they fill a window; the last sequence is cut to the budget.
+    """
     budgets = [config.num_tokens, config.num_sequences and config.num_sequences * config.text_length]
-    return 8 * min(budget for budget in budgets if budget)
+    return 8 * max(config.text_length, min(budget for budget in budgets if budget))
 
 
 def _read_text(path: Path) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from typing_extensions import Self
 
+from ..config import IN_PROCESS
 from ..errors import ConfigError
 
 
-IN_PROCESS = "transformers"
 MIN_COLUMNS, MAX_COLUMNS = 2, 4
 
 

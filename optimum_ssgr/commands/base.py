@@ -10,6 +10,12 @@ from optimum.commands.base import BaseOptimumCLICommand
 from ..errors import ConfigError, SSGRError
 
 
+OUT_OF_MEMORY = (
+    "the GPU has too little memory for this; free it of other programs, spread the model over more devices with "
+    "--device-map auto, or prune with --streaming. What a journal holds is kept."
+)
+
+
 class SSGRSubcommand(BaseOptimumCLICommand):
     """A command that shows mistakes a user can mend as one line.
 
@@ -31,6 +37,10 @@ class SSGRSubcommand(BaseOptimumCLICommand):
             if os.environ.get("SSGR_DEBUG"):
                 raise
             self.parser.exit(2 if isinstance(error, ConfigError) else 1, f"{self.parser.prog}: error: {error}\n")
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError" or os.environ.get("SSGR_DEBUG"):  # torch's, which is not loaded here
+                raise
+            self.parser.exit(1, f"{self.parser.prog}: error: {OUT_OF_MEMORY}\n")
         except KeyboardInterrupt:
             self.parser.exit(130, f"\n{self.parser.prog}: interrupted; {self.after_interruption(self.args)}\n")
 

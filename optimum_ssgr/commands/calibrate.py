@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import CalibrationConfig
+from ..config import IN_PROCESS, CalibrationConfig
 from ..errors import ConfigError, DataError
 from ..journal import journal_of
 from . import flags
@@ -89,7 +89,6 @@ def load_pruner(args: Namespace, model: str, generates: bool) -> "SSGRPruner":
     """Load a model, without its weights when nothing is to be generated in this process."""
     from ..checkpoints.load import load_skeleton, load_tokenizer
     from ..pruner import SSGRPruner
-    from ..rollouts.choose import IN_PROCESS
 
     if generates and args.engine == IN_PROCESS:
         return SSGRPruner.from_pretrained(model, **flags.load_arguments(args))
@@ -120,13 +119,19 @@ def build(
 
 
 def check_inputs(args: Namespace, config: CalibrationConfig) -> None:
-    """Refuse a strategy without what it calibrates on."""
-    if config.needs_text and args.text is None:
-        raise ConfigError(f"the strategy {config.strategy} needs --text.")
+    """Refuse a strategy without what it calibrates on, and what cannot generate."""
+    flags.check_engine(args)
+    check_text(args, config)
     if config.strategy == "text" and args.exclude:
         raise ConfigError("--exclude compares problems, and the strategy text has none.")
     if config.strategy != "text" and args.problems is None:
         raise ConfigError(f"the strategy {config.strategy} needs --problems.")
+
+
+def check_text(args: Namespace, config: CalibrationConfig) -> None:
+    """Refuse a strategy that takes text without any."""
+    if config.needs_text and args.text is None:
+        raise ConfigError(f"the strategy {config.strategy} needs --text.")
 
 
 def read_inputs(args: Namespace, config: CalibrationConfig) -> "tuple[list[Problem] | None, list[str] | None, dict[str, Any]]":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import SamplingConfig
+from ..config import IN_PROCESS, SamplingConfig
 from ..errors import ConfigError, DataError
 from ..journal import journal_of
 from . import flags
@@ -18,6 +18,8 @@ from .calibrate import check_prompts, kept, load_pruner
 
 
 if TYPE_CHECKING:
+    import torch
+
     from ..records import GradedRollout, Problem
 
 
@@ -67,13 +69,14 @@ class EvaluateCommand(SSGRSubcommand):
             check_unused(args.output)
         problems = {name: flags.read_problems(args, name, evaluation=True) for name in sets}
         documents = read_text(args.text, args.text_split, args.text_length * TEXT_WINDOWS) if args.text else []
-        models = list(dict.fromkeys([args.baseline, *args.model] if args.baseline else args.model))
+        models = wanted_models(args)
         for name, found in problems.items():
             if len(found) < 2:
                 raise DataError(f"'{name}' gives one problem; it takes at least 2 to know a standard error.")
             for model in models:
                 check_prompts(args, model, found, flags.instruction(args, name), sampling.max_new_tokens)
-        asked = {model: ask(args, model, sampling, sets, problems, documents) for model in models}
+        windows = {model: text_windows(args, model, documents) for model in models} if args.text else {}
+        asked = {model: ask(args, model, sampling, sets, problems, windows.get(model)) for model in models}
         rows = make_rows(args, asked)
         say(as_table(rows, asked))
         for model in models:
@@ -107,10 +110,9 @@ def wanted_sets(args: Namespace) -> dict[str, int]:
     """Return the problem sets that the flags name, with the number of samples for each.
 
     Raises:
-        ConfigError: There are none, a preset is unknown, or the samples are fewer than one.
+        ConfigError: There are none, a preset is unknown, a number is out of range, or there is no such engine.
     """
     from ..evaluation.presets import PRESETS
-    from ..rollouts.choose import IN_PROCESS
 
     unknown = [name for name in args.preset if name not in PRESETS]
     if unknown:
@@ -119,10 +121,18 @@ def wanted_sets(args: Namespace) -> dict[str, int]:
         raise ConfigError("name what to evaluate on with --problems or --preset.")
     if args.samples is not None and args.samples < 1:
         raise ConfigError(f"samples must be at least 1, not {args.samples}.")
+    flags.check_engine(args)
+    if args.text and args.text_length < 2:
+        raise ConfigError(f"text_length must be at least 2, not {args.text_length}.")
     if args.text and args.engine != IN_PROCESS:
         raise ConfigError("--text needs the model in this process, which --engine leaves to servers; measure it by itself.")
     sets = dict.fromkeys(args.problems, args.samples or 1)
     return sets | {PRESETS[name].problems: args.samples or PRESETS[name].samples for name in args.preset}
+
+
+def wanted_models(args: Namespace) -> list[str]:
+    """Return the models to ask, each once, the baseline first."""
+    return list(dict.fromkeys([args.baseline, *args.model] if args.baseline else args.model))
 
 
 def ask(
@@ -131,21 +141,19 @@ def ask(
     sampling: SamplingConfig,
     sets: dict[str, int],
     problems: "dict[str, list[Problem]]",
-    documents: list[str],
+    windows: "torch.Tensor | None",
 ) -> Asked:
     """Ask one model all problems; finished responses are kept in the journal, if there is an output."""
     from ..evaluation.evaluate import MeteredEngine, answer
-    from ..evaluation.perplexity import perplexity, windows_of
+    from ..evaluation.perplexity import perplexity
     from ..rollouts.choose import choose_engine
     from ..rollouts.journal import decisive, open_rollout_journal
 
     pruner = load_pruner(args, model, generates=True)
-    engine = MeteredEngine(choose_engine(args.engine, pruner.model, pruner.tokenizer, sampling, args.batch_size))
+    sole = len(wanted_models(args)) == 1
+    engine = MeteredEngine(choose_engine(args.engine, pruner.model, pruner.tokenizer, sampling, args.batch_size, sole))
     identity = identify(model, getattr(pruner.model.config, "_commit_hash", None))
-    measured = None
-    if documents:
-        windows = windows_of(pruner.tokenizer, documents, args.text_length, TEXT_WINDOWS)
-        measured = perplexity(pruner.model, windows)
+    measured = None if windows is None else perplexity(pruner.model, windows)
     graded = {}
     for name, samples in sets.items():
         journal = None
@@ -156,6 +164,21 @@ def ask(
         graded[name] = answer(engine, pruner.tokenizer, problems[name], sampling.seed, samples, instruction, journal)
     speed = engine.tokens / engine.seconds if engine.seconds else None
     return Asked(identity, graded, measured, speed)
+
+
+def text_windows(args: Namespace, model: str, documents: list[str]) -> "torch.Tensor":
+    """Cut text into windows by a model's tokenizer, before any weights are loaded; int64 [windows, tokens].
+
+    Raises:
+        SSGRError: A window does not fit the model's context, or the text does not fill one.
+    """
+    from ..checkpoints.load import load_config, load_tokenizer
+    from ..evaluation.perplexity import windows_of
+    from ..rollouts.prompts import check_context
+
+    shared = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
+    check_context(load_config(model, **shared), args.text_length, "a window of text")
+    return windows_of(load_tokenizer(model, **shared), documents, args.text_length, TEXT_WINDOWS)
 
 
 def identify(model: str, commit: str | None) -> dict[str, Any]:
@@ -212,7 +235,6 @@ def write(
     """Write the numbers, every sample, what the Hub takes, and apart from these what changes from run to run."""
     from ..evaluation.results import card_metadata, leaderboard_files, samples_table, versions, write_samples
     from ..output import new_folder
-    from ..rollouts.choose import IN_PROCESS
 
     record = {
         "sampling": sampling.to_dict(),

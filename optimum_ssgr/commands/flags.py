@@ -5,7 +5,18 @@ from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import ALLOCATIONS, METHODS, MODES, PRESETS, STRATEGIES, CalibrationConfig, PruningConfig, SamplingConfig
+from ..config import (
+    ALLOCATIONS,
+    IN_PROCESS,
+    METHODS,
+    MODES,
+    PRESETS,
+    STRATEGIES,
+    CalibrationConfig,
+    PruningConfig,
+    SamplingConfig,
+)
+from ..errors import ConfigError
 
 
 if TYPE_CHECKING:
@@ -94,10 +105,23 @@ def add_engine(group: "_ActionsContainer") -> None:
     """Add the flag that says where to generate."""
     group.add_argument(
         "--engine",
-        default="transformers",
+        default=IN_PROCESS,
         help="transformers, or addresses of OpenAI-compatible servers that have the model, such as "
         "http://localhost:8000/v1, separated by commas (default: %(default)s)",
     )
+
+
+def check_engine(args: Namespace) -> None:
+    """Refuse an engine or a batch that there cannot be, before anything is read.
+
+    Raises:
+        ConfigError: There cannot.
+    """
+    from ..rollouts.addresses import server_addresses
+
+    server_addresses(args.engine)
+    if args.batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, not {args.batch_size}.")
 
 
 def add_selection(parser: ArgumentParser, several: bool = False) -> None:

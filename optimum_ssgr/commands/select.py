@@ -3,10 +3,9 @@
 import dataclasses
 from argparse import ArgumentParser, Namespace
 
-from ..errors import ConfigError
 from . import flags
 from .base import SSGRSubcommand, say
-from .calibrate import describe
+from .calibrate import check_text, describe
 
 
 class SelectCommand(SSGRSubcommand):
@@ -22,6 +21,9 @@ class SelectCommand(SSGRSubcommand):
 
     def execute(self, args: Namespace) -> None:
         """Select and save; settings that are not given stay as they are in the set."""
+        given = flags.calibration_config(args)  # checked before the set, which takes long to read
+        if args.strategy is not None:
+            check_text(args, given)
         from ..calibration.dataset import CalibrationSet
         from ..calibration.reselect import reselect
         from ..calibration.text import characters_for, load_documents
@@ -32,8 +34,7 @@ class SelectCommand(SSGRSubcommand):
         check_unused(args.output)
         earlier = CalibrationSet.load(args.rollouts)
         config = flags.calibration_config(args, earlier.config)
-        if config.needs_text and args.text is None:
-            raise ConfigError(f"the strategy {config.strategy} needs --text.")
+        check_text(args, config)
         text = load_documents(args.text, characters_for(config)) if config.needs_text else ()
         tokenizer = load_tokenizer(earlier.manifest["model"]) if config.needs_text else None
         if config.needs_text:

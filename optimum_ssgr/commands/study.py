@@ -14,7 +14,7 @@ from ..errors import ConfigError, DataError
 from ..journal import check_fingerprint, journal_of, locked_folder
 from . import flags
 from .base import SSGRSubcommand, say
-from .calibrate import check_prompts, kept
+from .calibrate import check_prompts, check_text, kept
 
 
 if TYPE_CHECKING:
@@ -68,12 +68,13 @@ class StudyCommand(SSGRSubcommand):
 
     def execute(self, args: Namespace) -> None:
         """Run the cells that are missing, and report."""
-        from ..evaluation.report import summary, write_report
         from ..output import check_unused, new_folder
         from .cells import DENSE
 
         cells = wanted_cells(args)
         config, sampling = wanted_settings(args)
+        from ..evaluation.report import summary, write_report  # with matplotlib: after what is quick to find out
+
         check_unused(args.output)
         check_model(args, cells)
         setting = read_setting(args, cells, config, sampling)
@@ -129,12 +130,12 @@ def wanted_settings(args: Namespace) -> tuple[CalibrationConfig, SamplingConfig]
     """Return how to calibrate and how to evaluate.
 
     Raises:
-        ConfigError: A setting is out of range, or there is no number of tokens or no text.
+        ConfigError: A setting is out of range, or there is no such engine, no number of tokens or no text.
     """
+    flags.check_engine(args)
     config = flags.calibration_config(args)
     for name in args.strategies:
-        if dataclasses.replace(config, strategy=name).needs_text and args.text is None:
-            raise ConfigError(f"the strategy {name} needs --text.")
+        check_text(args, dataclasses.replace(config, strategy=name))
     if config.num_tokens is None:
         raise ConfigError("strategies are compared at equal numbers of tokens; set --num-tokens.")
     sampling = SamplingConfig(args.evaluation_temperature, args.evaluation_top_p, config.max_new_tokens, args.seed)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import ConfigError, DataError
+from ..errors import DataError
+from ..rollouts.prompts import check_context
 
 
 BATCH_TOKENS = 5120
@@ -51,10 +52,8 @@ def perplexity(model: PreTrainedModel, windows: torch.Tensor) -> float:
     Raises:
         ConfigError: The windows are longer than the model's context.
     """
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     length = windows.shape[1]
-    if context is not None and length > context:
-        raise ConfigError(f"text_length {length} exceeds the model's context of {context} tokens.")
+    check_context(model.config, length, "a window of text")
     device = model.get_input_embeddings().weight.device
     losses = [
         model(chunk.to(device), labels=chunk.to(device)).loss.double().item() * len(chunk)

@@ -3,9 +3,11 @@
 import hashlib
 import random
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
+from numbers import Number
 from pathlib import Path
 from string import ascii_uppercase
 from tempfile import TemporaryDirectory
@@ -62,7 +64,8 @@ def load_problems(
         Problems with unique ids; those of a Hub data set name it, its configuration and its commit as their `source`.
 
     Raises:
-        DataError: The source cannot be read, lacks a column or holds no problem.
+        DataError: The source cannot be read, lacks a column, has a question or an answer that is neither text nor number, or
+            holds no problem.
     """
     if limit is not None and limit < 1:
         raise DataError(f"the number of problems must be at least 1, not {limit}.")
@@ -105,7 +108,7 @@ def read_problems(
         origin: `Problem.source` of the problems.
 
     Raises:
-        DataError: There is no row with a question and a final answer.
+        DataError: There is no row with a question and a final answer, or one where they are neither text nor number.
     """
     found: dict[str, Problem] = {}
     incomplete = repeated = 0
@@ -235,4 +238,21 @@ def _pick_column(columns: Iterable[str], named: str | None, usual: tuple[str, ..
 
 
 def _text(row: Mapping[str, Any], column: str | None) -> str:
-    return "" if column is None or row.get(column) is None else str(row[column]).strip()
+    """Read a text or a number, also one in a list by itself or in a chat of one message by the user; empty when missing.
+
+    Raises:
+        DataError: The column holds something else.
+    """
+    held = value = None if column is None else row.get(column)
+    if isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0]
+        if isinstance(value, Mapping) and value.get("role") == "user":
+            value = value.get("content")
+    if value is None or value != value:  # NaN stands for what a table lacks
+        return ""
+    if not isinstance(value, str | Number):
+        raise DataError(
+            f"the column {column} holds {reprlib.repr(held)}, which is neither a text nor a number; make a column of such, or "
+            "name another one with question_column or answer_column."
+        )
+    return str(value).strip()

@@ -17,7 +17,8 @@ class RoomyLayer(DynamicLayer):
 
     Args:
         like: A layer with keys and values of the right shape, type and device; nothing is taken from it.
-        places: Most rows at a time.
+        places: Most rows at a time. Once none will join any more it may be lowered to the rows in use, and the next buffers
+            take that much less.
     """
 
     def __init__(self, like: DynamicLayer, places: int) -> None:

@@ -2,18 +2,20 @@
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..config import SamplingConfig
-from ..errors import ConfigError
+from ..config import IN_PROCESS, SamplingConfig
+from .addresses import server_addresses
 from .engine import Engine
 from .local import LocalEngine
 from .server import ServerEngine
 
 
-IN_PROCESS = "transformers"
-
-
 def choose_engine(
-    engine: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sampling: SamplingConfig, batch_size: int
+    engine: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sampling: SamplingConfig,
+    batch_size: int,
+    sole: bool = True,
 ) -> Engine:
     """Make the engine that a name stands for.
 
@@ -23,13 +25,13 @@ def choose_engine(
         tokenizer: Its tokenizer.
         sampling: How to sample.
         batch_size: Most responses in the making at a time; with servers, at each of them.
+        sole: Whether no other model is asked of the same servers, see `ServerEngine`.
 
     Raises:
-        ConfigError: There is no engine of that name.
+        ConfigError: There is no engine of that name, or the batch is empty.
     """
     if engine == IN_PROCESS:
         return LocalEngine(model, sampling, batch_size)
-    endpoints = [address.strip() for address in engine.split(",") if address.strip()]
-    if not endpoints or not all(address.startswith(("http://", "https://")) for address in endpoints):
-        raise ConfigError(f"the engine must be {IN_PROCESS} or addresses such as http://localhost:8000/v1, not '{engine}'.")
-    return ServerEngine(endpoints, model.config._name_or_path, tokenizer, sampling, concurrency=batch_size)
+    return ServerEngine(
+        server_addresses(engine), model.config._name_or_path, tokenizer, sampling, concurrency=batch_size, sole=sole
+    )

@@ -22,7 +22,15 @@ class MalformedAnswer(Exception):
 
 
 class LostResponse(Exception):
-    """The response cannot be had, or not as the exact token ids that the model wrote."""
+    """The response cannot be had as the exact token ids that the model wrote."""
+
+    advice = "generate with a server that returns token ids (vLLM, SGLang)."
+
+
+class GivenUp(LostResponse):
+    """The response cannot be had at all."""
+
+    advice = "see what the server's log says, and give the same command again."
 
 
 def completion_body(

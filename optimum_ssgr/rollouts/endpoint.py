@@ -15,6 +15,7 @@ from transformers.utils import logging
 from ..config import SamplingConfig
 from ..errors import ConfigError, ModelError
 from ..records import Rollout
+from .addresses import parse_address
 from .completions import DIALECTS, Dialect, LostResponse, MalformedAnswer, completion_body, read_completion
 from .engine import Request
 
@@ -39,6 +40,10 @@ class TransientFailure(Exception):
     def __init__(self, reason: str, retry_after: float = 0.0) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
+
+
+class ModelRefused(ModelError):
+    """The server does not generate with the model, as a rule because it serves others; another server may have it."""
 
 
 def api_key() -> str:
@@ -111,12 +116,7 @@ class Endpoint:
     name: str = field(init=False)
 
     def __post_init__(self) -> None:
-        try:
-            url = httpx2.URL(self.url)
-        except httpx2.InvalidURL:
-            url = httpx2.URL("")
-        if url.scheme not in ("http", "https") or not url.host or url.path.strip("/") == "":
-            raise ConfigError("an engine's address must look like http://host:8000/v1; check the one you gave.")
+        url = parse_address(self.url)
         self.url = self.url.rstrip("/")
         self.name = str(url.copy_with(username=None, password=None, query=None)).rstrip("/")  # a password stays out of messages
 
@@ -128,6 +128,7 @@ class Endpoint:
         sampling: SamplingConfig,
         tokenizer: PreTrainedTokenizerBase,
         timeout: float,
+        stand_in: bool = False,
     ) -> None:
         """Find out what the server can do, with one token of a real request.
 
@@ -140,13 +141,15 @@ class Endpoint:
             sampling: How to sample.
             tokenizer: The model's tokenizer.
             timeout: Seconds to wait for each answer.
+            stand_in: Whether a server's only model, of whatever name, is taken for one that it does not know.
 
         Raises:
             TransientFailure: The server cannot be reached or is not ready.
-            ModelError: The server refuses, serves other models or saw another prompt.
+            ModelRefused: The server does not generate with the model.
+            ModelError: The server refuses access or saw another prompt.
         """
         served = await self._served_models(client, timeout)
-        single = [name for name in served if name != model] if model not in served and len(served) == 1 else []
+        single = list(served) if stand_in and model not in served and len(served) == 1 else []
         sampling = dataclasses.replace(sampling, max_new_tokens=1)
         refusals: list[str] = []
         for name in [model, *single]:
@@ -161,9 +164,9 @@ class Endpoint:
                 refusals.append(f"{status}, {content}")
                 if status == 404:
                     break  # it does not know the model, however it is asked
-        if served and model not in served and len(served) > 1:
-            raise ModelError(f"{self.name} serves {', '.join(sorted(served)[:5])}, but not {model}; give one of its models.")
-        raise ModelError(f"{self.name} refuses to generate with {model} ({refusals[-1]}).")
+        if served and model not in served and not single:
+            raise ModelRefused(f"{self.name} serves {', '.join(sorted(served)[:5])}, but not {model}; give one of its models.")
+        raise ModelRefused(f"{self.name} refuses to generate with {model} ({refusals[-1]}).")
 
     def _adopt(self, name: str, model: str, dialect: Dialect, context: int | None) -> None:
         if self.dialect is None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..errors import ModelError
 from ..records import Rollout
 
 
@@ -25,6 +26,10 @@ class Request:
     seed: int
 
 
+class NothingUsable(ModelError):
+    """Not one of the responses that were asked for can be used."""
+
+
 class Engine(Protocol):
     """Samples responses."""
 
@@ -33,7 +38,7 @@ class Engine(Protocol):
         ...
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Rollout]:
-        """Yield one rollout per request, in the order they finish."""
+        """Yield one rollout per request, in the order they finish; without those that are lost, unless all are."""
         ...
 
 

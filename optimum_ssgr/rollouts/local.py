@@ -143,16 +143,23 @@ class LocalEngine:
 
         Raises:
             ConfigError: A request does not fit the model's context.
+            ModelError: The responses in the making take more memory than the GPU has; everything finished was yielded before.
         """
         queue = deque(sorted(requests, key=lambda request: (len(request.prompt_ids), request.problem_id, request.sample)))
         self.check(queue)
         batch: _Batch | None = None
-        while queue or (batch and batch.rows):
-            running = len(batch.rows) if batch else 0
-            if queue and running <= self.batch_size * 3 // 4:
-                fresh = [queue.popleft() for _ in range(min(self.batch_size - running, len(queue)))]
-                batch = self._join(batch, fresh)
-            yield from self._step(batch)
+        try:
+            while queue or (batch and batch.rows):
+                running = len(batch.rows) if batch else 0
+                if queue and running <= self.batch_size * 3 // 4:
+                    fresh = [queue.popleft() for _ in range(min(self.batch_size - running, len(queue)))]
+                    batch = self._join(batch, fresh)
+                yield from self._step(batch, more=bool(queue))
+        except torch.OutOfMemoryError as error:
+            raise ModelError(
+                f"{self.batch_size} responses at a time take more memory than the GPU has; take fewer (--batch-size or "
+                "batch_size). Finished rollouts are kept where there is a journal, and the same command then goes on there."
+            ) from error
 
     def _join(self, batch: _Batch | None, requests: list[Request]) -> _Batch:
         """Run the model on the prompts, once on each, and append rows for them to the batch."""
@@ -199,8 +206,11 @@ class LocalEngine:
         )
         return output.logits[:, -1]
 
-    def _step(self, batch: _Batch) -> Iterator[Rollout]:
-        """Draw one token for every row, hand out the rows that end with it, and run the model on the others."""
+    def _step(self, batch: _Batch, more: bool) -> Iterator[Rollout]:
+        """Draw one token for every row, hand out the rows that end with it, and run the model on the others.
+
+        Where no more requests wait, the cache keeps no places for them.
+        """
         uniforms = torch.tensor([row.uniforms[len(row.response)] for row in batch.rows], device=batch.logits.device)
         tokens = sample_tokens(batch.logits, uniforms, self.sampling.temperature, self.sampling.top_p)
         going = []
@@ -214,6 +224,9 @@ class LocalEngine:
                 going.append(number)
         if len(going) < len(batch.rows):
             tokens = tokens[batch.keep(going)]
+        if not more:
+            for layer in batch.cache.layers:
+                layer.places = len(going)
         if going:
             batch.logits = self._forward(tokens[:, None], [row.length for row in batch.rows], batch.cache)
         else:

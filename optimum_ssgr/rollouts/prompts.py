@@ -13,6 +13,17 @@ def context_of(config: PretrainedConfig) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
+def check_context(config: PretrainedConfig, longest: int, what: str) -> None:
+    """Refuse what is longer than the model's context.
+
+    Raises:
+        ConfigError: It is too long.
+    """
+    context = context_of(config)
+    if context is not None and longest > context:
+        raise ConfigError(f"{what} has {longest} tokens but the model's context holds {context}.")
+
+
 def check_lengths(config: PretrainedConfig, prompts: Iterable[Sequence[int]], max_new_tokens: int) -> None:
     """Refuse prompts that do not fit the model's context together with the longest response.
 

@@ -5,10 +5,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 
 from tqdm.auto import tqdm
+from transformers.utils import logging
 
 from ..records import Problem, Rollout
-from .engine import Engine, Request, request_seed
+from .engine import Engine, NothingUsable, Request, request_seed
 from .journal import RolloutJournal
+
+
+logger = logging.get_logger(__name__)
 
 
 def make_requests(
@@ -28,7 +32,11 @@ def rollout_progress(total: int, description: str = "generate") -> tqdm:
 
 
 def sample_rollouts(
-    engine: Engine, requests: Sequence[Request], progress: tqdm, journal: RolloutJournal | None = None
+    engine: Engine,
+    requests: Sequence[Request],
+    progress: tqdm,
+    journal: RolloutJournal | None = None,
+    more: bool = False,
 ) -> list[Rollout]:
     """Run all requests and return the rollouts, those that the journal has first.
 
@@ -37,20 +45,27 @@ def sample_rollouts(
         requests: What to sample.
         progress: Progress bar of `rollout_progress`, moved on by every rollout.
         journal: Finished rollouts of an earlier run; new ones are appended. None keeps nothing.
+        more: Whether these only add to rollouts that are there, so that all of them may be lost.
 
     Raises:
+        NothingUsable: There is no rollout.
         OutputError: The journal cannot be written or holds other prompts.
     """
     earlier = [(request, journal.find(request) if journal else None) for request in requests]
     rollouts = [rollout for _, rollout in earlier if rollout]
     progress.update(len(rollouts))
     started, tokens = time.monotonic(), 0
-    with closing(engine.generate([request for request, rollout in earlier if not rollout])) as fresh:
-        for rollout in fresh:
-            if journal:
-                journal.append(rollout)
-            rollouts.append(rollout)
-            tokens += len(rollout.response_ids)
-            progress.set_postfix({"tokens/s": round(tokens / (time.monotonic() - started))}, refresh=False)
-            progress.update()
+    try:
+        with closing(engine.generate([request for request, rollout in earlier if not rollout])) as fresh:
+            for rollout in fresh:
+                if journal:
+                    journal.append(rollout)
+                rollouts.append(rollout)
+                tokens += len(rollout.response_ids)
+                progress.set_postfix({"tokens/s": round(tokens / (time.monotonic() - started))}, refresh=False)
+                progress.update()
+    except NothingUsable as error:
+        if not (rollouts or more):
+            raise
+        logger.warning(str(error))
     return rollouts

@@ -17,9 +17,9 @@ from transformers.utils import logging
 from ..config import SamplingConfig
 from ..errors import ConfigError, ModelError
 from ..records import Rollout
-from .completions import LostResponse
-from .endpoint import Endpoint, TransientFailure, open_client
-from .engine import Request
+from .completions import GivenUp, LostResponse
+from .endpoint import Endpoint, ModelRefused, TransientFailure, open_client
+from .engine import NothingUsable, Request
 
 
 logger = logging.get_logger(__name__)
@@ -44,7 +44,7 @@ class ServerEngine:
     Args:
         endpoints: Addresses such as `http://host:8000/v1`. The API key, if they need one, is read from the environment
             variable VLLM_API_KEY or OPENAI_API_KEY.
-        model: Model id; an endpoint that does not know it but serves a single model uses that one.
+        model: Model id, which is the model's name on the servers; those that do not know it are left out.
         tokenizer: The model's tokenizer.
         sampling: How to sample. Servers draw from a request's seed as they can; the same seed need not give the same response
             when other requests run beside it.
@@ -53,6 +53,8 @@ class ServerEngine:
         read_timeout: Seconds to wait for one response; by default ten minutes and a second for every token it may have.
         backoff: Seconds to wait after a first failure; doubled after every other, with jitter.
         max_backoff: Longest wait, in seconds.
+        sole: Whether no other model is asked of these endpoints. Only then, and when none of them knows the model, does the
+            only model of an endpoint stand for it.
 
     Attributes:
         lost: Why a response was left out, by problem id and number of the sample.
@@ -73,6 +75,7 @@ class ServerEngine:
         read_timeout: float | None = None,
         backoff: float = 0.5,
         max_backoff: float = 30.0,
+        sole: bool = True,
     ) -> None:
         if not endpoints:
             raise ConfigError("the server engine needs at least one address such as http://host:8000/v1.")
@@ -88,14 +91,16 @@ class ServerEngine:
         self.read_timeout = 600.0 + sampling.max_new_tokens if read_timeout is None else read_timeout
         self.backoff = backoff
         self.max_backoff = max_backoff
-        self.lost: dict[tuple[str, int], str] = {}
+        self.sole = sole
+        self._stand_in = False
+        self.lost: dict[tuple[str, int], LostResponse] = {}
 
     def check(self, requests: Iterable[Request]) -> None:
         """Ask every endpoint what it can do, before anything is generated.
 
         Raises:
             ConfigError: A prompt and the longest response exceed what a server takes.
-            ModelError: No endpoint answers, or one refuses, serves another model or sees another prompt.
+            ModelError: No endpoint answers, none has the model, or one refuses access or sees another prompt.
         """
         requests = list(requests)
         unknown = [endpoint for endpoint in self.endpoints if endpoint.dialect is None]
@@ -113,22 +118,40 @@ class ServerEngine:
                 )
 
     async def _probe_all(self, endpoints: list[Endpoint], request: Request) -> None:
+        earlier = [endpoint.trouble for endpoint in endpoints]
         async with open_client(self.read_timeout) as client:
-            answers = await asyncio.gather(*(self.probe(client, endpoint, request) for endpoint in endpoints))
+            failures = await self._ask_all(client, endpoints, request)
+            if self.sole and len(failures) == len(self.endpoints) and all(isinstance(f, ModelRefused) for f in failures):
+                self._stand_in = True  # every endpoint was heard, and none knows the model
+                failures = await self._ask_all(client, endpoints, request)
         if all(endpoint.dialect is None for endpoint in self.endpoints):
+            for failure in failures:
+                if isinstance(failure, ModelRefused):
+                    raise failure
             raise ModelError(f"no server answers ({self.troubles()}); start it, or check the address.")
-        for endpoint, answered in zip(endpoints, answers, strict=True):
-            if not answered:
-                logger.warning(f"{endpoint.name} does not answer ({endpoint.trouble}); the others go on without it.")
+        for endpoint, known in zip(endpoints, earlier, strict=True):
+            if endpoint.dialect is None and endpoint.trouble != known:
+                logger.warning(f"{endpoint.name} cannot be used ({endpoint.trouble}); the others go on without it.")
 
-    async def probe(self, client: httpx2.AsyncClient, endpoint: Endpoint, request: Request) -> bool:
-        """Ask an endpoint what it can do; False when it does not answer."""
+    async def _ask_all(
+        self, client: httpx2.AsyncClient, endpoints: list[Endpoint], request: Request
+    ) -> list[TransientFailure | ModelRefused]:
+        """Probe endpoints side by side; return what went wrong."""
+        failures = await asyncio.gather(*(self.probe(client, endpoint, request) for endpoint in endpoints))
+        return [failure for failure in failures if failure]
+
+    async def probe(
+        self, client: httpx2.AsyncClient, endpoint: Endpoint, request: Request
+    ) -> TransientFailure | ModelRefused | None:
+        """Ask an endpoint what it can do; return why it cannot be used for now, or None when it can."""
         try:
-            await endpoint.probe(client, self.model, request, self.sampling, self.tokenizer, self.patience)
-        except TransientFailure as failure:
-            endpoint.trouble = str(failure)
-            return False
-        return True
+            await endpoint.probe(
+                client, self.model, request, self.sampling, self.tokenizer, self.patience, stand_in=self._stand_in
+            )
+        except (TransientFailure, ModelRefused) as failure:
+            endpoint.trouble = str(failure).removeprefix(f"{endpoint.name} ").rstrip(".")
+            return failure
+        return None
 
     def troubles(self) -> str:
         """Name every endpoint with what went wrong there last."""
@@ -141,6 +164,7 @@ class ServerEngine:
 
         Raises:
             ConfigError: A request does not fit what a server takes.
+            NothingUsable: Every response was lost.
             ModelError: No server answers, one refuses, or most responses are lost; everything finished was yielded before.
         """
         requests = list(requests)
@@ -155,9 +179,16 @@ class ServerEngine:
             while (rollout := results.get()) is not None:
                 yield rollout
             done.result()
+        if len(self.lost) == len(requests):
+            raise NothingUsable(self.losses(len(requests)))
         if self.lost:
             reason = next(iter(self.lost.values()))
             logger.warning(f"{len(self.lost)} of {len(requests)} responses were left out, for example because {reason}.")
+
+    def losses(self, answers: int) -> str:
+        """Say that responses were lost, of so many, why, and what to do about it."""
+        last = next(reversed(self.lost.values()))
+        return f"{len(self.lost)} of the first {answers} responses could not be used, the last because {last}; {last.advice}"
 
 
 @contextmanager
@@ -221,14 +252,11 @@ class _Run:
             try:
                 self.results.put(await self._sample(client, request))
             except LostResponse as error:
-                self.engine.lost[request.problem_id, request.sample] = str(error)
+                self.engine.lost[request.problem_id, request.sample] = error
             self.answers += 1
             lost = self.engine.lost
             if len(lost) >= LOST_TO_STOP and 2 * len(lost) > self.answers:
-                raise ModelError(
-                    f"{len(lost)} of the first {self.answers} responses could not be used, the last because "
-                    f"{next(reversed(lost.values()))}; generate with a server that returns token ids (vLLM, SGLang)."
-                )
+                raise ModelError(self.engine.losses(self.answers))
 
     async def _sample(self, client: httpx2.AsyncClient, request: Request) -> Rollout:
         """Try a request, wherever there is a place, until it succeeds or is given up."""
@@ -247,7 +275,7 @@ class _Run:
                 self._tell()
             failed, began = endpoint, began or loop.time()
             if tries >= TRIES and loop.time() - began > engine.patience:
-                raise LostResponse(f"{endpoint.name} failed {tries} times ({endpoint.trouble})")
+                raise GivenUp(f"{endpoint.name} failed {tries} times ({endpoint.trouble})")
             await asyncio.sleep(self._delay(tries - 1))
 
     async def _place(self, avoid: Endpoint | None) -> Endpoint:
@@ -283,7 +311,7 @@ class _Run:
                 await self.changed.wait()
             for tries in count():
                 await asyncio.sleep(max(self._delay(tries), endpoint.paused_until - loop.time()))
-                if await self.engine.probe(client, endpoint, self.example):
+                if await self.engine.probe(client, endpoint, self.example) is None:
                     break
                 self._check_patience(loop.time())
             endpoint.resting_since, endpoint.failures = None, 0

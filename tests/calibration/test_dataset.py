@@ -103,3 +103,18 @@ def test_damage_is_noticed(built, tmp_path):
     manifest.write_text("{")
     with pytest.raises(DataError, match=r"manifest of .* is damaged"):
         CalibrationSet.load_from_disk(tmp_path / "set")
+
+
+def test_a_page_that_cannot_be_decompressed_is_damage(built, tmp_path):
+    """Arrow raises errors of many kinds, by what a changed byte belongs to; none gets through."""
+    built.save_to_disk(tmp_path / "set")
+    data = tmp_path / "set" / "calibration" / "train.parquet"
+    whole, refusals = data.read_bytes(), []
+    for place in range(4, len(whole), 32):
+        data.write_bytes(whole[:place] + bytes(byte ^ 0xFF for byte in whole[place : place + 16]) + whole[place + 16 :])
+        try:
+            CalibrationSet.load_from_disk(tmp_path / "set")
+        except DataError as error:
+            refusals.append(str(error))
+    assert any("Corrupt snappy compressed data" in refusal for refusal in refusals)
+    assert {refusal.split(f"{tmp_path}/set")[0] for refusal in refusals} <= {"", "the sequences in "}

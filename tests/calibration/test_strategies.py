@@ -180,3 +180,9 @@ def test_a_cut_sequence_has_its_weights_cut():
     chosen = select(items, CalibrationConfig(strategy="resp", num_sequences=None, num_tokens=30))
     assert [len(s.token_weights) for s in chosen] == [len(s.input_ids) for s in chosen]
     assert sum(len(s.input_ids) for s in chosen) == 30
+
+
+@pytest.mark.parametrize("strategy", ["rac", "resp", "prompts"])
+def test_nothing_to_select_from_is_said(strategy):
+    with pytest.raises(DataError, match=f"the strategy {strategy} has nothing to select from"):
+        select([], CalibrationConfig(strategy=strategy))

@@ -26,5 +26,18 @@ def test_bad_sources(tmp_path):
 
 def test_enough_text_for_either_budget():
     assert characters_for(CalibrationConfig(strategy="text", num_sequences=4, text_length=100)) == 3200
-    assert characters_for(CalibrationConfig(strategy="text", num_sequences=4, num_tokens=50, text_length=100)) == 400
-    assert characters_for(CalibrationConfig(strategy="text", num_sequences=None, num_tokens=50)) == 400
+    assert characters_for(CalibrationConfig(strategy="text", num_sequences=4, num_tokens=250, text_length=100)) == 2000
+    assert characters_for(CalibrationConfig(strategy="text", num_sequences=None, num_tokens=2500)) == 20000
+
+
+def test_enough_text_for_a_window_whatever_the_budget():
+    assert characters_for(CalibrationConfig(strategy="text", num_sequences=None, num_tokens=50, text_length=100)) == 800
+
+
+def test_a_library_error_that_is_a_key_error_is_one_sentence(monkeypatch):
+    def load(*_, **__):
+        raise KeyError("unknown codec")
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    with pytest.raises(DataError, match="cannot read text from 'some/set': 'unknown codec'"):
+        load_documents("some/set", 10)

@@ -45,6 +45,7 @@ def workspace(tmp_path_factory):
     (folder / "text.txt").write_text("Some text that is too short.")
     (folder / "used").mkdir()
     (folder / "used" / "precious").write_text("x")
+    shutil.copytree(WEIGHTS, folder / "weightless", ignore=shutil.ignore_patterns("*.safetensors"))
     bare = shutil.copytree(WEIGHTS, folder / "bare")
     (bare / "chat_template.jinja").unlink()
     return folder
@@ -52,6 +53,7 @@ def workspace(tmp_path_factory):
 
 CALIBRATE = ["calibrate", "out", *MODEL, "--max-new-tokens", "60", "--samples-per-problem", "2"]
 PRUNE = ["prune", "out", *MODEL, "--method", "magnitude"]
+ASK = ["--problems", "tiny-reasoner", "--num-problems", "2", "--max-new-tokens", "20"]
 MISTAKES = {
     "missing column": ([*CALIBRATE, "--problems", "columns.jsonl"], 1, "has no question column"),
     "empty data": ([*CALIBRATE, "--problems", "empty.jsonl"], 1, "empty.jsonl is empty"),
@@ -125,6 +127,35 @@ MISTAKES = {
     "no weights": (["inspect", "used"], 1, "there are no safetensors files in used"),
     "no samples": (["evaluate", *MODEL, "--problems", "problems.jsonl", "--samples", "0"], 2, "samples must be at least 1"),
     "nothing to evaluate on": (["evaluate", *MODEL], 2, "name what to evaluate on with --problems or --preset"),
+    "no engine": ([*CALIBRATE, "--problems", "no/such", "--engine", "vlm"], 2, "the engine must be transformers or addresses"),
+    "no address of an API": (
+        ["evaluate", *MODEL, "--problems", "no/such", "--engine", "http://host:8000"],
+        2,
+        "an engine's address must look like http://host:8000/v1",
+    ),
+    "no batch": (["evaluate", *MODEL, "--problems", "no/such", "--batch-size", "0"], 2, "batch_size must be at least 1, not 0"),
+    "no batch to prune with": (
+        ["prune", "out", *MODEL, "--problems", "no/such", "--batch-size", "0"],
+        2,
+        "batch_size must be at least 1, not 0",
+    ),
+    "text longer than the context, seen before the weights are missed": (
+        ["evaluate", "-m", "weightless", *ASK, "--text", "text.txt"],
+        2,
+        "a window of text has 2048 tokens but the model's context holds 1024",
+    ),
+    "short text, seen before the weights are missed": (
+        ["evaluate", "-m", "weightless", *ASK, "--text", "text.txt", "--text-length", "500"],
+        1,
+        "less than one window of 499",
+    ),
+    "no window of text": (
+        ["evaluate", *MODEL, "--problems", "no/such", "--text", "text.txt", "--text-length", "1"],
+        2,
+        "text_length must be at least 2, not 1",
+    ),
+    "unknown strategy to select by": (["select", "no/such", "out", "--strategy", "best"], 2, "unknown strategy 'best'"),
+    "no text to select from": (["select", "no/such", "out", "--strategy", "mix"], 2, "the strategy mix needs --text"),
     "unknown preset": (["evaluate", *MODEL, "--preset", "math"], 2, "unknown preset 'math'; choose among math500, aime24"),
     "evaluate into used": (
         ["evaluate", *MODEL, "--problems", "problems.jsonl", "--output", "used"],

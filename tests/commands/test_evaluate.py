@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,12 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
+import torch
+from optimum.commands.optimum_cli import main
+
+from optimum_ssgr.reasoner import WEIGHTS
+
+from ..rollouts.stub_server import StubServer
 
 
 OPTIMUM_CLI = Path(sys.executable).with_name("optimum-cli")
@@ -82,6 +89,38 @@ def test_rows_samples_and_cards(uninterrupted):
         assert all("</think>" in sample["response"] for sample in own if sample["thought"])
     assert "model-index:" in (out / "cards" / "tiny-reasoner.yaml").read_text()
     assert json.loads((out / "speed.json").read_text())["tokens_per_second"]["tiny-reasoner"] > 0
+
+
+def test_too_little_gpu_memory_is_one_sentence(tmp_path, monkeypatch, capsys):
+    def allocate(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of")
+
+    monkeypatch.setattr("optimum_ssgr.evaluation.perplexity.perplexity", allocate)
+    monkeypatch.chdir(tmp_path)
+    text = ["--text", "tiny-reasoner", "--text-length", "160"]
+    short = ["--problems", "tiny-reasoner", "--num-problems", "2", "--max-new-tokens", "20"]
+    monkeypatch.setattr(sys, "argv", ["optimum-cli", "ssgr", "evaluate", "-m", "tiny-reasoner", *short, *text])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert "evaluate: error: the GPU has too little memory for this; " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_two_models_on_two_servers(tmp_path):
+    """Each is asked all of its problems where it is served, under the name that the command gives it."""
+    shutil.copytree(WEIGHTS, tmp_path / "sparse", ignore=shutil.ignore_patterns("*.safetensors"))
+    servers = [StubServer(served=(name,)) for name in ("sparse", "tiny-reasoner")]
+    try:
+        models = ["-m", "sparse", "--baseline", "tiny-reasoner", "--engine", ",".join(server.url for server in servers)]
+        asked = ["--problems", "tiny-reasoner", "--num-problems", "6", "--max-new-tokens", "20"]
+        lines = run(tmp_path, "evaluate", *models, *asked).splitlines()
+    finally:
+        for server in servers:
+            server.stop()
+    assert [line.split()[0] for line in lines] == ["model", "tiny-reasoner", "sparse"]
+    assert [[body["model"] for body in server.bodies] for server in servers] == [["sparse"] * 6, ["tiny-reasoner"] * 6]
+    prompts = [{tuple(body["prompt"]) for body in server.bodies} for server in servers]
+    assert prompts[0] == prompts[1]
 
 
 def test_perplexity_beside_the_numbers(tmp_path):

@@ -127,6 +127,8 @@ def test_interrupted_in_two_processes_then_killed_and_run_again_gives_the_same_r
 
 MISTAKES = {
     "unknown strategy": (["--strategies", "best"], 2, "unknown strategy 'best'"),
+    "no engine": (["--problems", "no/such", "--engine", "vlm"], 2, "the engine must be transformers or addresses"),
+    "no batch": (["--problems", "no/such", "--batch-size", "0"], 2, "batch_size must be at least 1, not 0"),
     "unknown sweep": (["--sweeps", "width"], 2, "unknown sweep 'width'; choose among difficulty, length"),
     "sweep of nothing": (["--methods", "magnitude"], 2, "--sweeps needs a method that calibrates"),
     "pattern that does not divide": (["--patterns", "2:5"], 2, "2:5 does not divide the 192 inputs"),

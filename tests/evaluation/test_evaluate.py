@@ -106,7 +106,7 @@ def test_perplexity_against_every_token_by_itself(reasoner):
         scores = model(windows).logits.log_softmax(dim=-1)
     losses = [-scores[row, place, windows[row, place + 1]].item() for row in range(5) for place in range(23)]
     assert perplexity(model, windows) == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-5)
-    with pytest.raises(ConfigError, match="exceeds the model's context of 1024 tokens"):
+    with pytest.raises(ConfigError, match="a window of text has 1025 tokens but the model's context holds 1024"):
         perplexity(model, torch.zeros(1, 1025, dtype=torch.long))
     with pytest.raises(DataError, match="less than one window of 23"):
         windows_of(tokenizer, ["short"], 24)

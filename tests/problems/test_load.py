@@ -1,5 +1,8 @@
 import json
+import math
+from decimal import Decimal
 
+import numpy
 import pytest
 
 from optimum_ssgr.errors import DataError
@@ -47,6 +50,43 @@ def test_an_answer_in_a_box_or_behind_a_mark_is_taken_out():
     written = {"q1": r"$\boxed{\frac{1}{2}}$", "q2": "so\n#### 7", "q3": "plain", "q4": r"\boxed{1} or \boxed{2}"}
     problems = load_problems([{"problem": question, "answer": answer} for question, answer in written.items()])
     assert [problem.answer for problem in problems] == [r"\frac{1}{2}", "7", "plain", "2"]
+
+
+def test_texts_and_numbers_are_taken_out_of_what_holds_one(tmp_path):
+    """As rows in Python, and as a Parquet file gives them back."""
+    import pyarrow.parquet
+
+    chats = [[{"role": "user", "content": f"{n} + 1?"}] for n in range(3)]
+    rows = [{"prompt": chat, "answer": [answer]} for chat, answer in zip(chats, ("1", None, "3"), strict=True)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "chats.parquet")
+    for source in (rows, tmp_path / "chats.parquet"):
+        problems = load_problems(source)
+        assert [(problem.question, problem.answer) for problem in problems] == [("0 + 1?", "1"), ("2 + 1?", "3")]
+    values = [7, 1.5, True, [8], ["9"], math.nan, [math.nan], Decimal("2.50"), numpy.int64(4)]
+    problems = load_problems([{"problem": f"{n}?", "answer": value} for n, value in enumerate(values)])
+    assert [problem.answer for problem in problems] == ["7", "1.5", "True", "8", "9", "2.50", "4"]
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        (
+            {"problem": "1 + 1?", "answer": {"ground_truth": "34"}},
+            r"the column answer holds \{'ground_truth': '34'\}, which is",
+        ),
+        ({"problem": "1 + 1?", "answer": ["1", "2"]}, r"the column answer holds \['1', '2'\]"),
+        ({"problem": "1 + 1?", "answer": [["2"]]}, r"the column answer holds \[\['2'\]\]"),
+        (
+            {"prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1 + 1?"}], "answer": "2"},
+            "the column prompt holds .*name another one with question_column",
+        ),
+        ({"prompt": [{"role": "assistant", "content": "1 + 1?"}], "answer": "2"}, "the column prompt holds"),
+    ],
+)
+def test_what_is_neither_text_nor_number_is_refused(row, message):
+    with pytest.raises(DataError, match=message) as caught:
+        load_problems([ROWS[0], row])
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
 
 
 def test_columns_that_are_not_read_do_not_matter(tmp_path):

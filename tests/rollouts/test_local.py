@@ -4,6 +4,7 @@ from transformers import AutoModelForCausalLM, MambaConfig
 
 from optimum_ssgr.config import SamplingConfig
 from optimum_ssgr.errors import ConfigError, ModelError
+from optimum_ssgr.rollouts.cache import RoomyLayer
 from optimum_ssgr.rollouts.engine import Request, request_seed
 from optimum_ssgr.rollouts.local import LocalEngine, sample_tokens
 
@@ -95,6 +96,38 @@ def test_top_p_of_a_large_vocabulary_is_that_of_all_of_it_sorted():
 def test_temperature_zero_is_greedy():
     logits = torch.tensor([[0.1, 0.9, 0.5]])
     assert sample_tokens(logits, torch.tensor([0.999], dtype=torch.float64), 0.0, 1.0).tolist() == [1]
+
+
+def test_places_of_rows_that_ended_are_given_up_once_nobody_waits(monkeypatch):
+    model, rooms = random_model("llama"), []
+    make_room = RoomyLayer._make_room
+    monkeypatch.setattr("optimum_ssgr.rollouts.cache.SPARE_COLUMNS", 4)
+    monkeypatch.setattr(RoomyLayer, "_make_room", lambda layer, width: (rooms.append(layer.places), make_room(layer, width)))
+    sampling = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=40)
+    alone = by_request(LocalEngine(model, sampling, 1, ENDINGS).generate(requests()))
+    rooms.clear()
+    assert by_request(LocalEngine(model, sampling, 6, ENDINGS).generate(requests())) == alone
+    assert rooms == sorted(rooms, reverse=True)
+    assert (rooms[0], rooms[-1] < 6) == (6, True)
+
+
+def test_too_little_memory_is_one_sentence_after_everything_finished():
+    model = random_model("llama")
+    sampling = SamplingConfig(temperature=1.0, top_p=1.0, max_new_tokens=20)
+    engine = LocalEngine(model, sampling, 4, ENDINGS)
+    whole = by_request(engine.generate(requests()))
+
+    def allocate(module, arguments, options):  # as CUDA's allocator fails
+        if options["attention_mask"].shape[1] > 24:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    model.register_forward_pre_hook(allocate, with_kwargs=True)
+    found = []
+    with pytest.raises(ModelError, match=r"4 responses at a time take more memory .*--batch-size") as caught:
+        for rollout in engine.generate(requests()):
+            found.append(rollout)
+    assert found and all(whole[rollout.problem_id, 0] == rollout for rollout in found)
+    assert "\n" not in str(caught.value)
 
 
 def test_what_does_not_fit_the_context_is_refused_before_generating():

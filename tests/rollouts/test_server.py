@@ -17,10 +17,11 @@ from optimum_ssgr.errors import ConfigError, ModelError
 from optimum_ssgr.problems.load import load_problems
 from optimum_ssgr.reasoner import WEIGHTS
 from optimum_ssgr.rollouts import server as server_module
-from optimum_ssgr.rollouts.engine import Request, request_seed
+from optimum_ssgr.rollouts.engine import NothingUsable, Request, request_seed
+from optimum_ssgr.rollouts.journal import open_rollout_journal
 from optimum_ssgr.rollouts.local import LocalEngine
 from optimum_ssgr.rollouts.prompts import encode_prompts
-from optimum_ssgr.rollouts.sample import make_requests
+from optimum_ssgr.rollouts.sample import make_requests, rollout_progress, sample_rollouts
 from optimum_ssgr.rollouts.server import ServerEngine
 from optimum_ssgr.verification.verify import grade_all
 
@@ -379,6 +380,33 @@ def test_a_run_that_loses_most_responses_stops(stub, make_engine, reasoner):
     assert len(server.bodies) < 100
 
 
+def test_a_small_run_that_loses_everything_says_why(stub, make_engine, reasoner, monkeypatch):
+    monkeypatch.setattr(server_module, "FAILURES_TO_REST", 1000)
+    inexact = stub(token_ids=False, always="miscount", decode=reasoner[1].decode)
+    with pytest.raises(NothingUsable, match=r"5 of the first 5 responses could not be used.*a server that returns token ids"):
+        list(make_engine(inexact).generate(requests(5)))
+    with pytest.raises(NothingUsable, match=r"3 of the first 3 .* failed [0-9]+ times .500, .*see what the server's log says"):
+        list(make_engine(stub(always="500"), patience=0.1).generate(requests(3)))
+
+
+def test_what_is_lost_again_does_not_undo_what_was_there(stub, make_engine, reasoner, tmp_path):
+    """Given again, a run asks for the responses it lost alone; where all of these are lost again, the others are enough."""
+    server = stub()
+    asked = requests(5)
+    found = []
+    for faults in ([], ["miscount"]):
+        server.token_ids, server.decode, server.faults = not faults, reasoner[1].decode, faults
+        wanted = asked if faults else asked[:4]
+        with open_rollout_journal(tmp_path, {"run": 1}) as journal, rollout_progress(len(wanted)) as progress:
+            found.append(sample_rollouts(make_engine(server), wanted, progress, journal))
+    assert len(server.bodies) == 5
+    assert_exactly_one_each(found[1], asked[:4])
+    with pytest.raises(NothingUsable), rollout_progress(1) as progress:
+        server.always = "miscount"
+        assert sample_rollouts(make_engine(server), asked[4:], progress, more=True) == []
+        sample_rollouts(make_engine(server), asked[4:], progress)
+
+
 # ------------------------------------------------------------------------------------------------- before and after the run
 
 
@@ -408,6 +436,45 @@ def test_the_only_model_of_a_server_stands_for_the_model(stub, make_engine, capl
     assert_exactly_one_each(list(make_engine(server).generate(requests())), requests())
     assert {body["model"] for body in server.bodies} == {"served/name"}
     assert "its only model, served/name, is used" in caplog.text
+
+
+def test_each_model_is_asked_of_the_server_that_knows_it(stub, make_engine, caplog):
+    servers = {name: stub(served=(name,)) for name in ("me/sparse", "me/dense")}
+    for name, server in servers.items():
+        engine = make_engine(*servers.values(), model=name, sole=False)
+        engine.check(requests())
+        assert_exactly_one_each(list(engine.generate(requests())), requests())
+        assert [body["model"] for body in server.bodies] == [name] * 20
+    assert caplog.text.count("cannot be used (serves me/sparse, but not me/dense") == 1
+
+
+def test_one_of_several_models_is_never_answered_by_another(stub, make_engine):
+    servers = [stub(served=("me/dense",)), stub(served=("me/dense",))]
+    with pytest.raises(ModelError, match="serves me/dense, but not me/sparse; give one of its models"):
+        next(make_engine(*servers, model="me/sparse", sole=False).generate(requests()))
+
+
+@pytest.mark.parametrize("other_is_up", [True, False])
+def test_a_servers_only_model_does_not_stand_in_where_another_server_may_know_the_model(
+    stub, make_engine, closed_port, other_is_up
+):
+    wrong = stub(served=("me/dense",))
+    if other_is_up:
+        list(make_engine(wrong, stub()).generate(requests()))
+    else:
+        with pytest.raises(ModelError, match="serves me/dense, but not stub/model"):
+            next(make_engine(wrong, closed_port).generate(requests()))
+    assert not wrong.bodies
+
+
+def test_a_server_that_comes_up_late_with_another_model_is_not_asked(stub, make_engine):
+    server, other = stub(), stub(served=("me/dense",))
+    other.stop()
+    engine = make_engine(server, other)
+    engine.check(requests())
+    other.start()
+    assert_exactly_one_each(list(engine.generate(requests())), requests())
+    assert not other.bodies
 
 
 def test_a_server_of_other_models_is_refused(stub, make_engine):
