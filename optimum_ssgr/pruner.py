@@ -23,10 +23,10 @@ from .calibration.text import characters_for, load_documents
 from .cards.metadata import inherited_metadata
 from .cards.render import card_for, dataset_card, model_card
 from .checkpoints.load import load_model, source_of
-from .checkpoints.save import save_checkpoint
+from .checkpoints.save import check_generation_config, save_checkpoint
 from .checkpoints.streaming import StreamedWeights, load_streamed, save_streamed
 from .config import IN_PROCESS, CalibrationConfig, PruningConfig, SamplingConfig
-from .errors import ConfigError, DataError
+from .errors import ConfigError, DataError, ModelError
 from .evaluation.evaluate import evaluate
 from .evaluation.metrics import summarize
 from .hub.publish import publish_folder
@@ -72,7 +72,8 @@ class SSGRPruner:
         self.streamed = streamed
         self._inherited: dict[str, Any] | None = None
         self._journal_dir: Path | None = None
-        self._provenance: dict[str, Any] | None = None
+        self._begun = False  # pruning
+        self._provenance: dict[str, Any] | None = None  # once it is done
 
     @classmethod
     def from_pretrained(
@@ -210,6 +211,8 @@ class SSGRPruner:
             SSGRError: There are no problems, no chat template, a prompt does not fit the context, or the journal belongs to
                 another run.
         """
+        if engine == IN_PROCESS:
+            self._check_generates()
         problems = load_problems(problems)
         prompts = encode_prompts(self.tokenizer, problems, instruction)
         chosen = choose_engine(engine, self.model, self.tokenizer, config.sampling, batch_size)
@@ -226,21 +229,24 @@ class SSGRPruner:
         journal_dir: str | Path | None = None,
         activation_gb: float = 8.0,
     ) -> PruningReport:
-        """Prune the model in place.
+        """Prune the model in place, once: what is loaded and not streamed is no longer dense afterwards.
 
         Args:
             calibration: A calibration set, its folder or Hub id (`ID` or `ID@REVISION`), or a data set with a column
-                `input_ids` and perhaps `token_weights`; None for magnitude pruning.
+                `input_ids` and perhaps `token_weights` and `attention_mask`, whose tokens of mask 0 are left out; None for
+                magnitude pruning.
             config: Method, sparsity or pattern.
             journal_dir: Folder for finished blocks: when the same call is made again after an interruption, it goes on there
                 and ends with the same bits. A streamed model needs one; its pruned blocks stay there.
             activation_gb: For a streamed model, hidden states beyond so many GB go to disk.
 
         Raises:
-            SSGRError: The architecture, the pattern or the calibration set does not fit, the journal belongs to another run, or
-                the numbers are not usable.
+            SSGRError: The model was pruned before, its architecture, the pattern or the calibration set does not fit, the
+                journal belongs to another run, or the numbers are not usable.
         """
         config = config or PruningConfig()
+        self._check_dense()
+        check_generation_config(self.model)
         if self.streamed and journal_dir is None:
             raise ConfigError("a streamed model needs a journal_dir, where its pruned blocks are written.")
         config = dataclasses.replace(config, mode=config.mode or ("two_pass" if self.streamed else "staged"))
@@ -256,6 +262,7 @@ class SSGRPruner:
                     check_fingerprint(journal.folder, provenance | {"calibration": hashed} | self._circumstances())
                 barrier()  # the folder is there, and nobody else's
                 store = ActivationStore(journal.activations(), int(activation_gb * 1e9)) if self.streamed else None
+            self._begun, self._provenance = True, None
             layers = prune_layerwise(
                 self.model,
                 sequences,
@@ -269,6 +276,21 @@ class SSGRPruner:
         report = PruningReport.of(self.model, layers)
         self._provenance = provenance | {"calibration": manifest, "sparsity": report.to_dict()}
         return report
+
+    def _check_dense(self) -> None:
+        """Refuse to prune anew what an earlier call changed; a streamed model's files are as they were."""
+        if self._begun and not self.streamed:
+            if self._provenance is None:
+                raise ModelError("pruning this model failed, so a part of it may be pruned; load it again.")
+            raise ModelError(
+                "this model is pruned already; load it again to prune it in another way, or save and load it to go on."
+            )
+
+    def _check_generates(self) -> None:
+        if self.streamed:
+            raise ConfigError(
+                "a streamed model does not generate; load it without streaming, or serve it and name the server as the engine."
+            )
 
     def _origin(self, config: PruningConfig) -> dict[str, Any]:
         """Return what decides the outcome of pruning, besides the calibration tokens."""
@@ -312,7 +334,7 @@ class SSGRPruner:
             if "input_ids" not in calibration.column_names:
                 raise DataError("the calibration data set has no column input_ids.")
             weighted = "token_weights" in calibration.column_names
-            return list(calibration["input_ids"]), list(calibration["token_weights"]) if weighted else None, None
+            return _column(calibration, "input_ids"), _column(calibration, "token_weights") if weighted else None, None
         loaded = calibration if isinstance(calibration, CalibrationSet) else CalibrationSet.load(calibration)
         if loaded.manifest.get("tokenizer_hash") != tokenizer_hash(self.tokenizer):
             raise DataError(
@@ -343,8 +365,9 @@ class SSGRPruner:
             What `evaluation.metrics.summarize` returns.
 
         Raises:
-            SSGRError: There are no problems, no chat template, or a prompt does not fit the context.
+            SSGRError: There are no problems, no chat template, a prompt does not fit the context, or the model is streamed.
         """
+        self._check_generates()
         graded = evaluate(
             self.model,
             self.tokenizer,
@@ -365,11 +388,12 @@ class SSGRPruner:
                 says.
 
         Raises:
-            ConfigError: Nothing was pruned yet.
+            ConfigError: Nothing was pruned yet, or the generation config cannot be saved.
             OutputError: The folder is in use or cannot be written, or the checkpoint does not load back as it was.
         """
         if self._provenance is None:
             raise ConfigError("prune the model before saving it.")
+        check_generation_config(self.model)
         inherited = self._read_inherited() if self._inherited is None else self._inherited
         provenance = self._provenance | {"inherited": inherited, "evaluation": list(evaluation)}
         rest = (provenance, model_card(provenance), self.trust_remote_code)
@@ -414,6 +438,18 @@ class SSGRPruner:
             self.save_pretrained(folder, evaluation=evaluation)
             options = {"private": private, "revision": revision, "create_pr": create_pr, "token": token}
             return publish_folder(folder, repo_id, card_for(folder, repo_id), **options)
+
+
+def _column(data: Dataset, name: str) -> list[list[Any]]:
+    """Return a column of a data set with one value per token, without those of padding."""
+    data = data.with_format(None)  # Python numbers, in whatever format the user wants them
+    rows = list(data[name])
+    if "attention_mask" not in data.column_names:
+        return rows
+    masks = list(data["attention_mask"])
+    if [len(row) for row in rows] != [len(mask) for mask in masks]:
+        raise DataError(f"the columns {name} and attention_mask of the calibration data set differ in length.")
+    return [[value for value, seen in zip(row, mask, strict=True) if seen] for row, mask in zip(rows, masks, strict=True)]
 
 
 @contextmanager

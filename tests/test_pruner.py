@@ -9,9 +9,10 @@ import sys
 import pytest
 import torch
 from datasets import Dataset
+from transformers import GenerationConfig
 
 from optimum_ssgr import CalibrationConfig, PruningConfig, SamplingConfig, SSGRPruner
-from optimum_ssgr.errors import ConfigError, DataError, ModelError
+from optimum_ssgr.errors import ConfigError, DataError, ModelError, NumericalError
 from optimum_ssgr.problems.load import load_problems
 from optimum_ssgr.pruning.blocks import find_blocks, find_matrices
 from optimum_ssgr.pruning.solvers.magnitude import magnitude
@@ -190,6 +191,86 @@ def test_another_models_calibration_set_is_refused(pruner, calibration):
         pruner.prune(foreign, PruningConfig())
     with pytest.raises(DataError, match="no column input_ids"):
         pruner.prune(Dataset.from_dict({"text": ["a"]}), PruningConfig())
+
+
+@pytest.mark.parametrize("layout", [None, "torch"])
+def test_padding_of_a_data_set_is_not_calibrated_on(reasoner, layout):
+    rows, weights = [[5, 6, 7, 8] * 10, [9, 5, 7] * 10, [6, 8] * 10], [[1.0] * 40, [0.5] * 30, [2.0] * 20]
+    padded = {
+        "input_ids": [rows[0], rows[1] + [0] * 10, [0] * 20 + rows[2]],
+        "token_weights": [weights[0], weights[1] + [1.0] * 10, [1.0] * 20 + weights[2]],
+        "attention_mask": [[1] * 40, [1] * 30 + [0] * 10, [0] * 20 + [1] * 20],
+    }
+    found = []
+    for columns in ({"input_ids": rows, "token_weights": weights}, padded):
+        pruner = SSGRPruner(copy.deepcopy(reasoner[0]), reasoner[1])
+        pruner.prune(Dataset.from_dict(columns).with_format(layout), PruningConfig())
+        found.append(pruner.model.state_dict())
+    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
+    with pytest.raises(DataError, match="attention_mask of the calibration data set differ in length"):
+        SSGRPruner(*reasoner).prune(Dataset.from_dict(padded | {"attention_mask": [[1]] * 3}), PruningConfig())
+
+
+def test_a_pruned_model_is_not_pruned_again_as_if_it_were_dense(pruner, tmp_path):
+    pruner.prune(config=PruningConfig(method="magnitude", sparsity=0.3))
+    with pytest.raises(ModelError, match="this model is pruned already; load it again"):
+        pruner.prune(config=PruningConfig(method="magnitude", sparsity=0.6))
+    pruner.save_pretrained(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "ssgr_config.json").read_text())["pruning"]["sparsity"] == 0.3
+
+
+def test_a_model_that_failed_half_way_is_neither_saved_nor_pruned_again(pruner, tmp_path):
+    pruner.model.model.layers[1].post_attention_layernorm.weight.data[0] = torch.inf
+    data = Dataset.from_dict({"input_ids": [list(range(5, 60))]})
+    with pytest.raises(NumericalError):
+        pruner.prune(data, PruningConfig())
+    assert not pruner.model.model.layers[0].mlp.up_proj.weight.all()
+    with pytest.raises(ModelError, match="a part of it may be pruned; load it again"):
+        pruner.prune(data, PruningConfig())
+    with pytest.raises(ConfigError, match="prune the model before saving it"):
+        pruner.save_pretrained(tmp_path / "out")
+
+
+def test_what_was_refused_before_any_work_can_be_mended(pruner):
+    with pytest.raises(ConfigError, match="needs a calibration set"):
+        pruner.prune(None, PruningConfig())
+    pruner.prune(config=PruningConfig(method="magnitude"))
+
+
+def test_a_streamed_model_is_dense_again_and_keeps_no_older_provenance(tmp_path):
+    pruner = SSGRPruner.from_pretrained("tiny-reasoner", streaming=True)
+    pruner.prune(config=PruningConfig(method="magnitude", sparsity=0.3), journal_dir=tmp_path / "first")
+    data = Dataset.from_dict({"input_ids": [list(range(5, 60))], "token_weights": [[-1.0] * 55]})
+    with pytest.raises(DataError, match="0 or more"):
+        pruner.prune(data, PruningConfig(), journal_dir=tmp_path / "second")
+    with pytest.raises(ConfigError, match="prune the model before saving it"):
+        pruner.save_pretrained(tmp_path / "out")
+    report = pruner.prune(config=PruningConfig(method="magnitude", sparsity=0.1), journal_dir=tmp_path / "third")
+    assert report.sparsity == pytest.approx(0.1, abs=0.01)
+
+
+def test_a_streamed_model_does_not_generate():
+    pruner = SSGRPruner.from_pretrained("tiny-reasoner", streaming=True)
+    problems = [{"problem": "Count.", "answer": "1"}]
+    for generate in (
+        lambda: pruner.evaluate(problems),
+        lambda: pruner.generate_rollouts(problems, CONFIG),
+        lambda: pruner.build_calibration(problems, CONFIG),
+    ):
+        with pytest.raises(ConfigError, match="a streamed model does not generate"):
+            generate()
+
+
+def test_generation_settings_that_cannot_be_saved_are_refused_before_any_work(pruner, tmp_path):
+    pruner.model.generation_config = GenerationConfig(do_sample=False, temperature=0.6)
+    with pytest.raises(ConfigError, match=r"generation_config cannot be saved; change it: .*temperature"):
+        pruner.prune(config=PruningConfig(method="magnitude"))
+    pruner.model.generation_config.temperature = None
+    pruner.prune(config=PruningConfig(method="magnitude"))
+    pruner.model.generation_config.temperature = 0.6
+    with pytest.raises(ConfigError, match="generation_config cannot be saved"):
+        pruner.save_pretrained(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_missing_steps_are_refused(pruner, tmp_path):

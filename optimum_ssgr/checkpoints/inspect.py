@@ -27,7 +27,7 @@ _GROUP_ROWS = max(m for _, m in PATTERNS)  # whole groups of every pattern fit i
 _IN_BLOCK = re.compile(r"\.\d+\.")
 _BLOCK = re.compile(r"(.*?)\.(\d+)\.")  # the outermost list and the number in it
 _TOWER = re.compile(r"(^|[._])(vision|visual|image|audio|speech)([._]|$)")
-_ROUTER = re.compile(r"\.(gate|router|shared_expert_gate)\.weight$")
+_ROUTER = re.compile(r"\.(gate|router|shared_expert_gate)\.(.*\.)?weight$")
 
 
 @dataclass(frozen=True)

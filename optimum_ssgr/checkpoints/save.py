@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from accelerate.utils import has_offloaded_params
 from accelerate.utils.modeling import get_state_dict_offloaded_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import OutputError
+from ..errors import ConfigError, OutputError
 from ..output import new_folder
 
 
@@ -44,6 +45,21 @@ def save_checkpoint(
         model.save_pretrained(partial)
         write_beside(partial, tokenizer, provenance, card)
         _check_reload(model, tokenizer, partial, trust_remote_code)
+
+
+def check_generation_config(model: PreTrainedModel) -> None:
+    """Check that transformers will save a model's generation config, which it refuses where settings are at odds.
+
+    Raises:
+        ConfigError: It will not.
+    """
+    if model.can_generate():
+        try:
+            with TemporaryDirectory() as folder:
+                model.generation_config.save_pretrained(folder)
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"the model's generation_config cannot be saved; change it: {reason}") from error
 
 
 def write_beside(folder: Path, tokenizer: PreTrainedTokenizerBase, provenance: dict[str, Any], card: str) -> None:

@@ -22,6 +22,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -47,6 +48,22 @@ from .save import CHECK_TEXT, check_tokenizer, write_beside
 
 
 SINGLE = "model.safetensors"
+_INSTEAD = "save it dequantized first, or load it without streaming, where transformers may dequantize it."
+# Narrower floats, and integers where the model has floats, are quantized weights.
+FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the header of a file says of a tensor.
+
+    Args:
+        path: The file.
+        dtype: Type of the entries as safetensors calls it, such as BF16.
+    """
+
+    path: Path
+    dtype: str
 
 
 @dataclass
@@ -71,7 +88,7 @@ class StreamedWeights:
         device: Where to compute.
 
     Raises:
-        ModelError: The files do not hold the model's tensors under the model's names.
+        ModelError: The files do not hold the model's tensors under the model's names, or hold them quantized.
     """
 
     def __init__(self, folder: Path, model: PreTrainedModel, device: torch.device) -> None:
@@ -80,7 +97,7 @@ class StreamedWeights:
         self.dtype = model.dtype
         self.config = model.config
         self._kept_in_float32 = _kept_in_float32(model)
-        self._places = find_places(_stored_names(folder), model, str(folder))
+        self._places = find_places(_stored_tensors(folder), model, str(folder))
         self._tied: dict[str, str] = dict(model.all_tied_weights_keys)
         for target, source in self._tied.items():
             if target in self._places and source in self._places and torch.equal(self.read(target), self.read(source)):
@@ -88,10 +105,10 @@ class StreamedWeights:
             elif source not in self._places:
                 self._places[source] = self._places.pop(target)
 
-    @property
-    def converted(self) -> bool:
-        """Whether the checkpoint stores some tensors in parts, such as one per expert."""
-        return any(place.converter for place in self._places.values())
+    def stores_alike(self, block: str) -> bool:
+        """Tell whether the checkpoint stores a block as the model holds it: tensor by tensor, under the same names."""
+        places = {name: place for name, place in self._places.items() if name.startswith(f"{block}.")}
+        return all(place.converter is None and place.parts[0][1] == name for name, place in places.items())
 
     @property
     def names(self) -> list[str]:
@@ -199,7 +216,7 @@ def load_streamed(
         token: Hub token.
 
     Raises:
-        ModelError: The model cannot be loaded, or its files cannot be read piece by piece.
+        ModelError: The model cannot be loaded, or its files cannot be read piece by piece, or hold quantized weights.
     """
     source, commit = source_of(model_id), commit_of(model_id, revision, token)
     revision, shared = commit or revision, {"trust_remote_code": trust_remote_code, "token": token}
@@ -209,18 +226,19 @@ def load_streamed(
         raise ModelError(f"a streamed model computes on one device, such as cuda or cpu, not '{device_map}'.") from None
     try:
         config = AutoConfig.from_pretrained(source, revision=revision, **shared)
+        _refuse_quantized(config, model_id)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, **shared)
         folder = Path(source)
         if not folder.is_dir():
             folder = _download(source, revision, token)
-        wanted = dtype_of(config.dtype or torch.float32 if dtype == "auto" else dtype)
+        wanted = dtype_of(config.dtype or _stored_dtype(folder) if dtype == "auto" else dtype)
         with init_empty_weights(include_buffers=False), no_init_weights():
             model = AutoModelForCausalLM.from_config(config, dtype=wanted, trust_remote_code=trust_remote_code)
+        for buffers in (module._buffers for module in model.modules()):
+            buffers.update({key: buffer.to(device) for key, buffer in buffers.items() if buffer is not None})
     except LOADING_ERRORS as error:
         raise cannot_load(model_id, error) from error
     model.tie_weights()
-    for buffers in (module._buffers for module in model.modules()):
-        buffers.update({key: buffer.to(device) for key, buffer in buffers.items() if buffer is not None})
     name_origin(model, model_id, commit)
     with suppress(OSError):  # not every checkpoint has one
         model.generation_config = GenerationConfig.from_pretrained(source, revision=revision, token=token)
@@ -252,24 +270,24 @@ def save_streamed(
     Raises:
         OutputError: The folder is in use or cannot be written, or what was written does not run.
     """
-    if len(blocks) != len(find_blocks(model)):
+    block_names = tuple(find_blocks(model))
+    if len(blocks) != len(block_names):
         raise OutputError("pruned blocks are missing from the journal; run the same command again to prune them anew.")
-    prefixes = tuple(f"{name}." for name in find_blocks(model))
+    prefixes = tuple(f"{name}." for name in block_names)
     rest = [name for name in weights.names if not name.startswith(prefixes)]
     with new_folder(folder) as partial:
         count = len(blocks) + len(rest)
         files: dict[str, list[str]] = {}
-        for number, path in enumerate([*blocks, *rest], start=1):
-            name = f"model-{number:05d}-of-{count:05d}.safetensors"
-            if isinstance(path, str):
-                save_file({path: weights.read(path).cpu()}, partial / name, {"format": "pt"})
-            elif weights.converted:  # other programs know the parts only
-                parts = revert_weight_conversion(model, load_file(path))
-                save_file({key: part.clone() for key, part in parts.items()}, partial / name, {"format": "pt"})
-            else:
-                _link(path, partial / name)
-            with safe_open(partial / name, framework="pt") as file:
-                files[name] = list(file.keys())
+        for number, (name, path) in enumerate([*zip(block_names, blocks, strict=True), *((name, None) for name in rest)], 1):
+            file_name = f"model-{number:05d}-of-{count:05d}.safetensors"
+            if path and weights.stores_alike(name):
+                _link(path, partial / file_name)
+            else:  # other programs know the original's names and parts only
+                tensors = load_file(path) if path else {name: weights.read(name).cpu()}
+                parts = revert_weight_conversion(model, tensors)
+                save_file({key: _on_its_own(part) for key, part in parts.items()}, partial / file_name, {"format": "pt"})
+            with safe_open(partial / file_name, framework="pt") as file:
+                files[file_name] = list(file.keys())
         size = sum((partial / name).stat().st_size for name in files)
         index = {"metadata": {"total_size": size}, "weight_map": {key: name for name, keys in files.items() for key in keys}}
         (partial / INDEX).write_text(json.dumps(index, indent=2) + "\n")
@@ -290,13 +308,19 @@ def _link(source: Path, target: Path) -> None:
         shutil.copy(source, target)
 
 
-def _stored_names(folder: Path) -> dict[str, Path]:
-    """Return the file of every stored tensor.
+def _on_its_own(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor that shares no memory with others; a copy only where it did."""
+    shares = tensor.untyped_storage().nbytes() > tensor.nbytes
+    return tensor.clone(memory_format=torch.contiguous_format) if shares else tensor.contiguous()
+
+
+def _stored_tensors(folder: Path) -> dict[str, Stored]:
+    """Return what the headers say of every stored tensor.
 
     Raises:
         ModelError: There are no safetensors files, or damaged ones.
     """
-    stored: dict[str, Path] = {}
+    stored: dict[str, Stored] = {}
     try:
         paths = [folder / SINGLE] if (folder / SINGLE).is_file() else checkpoint_files(folder)
     except DataError as error:
@@ -304,22 +328,35 @@ def _stored_names(folder: Path) -> dict[str, Path]:
     for path in paths:
         try:
             with safe_open(path, framework="pt") as file:
-                stored |= dict.fromkeys(file.keys(), path)
+                stored |= {key: Stored(path, file.get_slice(key).get_dtype()) for key in list(file.keys())}
         except SafetensorError as error:
             raise ModelError(f"{path} is damaged ({error}); download it again.") from None
     return stored
 
 
-def find_places(stored: Mapping[str, Path], model: PreTrainedModel, checkpoint: str) -> dict[str, Place]:
+def _stored_dtype(folder: Path) -> torch.dtype:
+    """Return the type of the first stored tensor of floats, which is what transformers takes where a config names none."""
+    return next((FLOATS[tensor.dtype] for tensor in _stored_tensors(folder).values() if tensor.dtype in FLOATS), torch.float32)
+
+
+def _refuse_quantized(config: PretrainedConfig, checkpoint: str) -> None:
+    for part in (config, config.get_text_config(decoder=True)):
+        if getattr(part, "quantization_config", None) is not None:
+            raise ModelError(f"the checkpoint {checkpoint} is quantized, so it cannot be streamed; {_INSTEAD}")
+
+
+def find_places(stored: Mapping[str, Stored], model: PreTrainedModel, checkpoint: str) -> dict[str, Place]:
     """Find the stored tensors of every tensor of a model, by the rules that transformers itself loads with.
 
+    Like transformers, note in the model which of the rules were used: they are undone when its tensors are saved.
+
     Args:
-        stored: The file of every stored tensor.
+        stored: All stored tensors by name.
         model: The model on the meta device.
         checkpoint: What to call the checkpoint in an error.
 
     Raises:
-        ModelError: Some tensor is not stored, or stored as a part of something larger.
+        ModelError: Some tensor is not stored, or stored quantized, or as a part of something larger.
     """
     wanted = model.state_dict()
     transforms = get_model_conversion_mapping(model)
@@ -330,8 +367,14 @@ def find_places(stored: Mapping[str, Path], model: PreTrainedModel, checkpoint: 
     for key in sorted(stored, key=dot_natural_key):
         name, pattern = rename_source_key(key, renamings, converters, model.base_model_prefix, wanted)
         if name in wanted:
+            if wanted[name].is_floating_point() and stored[key].dtype not in FLOATS:
+                raise ModelError(
+                    f"the checkpoint {checkpoint} holds {key} as {stored[key].dtype}, that is, quantized, so it cannot be "
+                    f"streamed; {_INSTEAD}"
+                )
             place = places.setdefault(name, Place([], by_pattern.get(pattern)))
-            place.parts.append((stored[key], key, pattern))
+            place.parts.append((stored[key].path, key, pattern))
+    model._weight_conversions = [transform for transform in transforms if transform.was_used()]
     tied = dict(model.all_tied_weights_keys)
     for name in wanted:
         if name not in places and tied.get(name) not in places and not any(tied.get(key) == name for key in places):
@@ -350,15 +393,17 @@ def check_streamable(
     Raises:
         ModelError: It cannot.
     """
+    _refuse_quantized(skeleton.config, model_id)
     source = source_of(model_id)
     if Path(source).is_dir():
-        stored = _stored_names(Path(source))
+        stored = _stored_tensors(Path(source))
     else:
         try:
-            stored = HfApi().get_safetensors_metadata(source, revision=revision, token=token).weight_map
+            files = HfApi().get_safetensors_metadata(source, revision=revision, token=token).files_metadata
         except Exception as error:  # the library raises many kinds
             raise cannot_load(model_id, error) from error
-    find_places({name: Path(file) for name, file in stored.items()}, skeleton, model_id)
+        stored = {key: Stored(Path(name), info.dtype) for name, file in files.items() for key, info in file.tensors.items()}
+    find_places(stored, skeleton, model_id)
 
 
 def _read_stored(path: Path, key: str) -> torch.Tensor:

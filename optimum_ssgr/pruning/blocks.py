@@ -11,6 +11,11 @@ from ..errors import ModelError
 from .experts import fused_parameters, is_fused
 
 
+# How architectures call what chooses between experts; a dense block may call a layer so too, and has it pruned.
+ROUTERS = frozenset({"gate", "router", "shared_expert_gate"})
+_TO_PRUNE_IT = "merge adapters and load the model unquantized to prune it."
+
+
 def find_blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
     """Find the decoder blocks: the module list that is as long as the text model has layers.
 
@@ -69,20 +74,23 @@ def find_matrices(block_name: str, block: nn.Module) -> dict[str, Matrix]:
         Matrices by their name in the block.
 
     Raises:
-        ModelError: The block keeps weights in a form that cannot be pruned (quantized, custom layers, unknown fused experts).
+        ModelError: The block keeps weights in a form that cannot be pruned (quantized, adapters, custom layers, unknown fused
+            experts).
     """
     found: list[Matrix] = []
     experts = {name: module for name, module in block.named_modules() if is_fused(module)}
     mixes = bool(experts) or any(name.split(".")[-1] == "experts" for name, _ in block.named_modules())
     for name, module in block.named_modules():
+        _refuse_adapter(f"{block_name}.{name}")
         if name in experts:
             for key in fused_parameters(module):
                 count, transposed = len(getattr(module, key)), module.is_transposed
                 found += [Matrix(f"{name}.{key}.{e}", module, key, e, transposed) for e in range(count)]
+        elif mixes and _in_router(name):
+            continue
         elif type(module) in (nn.Linear, Conv1D):
             _require_floats(f"{block_name}.{name}", module.weight)
-            if not (mixes and _is_router(name)):
-                found.append(Matrix(f"{name}.weight", module, "weight", None, isinstance(module, Conv1D)))
+            found.append(Matrix(f"{name}.weight", module, "weight", None, isinstance(module, Conv1D)))
         else:
             _refuse_unknown(f"{block_name}.{name}", module)
     if not found:
@@ -90,9 +98,15 @@ def find_matrices(block_name: str, block: nn.Module) -> dict[str, Matrix]:
     return {matrix.name: matrix for matrix in found}
 
 
-def _is_router(name: str) -> bool:
-    """Tell whether a linear layer chooses between experts: few weights that decide much."""
-    return name.split(".")[-1] in ("gate", "router", "shared_expert_gate")
+def _in_router(name: str) -> bool:
+    """Tell whether a module is, or is part of, what chooses between experts: few weights that decide much."""
+    return not ROUTERS.isdisjoint(name.split("."))
+
+
+def _refuse_adapter(name: str) -> None:
+    layer, _, part = name.rpartition(".")
+    if part == "base_layer" or part.startswith("lora_"):
+        raise ModelError(f"{layer} has an adapter ({part}), so it is not a plain linear layer; {_TO_PRUNE_IT}")
 
 
 def _require_floats(name: str, weight: torch.Tensor) -> None:
@@ -108,7 +122,4 @@ def _refuse_unknown(name: str, module: nn.Module) -> None:
                 f"run ({type(module).__name__}), so it cannot be pruned."
             )
         if isinstance(module, nn.Linear):
-            raise ModelError(
-                f"{name} is a {type(module).__name__}, not a plain linear layer; "
-                "merge adapters and load the model unquantized to prune it."
-            )
+            raise ModelError(f"{name} is a {type(module).__name__}, not a plain linear layer; {_TO_PRUNE_IT}")

@@ -23,7 +23,7 @@ from .patterns import Pattern
 from .solve import FEWEST_TOKENS, SECOND_ORDER, LayerReport, as_pattern, prune_by_magnitude, prune_share
 from .stages import Stage, noted
 from .traversal import TRAVERSALS, advance, count_dense
-from .weights import ResidentWeights, Weights
+from .weights import ResidentWeights, Weights, check_in_memory
 
 
 logger = logging.get_logger(__name__)
@@ -36,9 +36,10 @@ def check_prunable(model: PreTrainedModel, config: PruningConfig) -> dict[str, d
         For every block's name its matrices by name.
 
     Raises:
-        ModelError: The architecture is not supported.
+        ModelError: The architecture is not supported, or some weights are offloaded to disk.
         ConfigError: The pattern does not divide a layer's inputs.
     """
+    check_in_memory(model)
     matrices = {name: find_matrices(name, block) for name, block in find_blocks(model).items()}
     owners: dict[nn.Module, str] = {}
     for block_name, members in matrices.items():
@@ -99,7 +100,7 @@ def prune_layerwise(
         One report per weight matrix, in the order of the model.
 
     Raises:
-        ModelError: The architecture is not supported.
+        ModelError: The architecture is not supported, or some weights are offloaded to disk.
         ConfigError: The pattern does not divide a layer's inputs.
         DataError: There is nothing to calibrate on.
         NumericalError: Statistics or weights are not finite, or a Hessian resists all damping.

@@ -33,16 +33,7 @@ class ResidentWeights:
     """The weights are in the model, or accelerate brings them in from the CPU."""
 
     def probed(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Return the model itself.
-
-        Raises:
-            ModelError: Some weights are offloaded to disk, where pruned ones cannot be put back.
-        """
-        for module in model.modules():
-            if has_offloaded_params(module):
-                loader = module._hf_hook.weights_map.dataset
-                if isinstance(loader, OffloadedWeightsLoader) and loader.index:
-                    raise ModelError("some weights are offloaded to disk, where they cannot be pruned; use streaming instead.")
+        """Return the model itself."""
         return model
 
     def around(self, model: PreTrainedModel) -> AbstractContextManager[None]:
@@ -62,6 +53,19 @@ class ResidentWeights:
             if has_offloaded_params(module):
                 for key, _ in module.named_parameters(recurse=module._hf_hook.place_submodules):
                     yield f"{name}.{key}", module._hf_hook.weights_map[key]
+
+
+def check_in_memory(model: PreTrainedModel) -> None:
+    """Check that pruned weights can be put back where they are.
+
+    Raises:
+        ModelError: Some weights are offloaded to disk, where they cannot.
+    """
+    for module in model.modules():
+        if has_offloaded_params(module):
+            loader = module._hf_hook.weights_map.dataset
+            if isinstance(loader, OffloadedWeightsLoader) and loader.index:
+                raise ModelError("some weights are offloaded to disk, where they cannot be pruned; use streaming instead.")
 
 
 def modules_outside(model: PreTrainedModel) -> dict[str, nn.Module]:

@@ -113,6 +113,8 @@ def test_only_weights_of_blocks_are_matrices(tmp_path):
         "model.layers.0.mlp.experts.gate_up_proj_bias": random(2, 16),
         "model.layers.1.mlp.experts.3.gate_proj.weight": keep(random(8, 16), 2, 4),
         "model.layers.0.mlp.gate.weight": random(2, 16),
+        "model.layers.1.mlp.gate.wg.weight": random(2, 16),
+        "model.layers.1.router.proj.weight": random(2, 16),
         "model.layers.0.mixer.conv1d.weight": random(16, 1, 4),
         "model.layers.0.input_layernorm.weight": random(16),
         "model.embed_tokens.weight": random(32, 16),

@@ -1,6 +1,8 @@
 """Models larger than memory: the same bits as in memory, from the files alone."""
 
+import copy
 import itertools
+import json
 
 import pytest
 import torch
@@ -30,6 +32,10 @@ def save(model, folder, shard="50KB"):
     return str(folder)
 
 
+def stored_names(folder):
+    return {key for path in folder.glob("*.safetensors") for key in load_file(path)}
+
+
 @pytest.mark.parametrize(
     "name, mode", [*itertools.product(CONFIGS, ["two_pass", "staged"]), *((n, "staged") for n in MIXTURES)]
 )
@@ -45,8 +51,10 @@ def test_streamed_equals_resident(tmp_path, name, mode):
             assert list((tmp_path / "journal-True" / "activations-0").glob("*.safetensors"))  # some did not fit
         pruner.save_pretrained(tmp_path / f"sparse-{streaming}")
         saved[streaming] = AutoModelForCausalLM.from_pretrained(tmp_path / f"sparse-{streaming}").state_dict()
-        names[streaming] = {key for path in (tmp_path / f"sparse-{streaming}").glob("*.safetensors") for key in load_file(path)}
+        names[streaming] = stored_names(tmp_path / f"sparse-{streaming}")
     assert names[True] == names[False]  # one expert at a time where transformers writes them so
+    if name in CONFIGS:  # which are stored as they are held, so that a block takes no space again
+        assert (tmp_path / "journal-True" / "block-00000.safetensors").stat().st_nlink == 2
     assert saved[True].keys() == saved[False].keys()
     for key, tensor in saved[True].items():
         assert torch.equal(tensor, saved[False][key]), key
@@ -55,12 +63,14 @@ def test_streamed_equals_resident(tmp_path, name, mode):
 @pytest.mark.parametrize("name", WORKING)
 def test_unusual_architectures_stream_too(tmp_path, name):
     source = save(build(WORKING[name]), tmp_path / "dense")
-    saved = []
+    saved, names = [], []
     for streaming in (False, True):
         pruner = SSGRPruner.from_pretrained(source, streaming=streaming)
         pruner.prune(DATA, PruningConfig(mode="staged"), journal_dir=tmp_path / f"journal-{streaming}")
         pruner.save_pretrained(tmp_path / f"sparse-{streaming}")
         saved.append(AutoModelForCausalLM.from_pretrained(tmp_path / f"sparse-{streaming}").state_dict())
+        names.append(stored_names(tmp_path / f"sparse-{streaming}"))
+    assert names[0] == names[1] == stored_names(tmp_path / "dense")
     assert saved[0].keys() == saved[1].keys()
     assert all(torch.equal(tensor, saved[1][key]) for key, tensor in saved[0].items())
 
@@ -85,6 +95,47 @@ def test_dtype_is_that_asked_for(tmp_path):
     pruner.save_pretrained(tmp_path / "sparse")
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "sparse")
     assert {parameter.dtype for parameter in reloaded.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["in the config", "by the tensors alone"])
+def test_dtype_is_the_checkpoints_own(tmp_path, told):
+    model = random_model("llama").bfloat16()
+    model.config = copy.deepcopy(model.config)  # saving notes the type there
+    source = save(model, tmp_path / "dense")
+    config = json.loads((tmp_path / "dense" / "config.json").read_text())
+    if not told:
+        del config["dtype"]
+        (tmp_path / "dense" / "config.json").write_text(json.dumps(config))
+    model, _, weights = load_streamed(source)
+    assert model.dtype == weights.read("model.norm.weight").dtype == torch.bfloat16
+    assert AutoModelForCausalLM.from_pretrained(source).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("said", [True, False], ids=["in the config", "by the tensors alone"])
+def test_quantized_weights_are_refused_rather_than_read_without_their_scale(tmp_path, said):
+    model = random_model("llama")
+    source = save(model, tmp_path / "dense", shard="1GB")
+    built = skeleton(source)
+    weights = load_file(tmp_path / "dense" / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    scale = weights[name].abs().max() / 448
+    weights |= {name: (weights[name] / scale).to(torch.float8_e4m3fn), f"{name}_scale_inv": scale.reshape(1, 1)}
+    save_file(weights, tmp_path / "dense" / "model.safetensors", {"format": "pt"})
+    if said:
+        config = json.loads((tmp_path / "dense" / "config.json").read_text())
+        config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+        (tmp_path / "dense" / "config.json").write_text(json.dumps(config))
+        built = skeleton(source)
+    told = "is quantized, so it cannot be streamed" if said else r"holds model\.layers\.1\.mlp\.up_proj\.weight as F8_E4M3"
+    for check in (lambda: load_streamed(source), lambda: check_streamable(source, built)):
+        with pytest.raises(ModelError, match=f"{told}.*; save it dequantized first"):
+            check()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_said_in_one_sentence():
+    with pytest.raises(ModelError, match="cannot load the model 'tiny-reasoner'"):
+        SSGRPruner.from_pretrained(NAME, streaming=True, device_map="cuda")
 
 
 def test_nothing_but_what_is_held_takes_memory(tmp_path):

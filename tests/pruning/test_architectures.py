@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -9,15 +10,18 @@ from transformers import (
     Gemma3Config,
     Gemma3nTextConfig,
     Gemma4TextConfig,
+    HunYuanMoEV1Config,
     JambaConfig,
     Mamba2Config,
+    PhimoeConfig,
     Qwen2MoeConfig,
     Qwen3NextConfig,
 )
 
 from optimum_ssgr.config import PruningConfig
 from optimum_ssgr.errors import ModelError
-from optimum_ssgr.pruning.layerwise import prune_layerwise
+from optimum_ssgr.pruning.blocks import find_matrices
+from optimum_ssgr.pruning.layerwise import check_prunable, prune_layerwise
 
 from ..models import CONFIGS, SMALL, random_model
 from .test_layerwise import random_sequences
@@ -50,6 +54,19 @@ WORKING = {
     "shared keys and values": Gemma4TextConfig(
         **FOUR_BLOCKS, layer_types=ALTERNATING, hidden_size_per_layer_input=8, vocab_size_per_layer_input=704
     ),
+    "layer inside the router, dense layers beside the experts": Gemma4TextConfig(
+        **SMALL,
+        enable_moe_block=True,
+        num_experts=4,
+        top_k_experts=2,
+        moe_intermediate_size=32,
+        head_dim=8,
+        layer_types=["full_attention"] * 2,
+        hidden_size_per_layer_input=8,
+        vocab_size_per_layer_input=704,
+    ),
+    "layer inside the gate": HunYuanMoEV1Config(**SMALL, num_experts=4, moe_topk=[2, 2], head_dim=8),
+    "router of its own kind": PhimoeConfig(**SMALL, num_local_experts=4, num_experts_per_tok=2),
     "shared expert": Qwen2MoeConfig(**SMALL, **EXPERTS, num_experts=4, shared_expert_intermediate_size=32),
     "latent attention, first block dense": DeepseekV3Config(
         **{**SMALL, "num_key_value_heads": 4},
@@ -85,7 +102,7 @@ def test_what_is_reported_is_pruned_and_nothing_else(name, mode):
     assert pruned <= before.keys()
     changed = {key for key, tensor in model.state_dict().items() if not torch.equal(tensor, before[key])}
     assert changed == pruned
-    assert not any("vision" in key or "embed" in key or "lm_head" in key or "router" in key for key in changed)
+    assert not any(part in key for key in changed for part in ("vision", "embed", "lm_head", "router", ".gate."))
 
 
 def test_layers_run_twice_in_a_block_are_refused():
@@ -106,6 +123,26 @@ def test_layers_whose_weights_are_used_apart_from_them_are_refused():
     config = JambaConfig(**SMALL, **layers, num_experts=2, mamba_d_state=4, mamba_dt_rank=4, use_mamba_kernels=False)
     with pytest.raises(ModelError, match=r"mamba\.dt_proj\.weight is not run as a layer of its own"):
         prune_layerwise(build(config), random_sequences(), PruningConfig())
+
+
+def test_layers_called_like_routers_are_pruned_where_there_are_no_experts():
+    layers = {
+        "gate": nn.Linear(4, 4),
+        "gate_proj": nn.Linear(4, 4),
+        "router": nn.ModuleDict({"proj": nn.Linear(4, 4)}),
+    }
+    assert find_matrices("", nn.ModuleDict(layers)).keys() == {"gate.weight", "gate_proj.weight", "router.proj.weight"}
+    layers["experts"] = nn.ModuleList([nn.Linear(4, 4)])
+    assert find_matrices("", nn.ModuleDict(layers)).keys() == {"gate_proj.weight", "experts.0.weight"}
+
+
+@pytest.mark.parametrize("adapter", [{"base_layer": 32, "lora_A": 2}, {"plain": 32, "lora_embedding_B": 2}])
+def test_adapters_are_refused_before_any_work(adapter):
+    """As peft makes them: the layer itself is a plain one inside of another module."""
+    model = random_model("llama")
+    model.model.layers[1].mlp.up_proj = nn.ModuleDict({name: nn.Linear(32, size) for name, size in adapter.items()})
+    with pytest.raises(ModelError, match=r"model\.layers\.1\.mlp\.up_proj has an adapter .*; merge adapters"):
+        check_prunable(model, PruningConfig())
 
 
 def test_blocks_that_share_weights_are_refused():

@@ -117,10 +117,12 @@ def test_weights_offloaded_to_the_cpu_are_pruned_where_they_are(mode, spread):
     assert torch.equal(offloaded(ids).logits, resident(ids).logits)
 
 
-def test_weights_offloaded_to_disk_are_refused(tmp_path):
+@pytest.mark.parametrize("method", ["sparsegpt", "magnitude"])
+def test_weights_offloaded_to_disk_are_refused(tmp_path, method):
     model = random_model("llama")
     names = ["model.embed_tokens", "model.layers.0", "model.norm", "model.rotary_emb", "lm_head"]
     device_map = dict.fromkeys(names, "cpu") | {"model.layers.1": "disk"}
     model = dispatch_model(model, device_map, main_device="cpu", offload_dir=tmp_path)
     with pytest.raises(ModelError, match="offloaded to disk, where they cannot be pruned; use streaming"):
-        prune_layerwise(model, SEQUENCES, PruningConfig())
+        prune_layerwise(model, SEQUENCES, PruningConfig(method=method))
+    assert model.model.layers[0].mlp.up_proj.weight.all()
