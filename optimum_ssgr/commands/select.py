@@ -31,7 +31,8 @@ class SelectCommand(SSGRSubcommand):
 
         check_unused(args.output)
         earlier = CalibrationSet.load(args.rollouts)
-        config = flags.calibration_config(args, earlier.config)
+        # how many samples a problem got is settled, and only ssgr may be sampled adaptively
+        config = flags.calibration_config(args, dataclasses.replace(earlier.config, adaptive=False))
         if config.needs_text and args.text is None:
             raise ConfigError(f"the strategy {config.strategy} needs --text.")
         text = load_documents(args.text, characters_for(config)) if config.needs_text else ()

@@ -210,6 +210,18 @@ def test_calibrate_prune_inspect_evaluate(tmp_path):
     assert results[1]["difference"] == pytest.approx(results[1]["accuracy"] - results[0]["accuracy"])
 
 
+def test_other_strategies_select_from_rollouts_that_were_sampled_adaptively(tmp_path):
+    few = ["--problems", "tiny-reasoner", "--num-problems", "8", "--samples-per-problem", "2", "--max-new-tokens", "120"]
+    done = ssgr("calibrate", "set", *MODEL, *few, "--num-sequences", "4", "--adaptive", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = ssgr("select", "set", "random", "--strategy", "rac", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "sampled adaptively: challenging problems have more of them" in done.stderr
+    manifest = json.loads((tmp_path / "random" / "manifest.json").read_text())
+    assert manifest["calibration"]["strategy"] == "rac"
+    assert manifest["calibration"]["adaptive"] is False
+
+
 def test_excluded_problems_are_left_out_and_counted(tmp_path):
     story = "a train leaves the station at noon and drives east for three hours at sixty miles an hour"
     questions = ["Add 2 and 3.", "Add 2 and 4.", f"Listen: {story}. How far?", "Add 2 and 5.", "Add 2 and 6."]
