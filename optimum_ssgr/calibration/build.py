@@ -60,12 +60,16 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], co
     """Tokenize general text for the strategies that take windows of it.
 
     Raises:
-        DataError: There is no text.
+        DataError: There is no text, or less than one window; found here, before a mixture generates its traces.
     """
     if not any(document.strip() for document in documents):
         raise DataError(f"the strategy {config.strategy} needs general text, and there is none.")
     opening = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
-    return Sources(text_ids=tokenizer("\n".join(documents), add_special_tokens=False).input_ids, opening=opening)
+    ids = tokenizer("\n".join(documents), add_special_tokens=False).input_ids
+    width = config.text_length - len(opening)
+    if len(ids) < width:
+        raise DataError(f"the text has {len(ids)} tokens, less than one window of {width}.")
+    return Sources(text_ids=ids, opening=opening)
 
 
 def build_set(

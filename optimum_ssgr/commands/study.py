@@ -80,6 +80,7 @@ class StudyCommand(SSGRSubcommand):
         asked = [problem for of_seed in setting.asked.values() for problem in of_seed]
         for name, problems in {None: asked, **setting.sets}.items():
             check_prompts(args, args.model, problems, setting.instructions[name], sampling.max_new_tokens)
+        check_budget(setting)
         if args.dry_run:
             plan(args, setting, cells)
             return
@@ -226,6 +227,38 @@ def calibration_problems(args: Namespace, sets: "dict[str, list[Problem]]") -> "
         raise DataError("every problem to calibrate on is also evaluated on; name another set with --evaluation-problems.")
     count = min(args.num_problems or len(problems), len(problems))
     return {seed: random.Random(seed).sample(problems, count) for seed in range(args.seeds)}
+
+
+def check_budget(setting: "Setting") -> None:
+    """Refuse questions and text that cannot fill a calibration set, before there are any rollouts.
+
+    Raises:
+        DataError: They have too few tokens.
+    """
+    from ..calibration.build import encode_text
+    from ..calibration.strategies import Sources, select
+    from ..checkpoints.load import load_tokenizer
+    from ..rollouts.prompts import encode_prompts
+
+    def tokens(strategy: str, sources: Sources) -> int:
+        config = dataclasses.replace(setting.calibration, strategy=strategy, num_sequences=None)
+        return sum(len(sequence.input_ids) for sequence in select(sources, config))
+
+    args, config = setting.args, setting.calibration
+    tokenizer = load_tokenizer(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
+    found: dict[str, tuple[str, float]] = {}
+    if "prompts" in setting.calibrations:
+        prompts = [encode_prompts(tokenizer, problems, setting.instructions[None]) for problems in setting.asked.values()]
+        found["prompts"] = "questions", min(tokens("prompts", Sources(prompts=of_seed)) for of_seed in prompts)
+    if {"text", "mix"} & set(setting.calibrations):
+        windows = tokens("text", encode_text(tokenizer, setting.text, dataclasses.replace(config, strategy="text")))
+        found |= {"text": ("text", windows), "mix": ("text", windows / config.text_share)}
+    for strategy, (what, most) in found.items():
+        if strategy in setting.calibrations and most < config.num_tokens:
+            raise DataError(
+                f"the {what} can fill a calibration set of {int(most):,} tokens by the strategy {strategy}, not of "
+                f"{config.num_tokens:,}; take more {what}, lower --num-tokens, or leave the strategy out."
+            )
 
 
 def about(args: Namespace, setting: "Setting") -> dict[str, Any]:

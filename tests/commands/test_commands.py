@@ -81,6 +81,11 @@ MISTAKES = {
         1,
         "less than one window of 499",
     ),
+    "short text in a mixture": (
+        [*CALIBRATE, "--problems", "problems.jsonl", "--strategy", "mix", "--text", "text.txt", "--text-length", "500"],
+        1,
+        "less than one window of 499",
+    ),
     "prompt too long": ([*CALIBRATE, "--problems", "long.jsonl"], 2, "the model's context holds 1024"),
     "response too long": (
         [*CALIBRATE, "--problems", "problems.jsonl", "--max-new-tokens", "1020"],

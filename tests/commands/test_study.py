@@ -132,6 +132,18 @@ MISTAKES = {
     "pattern that does not divide": (["--patterns", "2:5"], 2, "2:5 does not divide the 192 inputs"),
     "the same twice": (["--methods", "wanda", "wanda"], 2, "is named twice"),
     "prompt too long": (["--max-new-tokens", "1000"], 2, "exceed the model's context of 1024 tokens"),
+    "questions that fill no set": (
+        ["--strategies", "ssgr", "prompts", "--num-tokens", "9000"],
+        1,
+        "tokens by the strategy prompts, not of 9,000; take more questions, lower --num-tokens",
+    ),
+    "text that fills no set": (["--num-tokens", "5000000"], 1, "tokens by the strategy text, not of 5,000,000"),
+    "text that fills no mixture": (
+        ["--strategies", "mix", "--num-tokens", "5000000"],
+        1,
+        "tokens by the strategy mix, not of 5,000,000; take more text",
+    ),
+    "pairs of one": (["--strategies", "obc", "--max-per-problem", "1"], 2, "the strategy obc takes pairs of traces"),
     "one problem": (["--num-evaluation-problems", "1"], 1, "it takes at least 2 to know a standard error"),
     "no set to evaluate on": (["--problems", "open-r1/OpenR1-Math-220k"], 2, "name a set with --evaluation-problems"),
 }
