@@ -27,7 +27,10 @@ TEXT_WINDOWS = 64
 
 
 class StudyCommand(SSGRSubcommand):
-    """Calibrate, prune and evaluate every combination; write report.json, report.md, report.html and plots."""
+    """Calibrate, prune and evaluate every combination; write report.json, report.md, report.html and plots.
+
+    A study that was stopped goes on where it was, also with more seeds, methods or strategies; a finished one does not.
+    """
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
@@ -163,8 +166,7 @@ def read_setting(args: Namespace, cells: "list[Cell]", config: CalibrationConfig
 
     names = [args.evaluation_problems or args.problems, *([args.transfer_problems] if args.transfer_problems else [])]
     sets = {label(name): evaluation_set(args, name) for name in names}
-    needs_text = any(name in ("text", "mix") for name in args.strategies)
-    text = load_documents(args.text, characters_for(config)) if needs_text else []
+    text = load_documents(args.text, characters_for(config)) if args.text else []  # also for strategies that are added later
     windows: list[list[int]] = []
     if args.text and Path(args.text).suffix not in (".txt", *FILE_FORMATS):  # a file has one split, which is calibrated on
         tokenizer = load_tokenizer(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)

@@ -54,9 +54,9 @@ def finished(folder):
     return {path.name: path.stat().st_mtime_ns for path in (folder / "out.journal" / "cells").glob("*.json")}
 
 
-def stop(folder, least, processes, number):
+def stop(folder, least, number, *arguments):
     """Run the study until some cells are finished and others begun; return what it says once every process has ended."""
-    with start(folder, *COMMAND, "--processes", processes) as process:
+    with start(folder, *COMMAND, *arguments) as process:
         while len(finished(folder)) < least:
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.01)
@@ -94,7 +94,7 @@ def test_what_is_written(alone):
 
 
 def test_interrupted_in_two_processes_then_killed_and_run_again_gives_the_same_report(tmp_path, alone, ssgr, capfd):
-    code, out, errors = stop(tmp_path, 2, "2", signal.SIGINT)
+    code, out, errors = stop(tmp_path, 2, signal.SIGINT, "--processes", "2", "--strategies", "ssgr")
     assert (code, out) == (130, "")
     assert errors.strip() == (
         "optimum-cli ssgr study: interrupted; finished cells are kept in out.journal. Run the same command to go on."
@@ -105,7 +105,7 @@ def test_interrupted_in_two_processes_then_killed_and_run_again_gives_the_same_r
     os.link(tmp_path / "out.journal" / "rollouts" / "0" / "rollouts.jsonl", rollouts)
     generated = rollouts.read_bytes()
 
-    stop(tmp_path, len(kept) + 1, "1", signal.SIGKILL)
+    stop(tmp_path, len(kept) + 1, signal.SIGKILL)  # with another strategy
     assert kept.items() < finished(tmp_path).items()
     kept = finished(tmp_path)
     assert len(kept) < 1 + CELLS
