@@ -18,7 +18,7 @@ COMMAND = [
     *("study", "out", "-m", "tiny-reasoner", "--problems", "tiny-reasoner:chain,variables,sum,count"),
     *("--num-problems", "16", "--samples-per-problem", "4", "--num-tokens", "300", "--max-new-tokens", "160"),
     *("--text", "tiny-reasoner", "--text-length", "160", "--strategies", "ssgr", "text", "--methods", "magnitude", "wanda"),
-    *("--patterns", "2:4", "--seeds", "1", "--sweeps", "length"),
+    *("--patterns", "2:4", "--seed", "2", "--seeds", "1", "--sweeps", "length"),
     *("--transfer-problems", "tiny-reasoner:walk", "--num-evaluation-problems", "4", "--evaluation-temperature", "0"),
 ]
 CELLS = 1 + (2 + 3)
@@ -79,7 +79,9 @@ def test_what_is_written(alone):
     assert sorted(path.name for path in alone.iterdir()) == ["cells", "plots", "report.html", "report.json", "report.md"]
     text = (alone / "report.json").read_text()
     report = json.loads(text)
-    assert len(list((alone / "cells").iterdir())) == 1 + CELLS
+    cells = {path.stem for path in (alone / "cells").iterdir()}
+    assert len(cells) == 1 + CELLS
+    assert {name.rpartition("-")[2] for name in cells - {"dense"}} == {"2"}  # the seed
     assert len(report["rows"]) == 2 * CELLS
     assert list(report["settings"]["sets"].items()) == [
         ("tiny-reasoner:chain,variables,sum,count", 4),
@@ -102,7 +104,7 @@ def test_interrupted_in_two_processes_then_killed_and_run_again_gives_the_same_r
     kept = finished(tmp_path)
     assert 2 <= len(kept) < CELLS
     rollouts = tmp_path / "rollouts.jsonl"
-    os.link(tmp_path / "out.journal" / "rollouts" / "0" / "rollouts.jsonl", rollouts)
+    os.link(tmp_path / "out.journal" / "rollouts" / "2" / "rollouts.jsonl", rollouts)
     generated = rollouts.read_bytes()
 
     stop(tmp_path, len(kept) + 1, signal.SIGKILL)  # with another strategy
@@ -149,6 +151,16 @@ MISTAKES = {
 }
 
 
+def test_two_files_of_one_name_are_refused(tmp_path, ssgr, capfd):
+    files = [tmp_path / "math" / "test.jsonl", tmp_path / "logic" / "test.jsonl"]
+    for path in files:
+        path.parent.mkdir()
+        path.touch()  # an empty one would be refused where it is read
+    sets = ["--evaluation-problems", "math/test.jsonl", "--transfer-problems", "logic/test.jsonl"]
+    assert ssgr(tmp_path, *COMMAND, *sets) == 2
+    assert "both sets to evaluate on would be called test.jsonl in the report" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_are_one_sentence(tmp_path, name, ssgr, capfd):
     arguments, code, message = MISTAKES[name]
@@ -163,5 +175,5 @@ def test_mistakes_are_one_sentence(tmp_path, name, ssgr, capfd):
 def test_sets_of_equal_size_or_none(tmp_path, ssgr, capfd):
     """Found before anything is pruned."""
     assert ssgr(tmp_path, *COMMAND, "--num-problems", "3", "--num-tokens", "20000") == 1
-    assert "than 20,000 tokens to select from the rollouts of seed 0" in capfd.readouterr().err
+    assert "than 20,000 tokens to select from the rollouts of seed 2" in capfd.readouterr().err
     assert not list((tmp_path / "out.journal" / "cells").glob("*wanda*"))
