@@ -18,9 +18,9 @@ from . import __version__
 from .calibration.build import (
     build_set,
     check_context,
+    check_fits,
     describe_origin,
     encode_text,
-    tokenizer_hash,
 )
 from .calibration.dataset import CalibrationSet, content_hash
 from .calibration.gather import gather_rollouts
@@ -252,7 +252,6 @@ class SSGRPruner:
         config = dataclasses.replace(config, mode=config.mode or ("two_pass" if self.streamed else "staged"))
         check_prunable(self.model, config)
         sequences, token_weights, manifest = self._sequences(calibration, config)
-        check_context(self.model, max(map(len, sequences), default=0), "the longest calibration sequence")
         provenance = self._origin(config)
         with _journal(journal_dir) as journal:
             store = None
@@ -318,13 +317,11 @@ class SSGRPruner:
             if "input_ids" not in calibration.column_names:
                 raise DataError("the calibration data set has no column input_ids.")
             weighted = "token_weights" in calibration.column_names
-            return list(calibration["input_ids"]), list(calibration["token_weights"]) if weighted else None, None
+            sequences = list(calibration["input_ids"])
+            check_context(self.model, max(map(len, sequences), default=0), "the longest calibration sequence")
+            return sequences, list(calibration["token_weights"]) if weighted else None, None
         loaded = calibration if isinstance(calibration, CalibrationSet) else CalibrationSet.load(calibration)
-        if loaded.manifest.get("tokenizer_hash") != tokenizer_hash(self.tokenizer):
-            raise DataError(
-                f"the calibration set was made with the tokenizer of {loaded.manifest.get('model')}, which is another one "
-                "than this model's; build it again with this model."
-            )
+        check_fits(loaded, self.model, self.tokenizer)
         return loaded.sequences, loaded.token_weights, loaded.manifest
 
     def evaluate(

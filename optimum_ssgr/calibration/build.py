@@ -56,6 +56,21 @@ def check_context(model: PreTrainedModel, longest: int, what: str) -> None:
         raise ConfigError(f"{what} has {longest} tokens but the model's context holds {context}.")
 
 
+def check_fits(made: CalibrationSet, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a calibration set that was not made for a model's tokenizer and context.
+
+    Raises:
+        DataError: It was made with another tokenizer.
+        ConfigError: One of its sequences is too long.
+    """
+    if made.manifest.get("tokenizer_hash") != tokenizer_hash(tokenizer):
+        raise DataError(
+            f"the calibration set was made with the tokenizer of {made.manifest.get('model')}, which is another one "
+            "than this model's; build it again with this model."
+        )
+    check_context(model, max(map(len, made.sequences), default=0), "the longest calibration sequence")
+
+
 def encode_text(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], config: CalibrationConfig) -> Sources:
     """Tokenize general text for the strategies that take windows of it.
 

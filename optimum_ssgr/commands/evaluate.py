@@ -14,7 +14,7 @@ from ..errors import ConfigError, DataError
 from ..journal import journal_of
 from . import flags
 from .base import SSGRSubcommand, say
-from .calibrate import check_prompts, kept, load_pruner
+from .calibrate import check_model, check_prompts, kept, load_pruner
 
 
 if TYPE_CHECKING:
@@ -65,9 +65,11 @@ class EvaluateCommand(SSGRSubcommand):
 
         if args.output is not None:
             check_unused(args.output)
+        models = list(dict.fromkeys([args.baseline, *args.model] if args.baseline else args.model))
+        for model in models:
+            check_model(args, model, is_asked=True)
         problems = {name: flags.read_problems(args, name, evaluation=True) for name in sets}
         documents = read_text(args.text, args.text_split, args.text_length * TEXT_WINDOWS) if args.text else []
-        models = list(dict.fromkeys([args.baseline, *args.model] if args.baseline else args.model))
         for name, found in problems.items():
             if len(found) < 2:
                 raise DataError(f"'{name}' gives one problem; it takes at least 2 to know a standard error.")

@@ -126,6 +126,21 @@ MISTAKES = {
     "not a calibration set": (["prune", "out", *MODEL, "--calibration", "used"], 1, "used is not a calibration set"),
     "prune into used": (["prune", "used", *MODEL, "--method", "magnitude"], 1, "used is not empty"),
     "no such model": (["prune", "out", "-m", "no/such", "--method", "magnitude"], 1, "cannot load the model 'no/such'"),
+    "no such model, seen before anything is read": (
+        ["calibrate", "out", "-m", "no/such", "--problems", "none.jsonl"],
+        1,
+        "cannot load the model 'no/such'",
+    ),
+    "no chat template, seen before anything is read": (
+        ["evaluate", *MODEL, "--baseline", "bare", "--problems", "none.jsonl"],
+        1,
+        "no chat template",
+    ),
+    "a pattern that does not divide, seen before anything is read": (
+        ["prune", "out", *MODEL, "--problems", "none.jsonl", "--pattern", "2:5"],
+        2,
+        "2:5 does not divide the 192 inputs",
+    ),
     "no such checkpoint": (["inspect", "no/such"], 1, "there is no folder no/such, and it cannot be fetched from the Hub"),
     "no weights": (["inspect", "used"], 1, "there are no safetensors files in used"),
     "no samples": (["evaluate", *MODEL, "--problems", "problems.jsonl", "--samples", "0"], 2, "samples must be at least 1"),
@@ -283,6 +298,20 @@ def calibration(tmp_path_factory):
     done = ssgr("calibrate", "set", *MODEL, *text, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "set"
+
+
+def test_a_calibration_set_that_does_not_fit_is_refused_before_weights_are_loaded(tmp_path, calibration):
+    model, foreign = shutil.copytree(WEIGHTS, tmp_path / "model"), shutil.copytree(calibration, tmp_path / "foreign")
+    (model / "model.safetensors").unlink()
+    manifest = json.loads((foreign / "manifest.json").read_text())
+    (foreign / "manifest.json").write_text(json.dumps(manifest | {"tokenizer_hash": "0", "model": "other/model"}))
+    done = ssgr("prune", "out", "-m", "model", "--calibration", "foreign", cwd=tmp_path)
+    assert (done.returncode, "was made with the tokenizer of other/model" in done.stderr) == (1, True), done.stderr
+
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 64}))
+    done = ssgr("prune", "out", "-m", "model", "--calibration", calibration, cwd=tmp_path)
+    assert (done.returncode, "the longest calibration sequence has 100 tokens" in done.stderr) == (2, True), done.stderr
 
 
 def weights_in(folder):
