@@ -124,7 +124,7 @@ class CalibrationConfig(_JSONConfig):
         pass_rate: Lowest and highest share of correct rollouts that make a problem challenging (`ssgr`).
         length_window: Percentiles of response length, among the correct rollouts of challenging problems, between which a
             trace is moderate (`ssgr`).
-        max_per_problem: Traces selected from one problem at most.
+        max_per_problem: Traces selected from one problem at most; `obc` always takes two.
         text_length: Length of a window of general text, in tokens (`text`, `mix`).
         text_share: Share of the tokens that general text has in a mixture (`mix`).
         adaptive: Sample a problem no further once it is decided whether it is challenging, and ask no more problems once the
@@ -163,6 +163,10 @@ class CalibrationConfig(_JSONConfig):
         _require(
             not self.adaptive or self.strategy == "ssgr",
             f"adaptive sampling looks for challenging problems, which the strategy {self.strategy} does not select by.",
+        )
+        _require(
+            self.strategy != "obc" or self.max_per_problem >= 2,
+            "the strategy obc takes pairs of traces of a problem; set max_per_problem to 2 or more.",
         )
         low, high = self.pass_rate
         _require(0 <= low <= high <= 1, f"pass_rate must be two shares between 0 and 1, low to high, not {low}, {high}.")

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
 
 from . import __version__
-from .calibration.build import build_set, describe_origin, encode_text, tokenizer_hash
+from .calibration.build import build_set, check_fits, describe_origin, encode_text
 from .calibration.dataset import CalibrationSet, content_hash
 from .calibration.gather import gather_rollouts
 from .calibration.strategies import Sources
@@ -33,6 +33,7 @@ from .hub.publish import publish_folder
 from .journal import check_fingerprint
 from .output import check_unused
 from .problems.load import load_problems, sources_of
+from .problems.sources import find_source
 from .pruning.activations import ActivationStore
 from .pruning.capture import model_device
 from .pruning.distributed import barrier, rank, world_size
@@ -127,7 +128,7 @@ class SSGRPruner:
         journal_dir: str | Path | None = None,
         engine: str = IN_PROCESS,
         batch_size: int = 64,
-        instruction: str = "",
+        instruction: str | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> CalibrationSet:
         """Make the sequences to calibrate on.
@@ -142,7 +143,8 @@ class SSGRPruner:
             engine: `transformers` to generate in this process, or the addresses of OpenAI-compatible servers that have this
                 model, separated by commas.
             batch_size: Most responses in the making at a time; with servers, at each of them.
-            instruction: Text appended to every question.
+            instruction: Text appended to every question; when None, the usual one if `problems` is the name of a known data
+                set, else none. It is noted in the manifest; when `rollouts` are given, it is what was appended to theirs.
             about: Further provenance for the manifest, such as where the problems come from.
 
         Raises:
@@ -152,6 +154,8 @@ class SSGRPruner:
         if output_dir is not None:
             check_unused(output_dir)
         sources, graded = Sources(), rollouts or ()
+        if instruction is None and (problems is not None or rollouts is None):  # that of rollouts alone is not known
+            instruction = _usual_instruction(problems)
         if config.needs_text:
             check_context(self.model.config, config.text_length, "a window of text")
             documents = load_documents(text, characters_for(config)) if isinstance(text, str | Path) else text or ()
@@ -172,7 +176,9 @@ class SSGRPruner:
                 batch_size=batch_size,
                 instruction=instruction,
             )
-        origin = describe_origin(self.model, self.tokenizer) | {"instruction": instruction}
+        origin = describe_origin(self.model, self.tokenizer)
+        if instruction is not None:
+            origin["instruction"] = instruction
         if config.strategy != "text":
             asked = problems if config.strategy == "prompts" else [item.problem for item in graded]
             origin["problems"] = {"read_from": sources_of(asked)}
@@ -194,7 +200,7 @@ class SSGRPruner:
         journal_dir: str | Path | None = None,
         engine: str = IN_PROCESS,
         batch_size: int = 64,
-        instruction: str = "",
+        instruction: str | None = None,
     ) -> list[GradedRollout]:
         """Generate and verify the rollouts that strategies select from.
 
@@ -205,7 +211,7 @@ class SSGRPruner:
                 missing is generated; so it is with more problems, more samples or other windows.
             engine: See `build_calibration`.
             batch_size: See `build_calibration`.
-            instruction: Text appended to every question.
+            instruction: See `build_calibration`.
 
         Raises:
             SSGRError: There are no problems, no chat template, a prompt does not fit the context, or the journal belongs to
@@ -213,6 +219,7 @@ class SSGRPruner:
         """
         if engine == IN_PROCESS:
             self._check_generates()
+        instruction = _usual_instruction(problems) if instruction is None else instruction
         problems = load_problems(problems)
         prompts = encode_prompts(self.tokenizer, problems, instruction)
         chosen = choose_engine(engine, self.model, self.tokenizer, config.sampling, batch_size)
@@ -252,7 +259,6 @@ class SSGRPruner:
         config = dataclasses.replace(config, mode=config.mode or ("two_pass" if self.streamed else "staged"))
         check_prunable(self.model, config)
         sequences, token_weights, manifest = self._sequences(calibration, config)
-        check_context(self.model.config, max(map(len, sequences), default=0), "the longest calibration sequence")
         provenance = self._origin(config)
         with _journal(journal_dir) as journal:
             store = None
@@ -334,13 +340,11 @@ class SSGRPruner:
             if "input_ids" not in calibration.column_names:
                 raise DataError("the calibration data set has no column input_ids.")
             weighted = "token_weights" in calibration.column_names
-            return _column(calibration, "input_ids"), _column(calibration, "token_weights") if weighted else None, None
+            sequences = _column(calibration, "input_ids")
+            check_context(self.model.config, max(map(len, sequences), default=0), "the longest calibration sequence")
+            return sequences, _column(calibration, "token_weights") if weighted else None, None
         loaded = calibration if isinstance(calibration, CalibrationSet) else CalibrationSet.load(calibration)
-        if loaded.manifest.get("tokenizer_hash") != tokenizer_hash(self.tokenizer):
-            raise DataError(
-                f"the calibration set was made with the tokenizer of {loaded.manifest.get('model')}, which is another one "
-                "than this model's; build it again with this model."
-            )
+        check_fits(loaded, self.model, self.tokenizer)
         return loaded.sequences, loaded.token_weights, loaded.manifest
 
     def evaluate(
@@ -350,16 +354,17 @@ class SSGRPruner:
         *,
         samples: int = 1,
         batch_size: int = 64,
-        instruction: str = "",
+        instruction: str | None = None,
     ) -> dict[str, float | int | None]:
         """Measure accuracy with its standard error, lengths, truncation and loops.
 
         Args:
-            problems: What `load_problems` takes.
+            problems: What `load_problems` takes; of a data set, the split for evaluation is read.
             sampling: How to sample; T=0.6, top-p 0.95, 32,768 tokens when None.
             samples: Responses per problem.
             batch_size: Most responses in the making at a time.
-            instruction: Text appended to every question.
+            instruction: Text appended to every question; when None, the usual one if `problems` is the name of a known data
+                set, else none.
 
         Returns:
             What `evaluation.metrics.summarize` returns.
@@ -371,11 +376,11 @@ class SSGRPruner:
         graded = evaluate(
             self.model,
             self.tokenizer,
-            load_problems(problems),
+            load_problems(problems, evaluation=True),
             sampling or SamplingConfig(),
             samples,
             batch_size,
-            instruction,
+            _usual_instruction(problems) if instruction is None else instruction,
         )
         return summarize(graded)
 
@@ -438,6 +443,11 @@ class SSGRPruner:
             self.save_pretrained(folder, evaluation=evaluation)
             options = {"private": private, "revision": revision, "create_pr": create_pr, "token": token}
             return publish_folder(folder, repo_id, card_for(folder, repo_id), **options)
+
+
+def _usual_instruction(problems: ProblemSource | None) -> str:
+    """Return what is usually appended to the questions of a data set that is known by its name."""
+    return find_source(problems).instruction if isinstance(problems, str) else ""
 
 
 def _column(data: Dataset, name: str) -> list[list[Any]]:

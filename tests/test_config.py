@@ -40,6 +40,7 @@ def test_round_trip(tmp_path, config):
         (lambda: CalibrationConfig(pass_rate=(0.8, 0.2)), "low to high"),
         (lambda: CalibrationConfig(length_window=(0, 120)), "percentiles between 0 and 100"),
         (lambda: CalibrationConfig(samples_per_problem=0), "samples_per_problem must be at least 1"),
+        (lambda: CalibrationConfig(strategy="obc", max_per_problem=1), "obc takes pairs .* set max_per_problem to 2 or more"),
         (lambda: CalibrationConfig(temperature=-1), "temperature"),
         (lambda: SamplingConfig(top_p=0), "top_p"),
         (lambda: SamplingConfig(max_new_tokens=0), "max_new_tokens"),

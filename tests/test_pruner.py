@@ -14,6 +14,7 @@ from transformers import GenerationConfig
 from optimum_ssgr import CalibrationConfig, PruningConfig, SamplingConfig, SSGRPruner
 from optimum_ssgr.errors import ConfigError, DataError, ModelError, NumericalError
 from optimum_ssgr.problems.load import load_problems
+from optimum_ssgr.problems.sources import BOXED
 from optimum_ssgr.pruning.blocks import find_blocks, find_matrices
 from optimum_ssgr.pruning.solvers.magnitude import magnitude
 from optimum_ssgr.pruning.solvers.sparsegpt import factorize, sparsegpt
@@ -171,6 +172,39 @@ def test_evaluation_of_dense_and_destroyed(pruner):
     assert dense["accuracy"] > 0.7 > 0.1 > destroyed["accuracy"]
     assert (dense["problems"], dense["samples"]) == (60, 60)
     assert destroyed["missing_think_end"] > dense["missing_think_end"]
+
+
+def test_the_name_of_a_known_data_set_brings_its_instruction(pruner, tmp_path, monkeypatch):
+    """Read from a local copy that is laid out as on the Hub."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "openai" / "gsm8k"
+    folder.mkdir(parents=True)
+    files = [{"split": split, "path": f"{split}.jsonl"} for split in ("train", "test")]
+    (folder / "README.md").write_text(f"---\n{json.dumps({'configs': [{'config_name': 'main', 'data_files': files}]})}\n---\n")
+    for split in ("train", "test"):
+        rows = [{"question": f"Count {digit} in {split}.", "answer": f"#### {digit}"} for digit in (1, 2)]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    name, problems, config = "openai/gsm8k", load_problems("openai/gsm8k"), CalibrationConfig(strategy="prompts")
+    named = pruner.build_calibration(name, config)
+    assert named.manifest["instruction"] == BOXED
+    assert all(BOXED in pruner.tokenizer.decode(ids) for ids in named.sequences)
+    assert named.sequences == pruner.build_calibration(problems, config, instruction=BOXED).sequences
+    bare = pruner.build_calibration(name, config, instruction="")
+    assert bare.manifest["instruction"] == ""
+    assert bare.sequences == pruner.build_calibration(problems, config).sequences != named.sequences
+
+    sampled = CalibrationConfig(strategy="rac", samples_per_problem=1, max_new_tokens=4)
+    rollouts = pruner.generate_rollouts(name, sampled)
+    assert sorted(list(item.rollout.prompt_ids) for item in rollouts) == sorted(named.sequences)
+    assert pruner.build_calibration(name, sampled, rollouts=rollouts).manifest["instruction"] == BOXED
+    assert "instruction" not in pruner.build_calibration(config=sampled, rollouts=rollouts).manifest  # nobody said it
+
+    fed = []
+    pruner.model.get_input_embeddings().register_forward_pre_hook(lambda _, args: fed.extend(args[0].tolist()))
+    pruner.evaluate(name, SamplingConfig(max_new_tokens=4))
+    asked = [pruner.tokenizer.decode(ids) for ids in fed[:2]]
+    assert all("in test." in text and BOXED in text for text in asked)
 
 
 def test_calibration_from_disk_and_from_a_plain_data_set(reasoner, calibration, tmp_path):

@@ -14,6 +14,7 @@ from .. import __version__
 from ..config import CalibrationConfig
 from ..errors import DataError
 from ..records import GradedRollout
+from ..rollouts.prompts import check_context
 from .dataset import CalibrationSet
 from .selection import meets_budget
 from .strategies import Sources, select
@@ -44,16 +45,35 @@ def describe_origin(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     }
 
 
+def check_fits(made: CalibrationSet, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a calibration set that was not made for a model's tokenizer and context.
+
+    Raises:
+        DataError: It was made with another tokenizer.
+        ConfigError: One of its sequences is too long.
+    """
+    if made.manifest.get("tokenizer_hash") != tokenizer_hash(tokenizer):
+        raise DataError(
+            f"the calibration set was made with the tokenizer of {made.manifest.get('model')}, which is another one "
+            "than this model's; build it again with this model."
+        )
+    check_context(model.config, max(map(len, made.sequences), default=0), "the longest calibration sequence")
+
+
 def encode_text(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], config: CalibrationConfig) -> Sources:
     """Tokenize general text for the strategies that take windows of it.
 
     Raises:
-        DataError: There is no text.
+        DataError: There is no text, or less than one window; found here, before a mixture generates its traces.
     """
     if not any(document.strip() for document in documents):
         raise DataError(f"the strategy {config.strategy} needs general text, and there is none.")
     opening = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
-    return Sources(text_ids=tokenizer("\n".join(documents), add_special_tokens=False).input_ids, opening=opening)
+    ids = tokenizer("\n".join(documents), add_special_tokens=False).input_ids
+    width = config.text_length - len(opening)
+    if len(ids) < width:
+        raise DataError(f"the text has {len(ids)} tokens, less than one window of {width}.")
+    return Sources(text_ids=ids, opening=opening)
 
 
 def build_set(

@@ -119,8 +119,6 @@ def text(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSeq
     """Yield windows of general text, none overlapping, in a seeded order."""
     width = config.text_length - len(sources.opening)
     starts = list(range(0, len(sources.text_ids) - width + 1, width))
-    if not starts:
-        raise DataError(f"the text has {len(sources.text_ids)} tokens, less than one window of {width}.")
     random.Random(config.seed).shuffle(starts)
     for start in starts:
         yield CalibrationSequence((), sources.opening + tuple(sources.text_ids[start : start + width]), "text")

@@ -44,6 +44,7 @@ class CalibrateCommand(SSGRSubcommand):
 
         check_unused(args.output)
         check_push_allowed(args, "dataset")
+        check_model(args, args.model, is_asked=config.strategy != "text")
         problems, text, about = read_inputs(args, config)
         check_asking(args, config, problems)
         if args.dry_run:
@@ -132,6 +133,19 @@ def check_text(args: Namespace, config: CalibrationConfig) -> None:
     """Refuse a strategy that takes text without any."""
     if config.needs_text and args.text is None:
         raise ConfigError(f"the strategy {config.strategy} needs --text.")
+
+
+def check_model(args: Namespace, model: str, is_asked: bool) -> None:
+    """Refuse a model that cannot be loaded, or asked, before problems and text are downloaded."""
+    from ..checkpoints.load import load_config, load_tokenizer
+    from ..records import Problem
+    from ..rollouts.prompts import encode_prompts
+
+    shared = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
+    load_config(model, **shared)
+    tokenizer = load_tokenizer(model, **shared)
+    if is_asked:
+        encode_prompts(tokenizer, [Problem("any", "Any question?", "")])
 
 
 def read_inputs(args: Namespace, config: CalibrationConfig) -> "tuple[list[Problem] | None, list[str] | None, dict[str, Any]]":

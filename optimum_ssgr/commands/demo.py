@@ -142,7 +142,7 @@ def calibrate(dense: "SSGRPruner", seed: int) -> dict[str, Any]:
     rollouts = dense.generate_rollouts(problems, settings, batch_size=BATCH_SIZE)
     return {
         name: dense.build_calibration(
-            config=dataclasses.replace(settings, strategy=name), rollouts=rollouts, text=documents("train")
+            problems, dataclasses.replace(settings, strategy=name), rollouts=rollouts, text=documents("train")
         )
         for name in STRATEGIES
     }

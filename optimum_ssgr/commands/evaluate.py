@@ -14,7 +14,7 @@ from ..errors import ConfigError, DataError
 from ..journal import journal_of
 from . import flags
 from .base import SSGRSubcommand, say
-from .calibrate import check_prompts, kept, load_pruner
+from .calibrate import check_model, check_prompts, kept, load_pruner
 
 
 if TYPE_CHECKING:
@@ -67,9 +67,11 @@ class EvaluateCommand(SSGRSubcommand):
 
         if args.output is not None:
             check_unused(args.output)
+        models = wanted_models(args)
+        for model in models:
+            check_model(args, model, is_asked=True)
         problems = {name: flags.read_problems(args, name, evaluation=True) for name in sets}
         documents = read_text(args.text, args.text_split, args.text_length * TEXT_WINDOWS) if args.text else []
-        models = wanted_models(args)
         for name, found in problems.items():
             if len(found) < 2:
                 raise DataError(f"'{name}' gives one problem; it takes at least 2 to know a standard error.")
@@ -263,11 +265,21 @@ def write(
         for model in asked:
             of_model = [row for row in rows if row["model"] == model]
             (folder / "cards" / f"{file_name(model)}.yaml").write_text(card_metadata(model, of_model, revisions))
-            files = leaderboard_files(of_model, sampling, revisions) if args.num_problems is None else {}
+            whole = [row for row in of_model if is_benchmark(args, row, len(problems[row["problems"]]))]
+            files = leaderboard_files(whole, sampling, revisions)
             for name, text in files.items():
                 path = folder / "eval_results" / file_name(model) / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text)
+
+
+def is_benchmark(args: Namespace, row: dict[str, Any], num_problems: int) -> bool:
+    """Tell whether a row is of all problems of the split that models are evaluated on, with no response lost."""
+    from ..problems.sources import find_source
+
+    source = find_source(row["problems"])
+    is_whole = args.num_problems is None and row["split"] == (source.evaluation_split or source.split)
+    return is_whole and row["responses"] == num_problems * row["samples"]
 
 
 def commit_of(problems: "list[Problem]") -> str | None:

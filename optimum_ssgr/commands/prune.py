@@ -60,8 +60,9 @@ class PruneCommand(SSGRSubcommand):
             raise ConfigError("several processes need --calibration; make it first with ssgr calibrate.")
         if needs_building:
             calibrate.check_inputs(args, calibration_config)
+        from ..calibration.build import check_fits
         from ..calibration.dataset import CalibrationSet
-        from ..checkpoints.load import load_skeleton
+        from ..checkpoints.load import load_skeleton, load_tokenizer
         from ..checkpoints.streaming import check_streamable
         from ..output import check_unused
         from ..pruner import SSGRPruner
@@ -71,14 +72,19 @@ class PruneCommand(SSGRSubcommand):
 
         check_unused(args.output)
         calibrate.check_push_allowed(args, "model")
-        calibration = CalibrationSet.load(args.calibration) if args.calibration else None
-        problems, text, about = calibrate.read_inputs(args, calibration_config) if needs_building else (None, None, None)
-        skeleton = load_skeleton(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
+        shared = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
+        skeleton = load_skeleton(args.model, **shared)
         linears = check_prunable(skeleton, config)
-        if needs_building:
-            calibrate.check_asking(args, calibration_config, problems)
         if args.streaming:
             check_streamable(args.model, skeleton, revision=args.revision)
+        calibration = CalibrationSet.load(args.calibration) if args.calibration else None
+        if calibration and config.needs_calibration:
+            check_fits(calibration, skeleton, load_tokenizer(args.model, **shared))
+        problems = text = about = None
+        if needs_building:
+            calibrate.check_model(args, args.model, is_asked=calibration_config.strategy != "text")
+            problems, text, about = calibrate.read_inputs(args, calibration_config)
+            calibrate.check_asking(args, calibration_config, problems)
         if args.dry_run:
             plan(args, config, skeleton, linears)
             if calibration or not config.needs_calibration:

@@ -33,7 +33,8 @@ class SelectCommand(SSGRSubcommand):
 
         check_unused(args.output)
         earlier = CalibrationSet.load(args.rollouts)
-        config = flags.calibration_config(args, earlier.config)
+        # how many samples a problem got is settled, and only ssgr may be sampled adaptively
+        config = flags.calibration_config(args, dataclasses.replace(earlier.config, adaptive=False))
         check_text(args, config)
         text = load_documents(args.text, characters_for(config)) if config.needs_text else ()
         tokenizer = load_tokenizer(earlier.manifest["model"]) if config.needs_text else None

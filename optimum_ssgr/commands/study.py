@@ -27,7 +27,10 @@ TEXT_WINDOWS = 64
 
 
 class StudyCommand(SSGRSubcommand):
-    """Calibrate, prune and evaluate every combination; write report.json, report.md, report.html and plots."""
+    """Calibrate, prune and evaluate every combination; write report.json, report.md, report.html and plots.
+
+    A study that was stopped goes on where it was, also with more seeds, methods or strategies; a finished one does not.
+    """
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
@@ -41,7 +44,12 @@ class StudyCommand(SSGRSubcommand):
         group.add_argument("--methods", nargs="+", default=["sparsegpt"], help=f"{', '.join(METHODS)} (default: sparsegpt)")
         group.add_argument("--sparsities", nargs="+", type=float, default=[], help="shares of weights to remove (default: 0.5)")
         group.add_argument("--patterns", nargs="+", default=[], help="N:M patterns such as 2:4")
-        group.add_argument("--seeds", type=int, default=3, help="repetitions with rollouts of their own (default: %(default)s)")
+        group.add_argument(
+            "--seeds",
+            type=int,
+            default=3,
+            help="repetitions with problems and rollouts of their own, by the seeds from --seed on (default: %(default)s)",
+        )
         group.add_argument(
             "--sweeps",
             nargs="+",
@@ -75,12 +83,14 @@ class StudyCommand(SSGRSubcommand):
         config, sampling = wanted_settings(args)
         from ..evaluation.report import summary, write_report  # with matplotlib: after what is quick to find out
 
+        names = evaluation_names(args)
         check_unused(args.output)
         check_model(args, cells)
-        setting = read_setting(args, cells, config, sampling)
+        setting = read_setting(args, cells, config, sampling, names)
         asked = [problem for of_seed in setting.asked.values() for problem in of_seed]
         for name, problems in {None: asked, **setting.sets}.items():
             check_prompts(args, args.model, problems, setting.instructions[name], sampling.max_new_tokens)
+        check_budget(setting)
         if args.dry_run:
             plan(args, setting, cells)
             return
@@ -111,7 +121,7 @@ def wanted_cells(args: Namespace) -> "list[Cell]":
     unknown = [name for name in args.sweeps if name not in SWEEPS]
     if unknown:
         raise ConfigError(f"unknown sweep '{unknown[0]}'; choose among {', '.join(SWEEPS)}.")
-    cells = list(study_cells(args.strategies, args.methods, targets(args), args.seeds, args.sweeps))
+    cells = list(study_cells(args.strategies, args.methods, targets(args), seeds(args), args.sweeps))
     if args.sweeps and not any(cell.calibration for cell in cells):
         raise ConfigError("--sweeps needs a method that calibrates; none of --methods does.")
     if len(set(cells)) < len(cells):
@@ -119,6 +129,11 @@ def wanted_cells(args: Namespace) -> "list[Cell]":
     for cell in cells:
         cell.pruning  # noqa: B018  (checks the settings)
     return cells
+
+
+def seeds(args: Namespace) -> range:
+    """Return the seeds of the repetitions."""
+    return range(args.seed, args.seed + args.seeds)
 
 
 def targets(args: Namespace) -> list[str]:
@@ -142,6 +157,18 @@ def wanted_settings(args: Namespace) -> tuple[CalibrationConfig, SamplingConfig]
     return config, sampling
 
 
+def evaluation_names(args: Namespace) -> list[str]:
+    """Return the names of the problem sets to evaluate on.
+
+    Raises:
+        ConfigError: Reports would not tell them apart.
+    """
+    names = [args.evaluation_problems or args.problems, *([args.transfer_problems] if args.transfer_problems else [])]
+    if len(set(map(label, names))) < len(names):
+        raise ConfigError(f"both sets to evaluate on would be called {label(names[0])} in the report; rename one of them.")
+    return names
+
+
 def check_model(args: Namespace, cells: "list[Cell]") -> None:
     """Refuse a model or a pattern that cannot be pruned, before any work."""
     from ..checkpoints.load import load_skeleton
@@ -152,8 +179,10 @@ def check_model(args: Namespace, cells: "list[Cell]") -> None:
         check_prunable(skeleton, pruning)
 
 
-def read_setting(args: Namespace, cells: "list[Cell]", config: CalibrationConfig, sampling: SamplingConfig) -> "Setting":
-    """Read problems and text."""
+def read_setting(
+    args: Namespace, cells: "list[Cell]", config: CalibrationConfig, sampling: SamplingConfig, names: list[str]
+) -> "Setting":
+    """Read problems and text, and evaluate on the sets of these names."""
     from ..calibration.text import characters_for, load_documents
     from ..checkpoints.load import load_tokenizer
     from ..evaluation.perplexity import windows_of
@@ -161,10 +190,8 @@ def read_setting(args: Namespace, cells: "list[Cell]", config: CalibrationConfig
     from .cells import Setting
     from .evaluate import read_text
 
-    names = [args.evaluation_problems or args.problems, *([args.transfer_problems] if args.transfer_problems else [])]
     sets = {label(name): evaluation_set(args, name) for name in names}
-    needs_text = any(name in ("text", "mix") for name in args.strategies)
-    text = load_documents(args.text, characters_for(config)) if needs_text else []
+    text = load_documents(args.text, characters_for(config)) if args.text else []  # also for strategies that are added later
     windows: list[list[int]] = []
     if args.text and Path(args.text).suffix not in (".txt", *FILE_FORMATS):  # a file has one split, which is calibrated on
         tokenizer = load_tokenizer(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
@@ -217,8 +244,7 @@ def calibration_problems(args: Namespace, sets: "dict[str, list[Problem]]") -> "
 
     if args.problems.startswith(NAME):  # endless, and a split shares no question with another
         return {
-            seed: load_problems(args.problems, split=args.split, limit=args.num_problems, seed=seed)
-            for seed in range(args.seeds)
+            seed: load_problems(args.problems, split=args.split, limit=args.num_problems, seed=seed) for seed in seeds(args)
         }
     everything = Namespace(**{**vars(args), "num_problems": None})
     problems = flags.read_problems(everything, args.problems, evaluation=False)
@@ -226,7 +252,39 @@ def calibration_problems(args: Namespace, sets: "dict[str, list[Problem]]") -> "
     if not problems:
         raise DataError("every problem to calibrate on is also evaluated on; name another set with --evaluation-problems.")
     count = min(args.num_problems or len(problems), len(problems))
-    return {seed: random.Random(seed).sample(problems, count) for seed in range(args.seeds)}
+    return {seed: random.Random(seed).sample(problems, count) for seed in seeds(args)}
+
+
+def check_budget(setting: "Setting") -> None:
+    """Refuse questions and text that cannot fill a calibration set, before there are any rollouts.
+
+    Raises:
+        DataError: They have too few tokens.
+    """
+    from ..calibration.build import encode_text
+    from ..calibration.strategies import Sources, select
+    from ..checkpoints.load import load_tokenizer
+    from ..rollouts.prompts import encode_prompts
+
+    def tokens(strategy: str, sources: Sources) -> int:
+        config = dataclasses.replace(setting.calibration, strategy=strategy, num_sequences=None)
+        return sum(len(sequence.input_ids) for sequence in select(sources, config))
+
+    args, config = setting.args, setting.calibration
+    tokenizer = load_tokenizer(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
+    found: dict[str, tuple[str, float]] = {}
+    if "prompts" in setting.calibrations:
+        prompts = [encode_prompts(tokenizer, problems, setting.instructions[None]) for problems in setting.asked.values()]
+        found["prompts"] = "questions", min(tokens("prompts", Sources(prompts=of_seed)) for of_seed in prompts)
+    if {"text", "mix"} & set(setting.calibrations):
+        windows = tokens("text", encode_text(tokenizer, setting.text, dataclasses.replace(config, strategy="text")))
+        found |= {"text": ("text", windows), "mix": ("text", windows / config.text_share)}
+    for strategy, (what, most) in found.items():
+        if strategy in setting.calibrations and most < config.num_tokens:
+            raise DataError(
+                f"the {what} can fill a calibration set of {int(most):,} tokens by the strategy {strategy}, not of "
+                f"{config.num_tokens:,}; take more {what}, lower --num-tokens, or leave the strategy out."
+            )
 
 
 def about(args: Namespace, setting: "Setting") -> dict[str, Any]:
@@ -238,7 +296,7 @@ def about(args: Namespace, setting: "Setting") -> dict[str, Any]:
         "revision": args.revision,
         "dtype": args.dtype,
         "calibration_problems": label(args.problems),
-        "problems_per_seed": len(setting.asked[0]),
+        "problems_per_seed": len(setting.asked[args.seed]),
         "strategies": args.strategies,
         "methods": args.methods,
         "targets": targets(args),
@@ -270,7 +328,7 @@ def fingerprint(setting: "Setting") -> dict[str, Any]:
         "device_map": setting.args.device_map,
         "batch_size": setting.args.batch_size,
         "evaluated": {name: digest(problems) for name, problems in setting.sets.items()},
-        "asked": digest(setting.asked[0]),
+        "asked": digest(setting.asked[setting.args.seed]),
         "text": hashlib.sha256(repr((setting.text, setting.windows)).encode()).hexdigest(),
     }
 
@@ -283,7 +341,7 @@ def run(setting: "Setting", cells: "list[Cell]", processes: int) -> None:
     from .processes import step_runner
 
     steps = [] if setting.result(DENSE).exists() else [(make_dense,)]
-    for seed in range(setting.args.seeds):
+    for seed in seeds(setting.args):
         needed = {cell.calibration for cell in cells if cell.seed == seed and cell.calibration}
         if not all(setting.calibration_set(seed, name).exists() for name in needed):
             steps.append((make_calibrations, seed))
@@ -300,9 +358,9 @@ def run(setting: "Setting", cells: "list[Cell]", processes: int) -> None:
 
 def plan(args: Namespace, setting: "Setting", cells: "list[Cell]") -> None:
     """Print what would be done."""
-    rollouts = len(setting.asked[0]) * setting.calibration.samples_per_problem
+    rollouts = len(setting.asked[args.seed]) * setting.calibration.samples_per_problem
     responses = args.samples * sum(map(len, setting.sets.values()))
-    say(f"rollouts     {args.seeds} seeds of {rollouts:,}, {len(setting.asked[0]):,} problems each")
+    say(f"rollouts     {args.seeds} seeds of {rollouts:,}, {len(setting.asked[args.seed]):,} problems each")
     say(f"calibrates   {', '.join(setting.calibrations)} with {setting.calibration.num_tokens:,} tokens")
     say(f"prunes       {', '.join(args.methods)} to {', '.join(targets(args))}: {len(cells):,} cells")
     say(f"evaluates    {responses:,} responses a cell: {', '.join(f'{name} ({len(p):,})' for name, p in setting.sets.items())}")

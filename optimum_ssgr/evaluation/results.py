@@ -157,7 +157,7 @@ def leaderboard_files(rows: Sequence[dict[str, Any]], sampling: SamplingConfig, 
     Only whole benchmarks belong there.
 
     Args:
-        rows: What `result_row` returns, for all problems of the sets.
+        rows: What `result_row` returns, for all problems of the sets' evaluation splits and with no response lost.
         sampling: How the responses were sampled.
         revisions: Commits of problem sets on the Hub.
 

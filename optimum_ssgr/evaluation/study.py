@@ -61,18 +61,18 @@ def bands_of(sweeps: Sequence[str]) -> list[str]:
 
 
 def study_cells(
-    strategies: Sequence[str], methods: Sequence[str], targets: Sequence[str], seeds: int, sweeps: Sequence[str]
+    strategies: Sequence[str], methods: Sequence[str], targets: Sequence[str], seeds: Sequence[int], sweeps: Sequence[str]
 ) -> Iterator[Cell]:
     """Yield the cells: every method, target, strategy and seed; one cell a target where nothing is calibrated on.
 
     Sweeps are made with the first method that needs calibration. All of a seed comes before the next one.
     """
     swept = next((method for method in methods if pruning_of(method, "0.5").needs_calibration), None)
-    for seed in range(seeds):
+    for seed in seeds:
         for method in methods:
             names = [*strategies, *(bands_of(sweeps) if method == swept else [])]
             if not pruning_of(method, "0.5").needs_calibration:
-                names = [None] if seed == 0 else []
+                names = [None] if seed == seeds[0] else []
             for target in targets:
                 yield from (Cell(method, target, name, seed) for name in names)
 

@@ -83,6 +83,11 @@ MISTAKES = {
         1,
         "less than one window of 499",
     ),
+    "short text in a mixture": (
+        [*CALIBRATE, "--problems", "problems.jsonl", "--strategy", "mix", "--text", "text.txt", "--text-length", "500"],
+        1,
+        "less than one window of 499",
+    ),
     "prompt too long": ([*CALIBRATE, "--problems", "long.jsonl"], 2, "the model's context holds 1024"),
     "response too long": (
         [*CALIBRATE, "--problems", "problems.jsonl", "--max-new-tokens", "1020"],
@@ -123,6 +128,21 @@ MISTAKES = {
     "not a calibration set": (["prune", "out", *MODEL, "--calibration", "used"], 1, "used is not a calibration set"),
     "prune into used": (["prune", "used", *MODEL, "--method", "magnitude"], 1, "used is not empty"),
     "no such model": (["prune", "out", "-m", "no/such", "--method", "magnitude"], 1, "cannot load the model 'no/such'"),
+    "no such model, seen before anything is read": (
+        ["calibrate", "out", "-m", "no/such", "--problems", "none.jsonl"],
+        1,
+        "cannot load the model 'no/such'",
+    ),
+    "no chat template, seen before anything is read": (
+        ["evaluate", *MODEL, "--baseline", "bare", "--problems", "none.jsonl"],
+        1,
+        "no chat template",
+    ),
+    "a pattern that does not divide, seen before anything is read": (
+        ["prune", "out", *MODEL, "--problems", "none.jsonl", "--pattern", "2:5"],
+        2,
+        "2:5 does not divide the 192 inputs",
+    ),
     "no such checkpoint": (["inspect", "no/such"], 1, "there is no folder no/such, and it cannot be fetched from the Hub"),
     "no weights": (["inspect", "used"], 1, "there are no safetensors files in used"),
     "no samples": (["evaluate", *MODEL, "--problems", "problems.jsonl", "--samples", "0"], 2, "samples must be at least 1"),
@@ -241,6 +261,18 @@ def test_calibrate_prune_inspect_evaluate(tmp_path):
     assert results[1]["difference"] == pytest.approx(results[1]["accuracy"] - results[0]["accuracy"])
 
 
+def test_other_strategies_select_from_rollouts_that_were_sampled_adaptively(tmp_path):
+    few = ["--problems", "tiny-reasoner", "--num-problems", "8", "--samples-per-problem", "2", "--max-new-tokens", "120"]
+    done = ssgr("calibrate", "set", *MODEL, *few, "--num-sequences", "4", "--adaptive", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = ssgr("select", "set", "random", "--strategy", "rac", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "sampled adaptively: challenging problems have more of them" in done.stderr
+    manifest = json.loads((tmp_path / "random" / "manifest.json").read_text())
+    assert manifest["calibration"]["strategy"] == "rac"
+    assert manifest["calibration"]["adaptive"] is False
+
+
 def test_excluded_problems_are_left_out_and_counted(tmp_path):
     story = "a train leaves the station at noon and drives east for three hours at sixty miles an hour"
     questions = ["Add 2 and 3.", "Add 2 and 4.", f"Listen: {story}. How far?", "Add 2 and 5.", "Add 2 and 6."]
@@ -297,6 +329,20 @@ def calibration(tmp_path_factory):
     done = ssgr("calibrate", "set", *MODEL, *text, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "set"
+
+
+def test_a_calibration_set_that_does_not_fit_is_refused_before_weights_are_loaded(tmp_path, calibration):
+    model, foreign = shutil.copytree(WEIGHTS, tmp_path / "model"), shutil.copytree(calibration, tmp_path / "foreign")
+    (model / "model.safetensors").unlink()
+    manifest = json.loads((foreign / "manifest.json").read_text())
+    (foreign / "manifest.json").write_text(json.dumps(manifest | {"tokenizer_hash": "0", "model": "other/model"}))
+    done = ssgr("prune", "out", "-m", "model", "--calibration", "foreign", cwd=tmp_path)
+    assert (done.returncode, "was made with the tokenizer of other/model" in done.stderr) == (1, True), done.stderr
+
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 64}))
+    done = ssgr("prune", "out", "-m", "model", "--calibration", calibration, cwd=tmp_path)
+    assert (done.returncode, "the longest calibration sequence has 100 tokens" in done.stderr) == (2, True), done.stderr
 
 
 def weights_in(folder):

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pyarrow.parquet
@@ -13,6 +14,7 @@ import pytest
 import torch
 from optimum.commands.optimum_cli import main
 
+from optimum_ssgr.commands.evaluate import is_benchmark
 from optimum_ssgr.reasoner import WEIGHTS
 
 from ..rollouts.stub_server import StubServer
@@ -121,6 +123,32 @@ def test_two_models_on_two_servers(tmp_path):
     assert [[body["model"] for body in server.bodies] for server in servers] == [["sparse"] * 6, ["tiny-reasoner"] * 6]
     prompts = [{tuple(body["prompt"]) for body in server.bodies} for server in servers]
     assert prompts[0] == prompts[1]
+
+
+def test_a_leaderboard_takes_whole_benchmarks_alone(tmp_path):
+    """Read from a local copy that is laid out as on the Hub."""
+    folder = tmp_path / "openai" / "gsm8k"
+    folder.mkdir(parents=True)
+    files = [{"split": split, "path": f"{split}.jsonl"} for split in ("train", "test")]
+    (folder / "README.md").write_text(f"---\n{json.dumps({'configs': [{'config_name': 'main', 'data_files': files}]})}\n---\n")
+    for split in ("train", "test"):
+        rows = [{"question": f"Count the digit {digit} of {split}.", "answer": f"#### {digit}"} for digit in (1, 2)]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["evaluate", "-m", "tiny-reasoner", "--problems", "openai/gsm8k", "--instruction", "", "--max-new-tokens", "8"]
+    run(tmp_path, *command, "--output", "test")
+    run(tmp_path, *command, "--output", "train", "--split", "train")
+    assert (tmp_path / "test" / "eval_results" / "tiny-reasoner" / "gsm8k.yaml").is_file()
+    assert not (tmp_path / "train" / "eval_results").exists()
+
+
+def test_a_benchmark_lost_no_response():
+    args = Namespace(num_problems=None)
+    row = {"problems": "openai/gsm8k", "split": "test", "responses": 8, "samples": 2}
+    assert is_benchmark(args, row, 4)
+    assert not is_benchmark(args, row | {"responses": 7}, 4)
+    assert not is_benchmark(args, row, 5)  # all responses to a problem lost
+    assert not is_benchmark(Namespace(num_problems=4), row, 4)
+    assert is_benchmark(args, row | {"problems": "Idavidrein/gpqa", "split": "train"}, 4)
 
 
 def test_perplexity_beside_the_numbers(tmp_path):

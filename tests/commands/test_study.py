@@ -18,7 +18,7 @@ COMMAND = [
     *("study", "out", "-m", "tiny-reasoner", "--problems", "tiny-reasoner:chain,variables,sum,count"),
     *("--num-problems", "16", "--samples-per-problem", "4", "--num-tokens", "300", "--max-new-tokens", "160"),
     *("--text", "tiny-reasoner", "--text-length", "160", "--strategies", "ssgr", "text", "--methods", "magnitude", "wanda"),
-    *("--patterns", "2:4", "--seeds", "1", "--sweeps", "length"),
+    *("--patterns", "2:4", "--seed", "2", "--seeds", "1", "--sweeps", "length"),
     *("--transfer-problems", "tiny-reasoner:walk", "--num-evaluation-problems", "4", "--evaluation-temperature", "0"),
 ]
 CELLS = 1 + (2 + 3)
@@ -54,9 +54,9 @@ def finished(folder):
     return {path.name: path.stat().st_mtime_ns for path in (folder / "out.journal" / "cells").glob("*.json")}
 
 
-def stop(folder, least, processes, number):
+def stop(folder, least, number, *arguments):
     """Run the study until some cells are finished and others begun; return what it says once every process has ended."""
-    with start(folder, *COMMAND, "--processes", processes) as process:
+    with start(folder, *COMMAND, *arguments) as process:
         while len(finished(folder)) < least:
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.01)
@@ -79,7 +79,9 @@ def test_what_is_written(alone):
     assert sorted(path.name for path in alone.iterdir()) == ["cells", "plots", "report.html", "report.json", "report.md"]
     text = (alone / "report.json").read_text()
     report = json.loads(text)
-    assert len(list((alone / "cells").iterdir())) == 1 + CELLS
+    cells = {path.stem for path in (alone / "cells").iterdir()}
+    assert len(cells) == 1 + CELLS
+    assert {name.rpartition("-")[2] for name in cells - {"dense"}} == {"2"}  # the seed
     assert len(report["rows"]) == 2 * CELLS
     assert list(report["settings"]["sets"].items()) == [
         ("tiny-reasoner:chain,variables,sum,count", 4),
@@ -94,7 +96,7 @@ def test_what_is_written(alone):
 
 
 def test_interrupted_in_two_processes_then_killed_and_run_again_gives_the_same_report(tmp_path, alone, ssgr, capfd):
-    code, out, errors = stop(tmp_path, 2, "2", signal.SIGINT)
+    code, out, errors = stop(tmp_path, 2, signal.SIGINT, "--processes", "2", "--strategies", "ssgr")
     assert (code, out) == (130, "")
     assert errors.strip() == (
         "optimum-cli ssgr study: interrupted; finished cells are kept in out.journal. Run the same command to go on."
@@ -102,10 +104,10 @@ def test_interrupted_in_two_processes_then_killed_and_run_again_gives_the_same_r
     kept = finished(tmp_path)
     assert 2 <= len(kept) < CELLS
     rollouts = tmp_path / "rollouts.jsonl"
-    os.link(tmp_path / "out.journal" / "rollouts" / "0" / "rollouts.jsonl", rollouts)
+    os.link(tmp_path / "out.journal" / "rollouts" / "2" / "rollouts.jsonl", rollouts)
     generated = rollouts.read_bytes()
 
-    stop(tmp_path, len(kept) + 1, "1", signal.SIGKILL)
+    stop(tmp_path, len(kept) + 1, signal.SIGKILL)  # with another strategy
     assert kept.items() < finished(tmp_path).items()
     kept = finished(tmp_path)
     assert len(kept) < 1 + CELLS
@@ -134,9 +136,31 @@ MISTAKES = {
     "pattern that does not divide": (["--patterns", "2:5"], 2, "2:5 does not divide the 192 inputs"),
     "the same twice": (["--methods", "wanda", "wanda"], 2, "is named twice"),
     "prompt too long": (["--max-new-tokens", "1000"], 2, "exceed the model's context of 1024 tokens"),
+    "questions that fill no set": (
+        ["--strategies", "ssgr", "prompts", "--num-tokens", "9000"],
+        1,
+        "tokens by the strategy prompts, not of 9,000; take more questions, lower --num-tokens",
+    ),
+    "text that fills no set": (["--num-tokens", "5000000"], 1, "tokens by the strategy text, not of 5,000,000"),
+    "text that fills no mixture": (
+        ["--strategies", "mix", "--num-tokens", "5000000"],
+        1,
+        "tokens by the strategy mix, not of 5,000,000; take more text",
+    ),
+    "pairs of one": (["--strategies", "obc", "--max-per-problem", "1"], 2, "the strategy obc takes pairs of traces"),
     "one problem": (["--num-evaluation-problems", "1"], 1, "it takes at least 2 to know a standard error"),
     "no set to evaluate on": (["--problems", "open-r1/OpenR1-Math-220k"], 2, "name a set with --evaluation-problems"),
 }
+
+
+def test_two_files_of_one_name_are_refused(tmp_path, ssgr, capfd):
+    files = [tmp_path / "math" / "test.jsonl", tmp_path / "logic" / "test.jsonl"]
+    for path in files:
+        path.parent.mkdir()
+        path.touch()  # an empty one would be refused where it is read
+    sets = ["--evaluation-problems", "math/test.jsonl", "--transfer-problems", "logic/test.jsonl"]
+    assert ssgr(tmp_path, *COMMAND, *sets) == 2
+    assert "both sets to evaluate on would be called test.jsonl in the report" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", MISTAKES)
@@ -153,5 +177,5 @@ def test_mistakes_are_one_sentence(tmp_path, name, ssgr, capfd):
 def test_sets_of_equal_size_or_none(tmp_path, ssgr, capfd):
     """Found before anything is pruned."""
     assert ssgr(tmp_path, *COMMAND, "--num-problems", "3", "--num-tokens", "20000") == 1
-    assert "than 20,000 tokens to select from the rollouts of seed 0" in capfd.readouterr().err
+    assert "than 20,000 tokens to select from the rollouts of seed 2" in capfd.readouterr().err
     assert not list((tmp_path / "out.journal" / "cells").glob("*wanda*"))

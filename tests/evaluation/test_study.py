@@ -55,11 +55,12 @@ def results():
     rng = np.random.default_rng(0)
     grid = [SETTINGS[name] for name in ("strategies", "methods", "targets")]
     dense = result(rng, "0", "ssgr")
-    return dense, {cell: result(rng, cell.target, cell.calibration) for cell in study_cells(*grid, 3, SETTINGS["sweeps"])}
+    cells = study_cells(*grid, range(3), SETTINGS["sweeps"])
+    return dense, {cell: result(rng, cell.target, cell.calibration) for cell in cells}
 
 
 def test_cells():
-    cells = list(study_cells(["ssgr", "text"], ["magnitude", "wanda", "alps"], ["0.5", "2:4"], 2, ["length"]))
+    cells = list(study_cells(["ssgr", "text"], ["magnitude", "wanda", "alps"], ["0.5", "2:4"], range(5, 7), ["length"]))
     assert len(set(cells)) == len(cells) == len({cell.name for cell in cells})
     by = {method: [cell for cell in cells if cell.method == method] for method in ("magnitude", "wanda", "alps")}
     assert {cell.calibration for cell in by["magnitude"]} == {None}
@@ -67,6 +68,7 @@ def test_cells():
     assert {cell.calibration for cell in by["wanda"]} == {"ssgr", "text", *bands_of(["length"])}
     assert len(by["wanda"]) == 2 * 2 * 5
     assert len(by["alps"]) == 2 * 2 * 2
+    assert {cell.seed for cell in by["alps"]} == {5, 6}
     assert Cell("wanda", "2:4", "ssgr", 0).pruning.n_of_m == (2, 4)
     with pytest.raises(ConfigError, match="below 1"):
         _ = Cell("wanda", "1.5", "ssgr", 0).pruning
