@@ -98,8 +98,9 @@ class PruneCommand(SSGRSubcommand):
             Journal(journal).remove()
             say(str(report))
             say(f"checkpoint written to {args.output}, reloaded and checked")
+        barrier()  # nobody need wait for an upload
+        if rank() == 0:
             calibrate.push(args)
-        barrier()
 
 
 def plan(args: Namespace, config: PruningConfig, skeleton: "PreTrainedModel", linears: dict) -> None:

@@ -68,10 +68,35 @@ def test_processes_end_with_the_masks_of_one(tmp_path, name, method, mode, proce
     torch.testing.assert_close(alone(ids).logits, expected, rtol=0.05, atol=0.05)
 
 
+# Runs the command; the push lasts until the other processes are through, as does an upload of hours.
+COMMAND = """
+import os, pathlib, time
+from datetime import timedelta
+import torch
+from optimum.commands.optimum_cli import main
+from optimum_ssgr.commands import calibrate
+folder = pathlib.Path(__file__).parent
+def push(args):
+    others = [folder / f"through-{rank}" for rank in range(1, int(os.environ["WORLD_SIZE"]))]
+    until = time.monotonic() + 60
+    while not all(path.exists() for path in others):
+        assert time.monotonic() < until, "the others wait for the push"
+    folder.joinpath("pushed").touch()
+calibrate.push = push
+main()
+folder.joinpath("through-" + os.environ["RANK"]).touch()
+waits = torch.distributed.group.WORLD._get_backend(torch.device("cpu")).options._timeout
+assert waits > timedelta(days=1), waits
+"""
+
+
 @pytest.mark.parametrize("processes", [2, 4])
 def test_the_command_ends_well_without_calibration(tmp_path, processes):
-    """Magnitude pruning exchanges nothing, so the processes must be kept in step for the journal's and the output's sake."""
-    (tmp_path / "job.py").write_text("from optimum.commands.optimum_cli import main\nmain()\n")
+    """Magnitude pruning exchanges nothing, so the processes must be kept in step for the journal's and the output's sake.
+
+    They may wait for as long as saving takes, and are not kept for the push.
+    """
+    (tmp_path / "job.py").write_text(COMMAND)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     arguments = ["ssgr", "prune", tmp_path / "out", "--model", NAME, "--method", "magnitude"]
     done = subprocess.run(
@@ -79,7 +104,8 @@ def test_the_command_ends_well_without_calibration(tmp_path, processes):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "model.safetensors").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["job.py", "out"]
+    through = [f"through-{rank}" for rank in range(processes)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["job.py", "out", "pushed", *through]
 
 
 def environment():
