@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -41,12 +41,9 @@ from ..output import new_folder
 from ..pruning.blocks import find_blocks
 from ..pruning.memory import map_large_tensors
 from ..pruning.weights import modules_outside
-from .inspect import INDEX, checkpoint_files, read_index
+from .inspect import INDEX, checkpoint_files, fetch_weights
 from .load import LOADING_ERRORS, cannot_load, commit_of, dtype_of, name_origin, source_of
 from .save import CHECK_TEXT, check_tokenizer, write_beside
-
-
-SINGLE = "model.safetensors"
 
 
 @dataclass
@@ -212,7 +209,7 @@ def load_streamed(
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, **shared)
         folder = Path(source)
         if not folder.is_dir():
-            folder = _download(source, revision, token)
+            folder = fetch_weights(source, revision, token)
         wanted = dtype_of(config.dtype or torch.float32 if dtype == "auto" else dtype)
         with init_empty_weights(include_buffers=False), no_init_weights():
             model = AutoModelForCausalLM.from_config(config, dtype=wanted, trust_remote_code=trust_remote_code)
@@ -298,7 +295,7 @@ def _stored_names(folder: Path) -> dict[str, Path]:
     """
     stored: dict[str, Path] = {}
     try:
-        paths = [folder / SINGLE] if (folder / SINGLE).is_file() else checkpoint_files(folder)
+        paths = checkpoint_files(folder)
     except DataError as error:
         raise ModelError(f"{str(error).rstrip('.')}; only a whole safetensors checkpoint can be streamed.") from None
     for path in paths:
@@ -376,12 +373,3 @@ def _kept_in_float32(model: PreTrainedModel) -> Callable[[str], bool]:
         return lambda name: False
     pattern, *_ = build_glob_alternation(kept)
     return lambda name: bool(pattern.search(name))
-
-
-def _download(source: str, revision: str | None, token: str | bool | None) -> Path:
-    """Fetch the weights that transformers would load, and return their folder."""
-    fetch = partial(snapshot_download, source, revision=revision, token=token)
-    folder = Path(fetch(allow_patterns=[INDEX, SINGLE]))
-    if (folder / INDEX).is_file() and not (folder / SINGLE).is_file():
-        folder = Path(fetch(allow_patterns=sorted(set(read_index(folder / INDEX).values()))))
-    return folder
