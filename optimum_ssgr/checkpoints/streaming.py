@@ -200,10 +200,7 @@ def load_streamed(
     """
     source, commit = source_of(model_id), commit_of(model_id, revision, token)
     revision, shared = commit or revision, {"trust_remote_code": trust_remote_code, "token": token}
-    try:
-        device = torch.device(device_map or "cpu")
-    except RuntimeError:
-        raise ModelError(f"a streamed model computes on one device, such as cuda or cpu, not '{device_map}'.") from None
+    device = _one_device(device_map)
     try:
         config = AutoConfig.from_pretrained(source, revision=revision, **shared)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, **shared)
@@ -340,13 +337,19 @@ def find_places(stored: Mapping[str, Path], model: PreTrainedModel, checkpoint: 
 
 
 def check_streamable(
-    model_id: str, skeleton: PreTrainedModel, *, revision: str | None = None, token: str | bool | None = None
+    model_id: str,
+    skeleton: PreTrainedModel,
+    *,
+    device_map: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
 ) -> None:
     """Check that a checkpoint can be read piece by piece; of one on the Hub only the files' headers are fetched.
 
     Raises:
-        ModelError: It cannot.
+        ModelError: It cannot, or not onto one device.
     """
+    _one_device(device_map)
     source = source_of(model_id)
     if Path(source).is_dir():
         stored = _stored_names(Path(source))
@@ -356,6 +359,14 @@ def check_streamable(
         except Exception as error:  # the library raises many kinds
             raise cannot_load(model_id, error) from error
     find_places({name: Path(file) for name, file in stored.items()}, skeleton, model_id)
+
+
+def _one_device(device_map: str | None) -> torch.device:
+    """Return the device that a streamed model computes on, the CPU when None."""
+    try:
+        return torch.device(device_map or "cpu")
+    except RuntimeError:
+        raise ModelError(f"a streamed model computes on one device, such as cuda or cpu, not '{device_map}'.") from None
 
 
 def _read_stored(path: Path, key: str) -> torch.Tensor:
