@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..reasoner import NAME as EMBEDDED
 from ..reasoner import WEIGHTS
 
 
-INDEX = "model.safetensors.index.json"
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 # Tightest first: what keeps to 1:4 also keeps to 2:8, and what keeps to either also keeps to 2:4.
 PATTERNS = ((1, 4), (2, 8), (2, 4), (4, 8), (8, 16), (16, 32))
 SLICE_BYTES = 64 * 2**20
@@ -58,29 +59,59 @@ class TensorSparsity:
 
 
 def find_checkpoint(source: str, revision: str | None = None) -> Path:
-    """Find the folder of a checkpoint; of one on the Hub, only the safetensors files, their index and the config are fetched.
+    """Find the folder of a checkpoint; of one on the Hub, only the weights, their index and the config are fetched.
 
     Args:
         source: Local folder, Hub id, or `tiny-reasoner` for the embedded model.
         revision: Branch, tag or commit on the Hub.
 
     Raises:
-        DataError: It is neither a folder nor can it be fetched.
+        DataError: It is neither a folder nor can it be fetched, or its index leads elsewhere.
     """
     if source == EMBEDDED:
         return WEIGHTS
     if Path(source).is_dir():
         return Path(source)
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=["*.safetensors", INDEX, "config.json"]))
+        return fetch_weights(source, revision, beside=["config.json"])
+    except DataError:
+        raise
     except Exception as error:  # the libraries below raise many kinds; all of them mean that nothing can be fetched
         first, *_ = [*str(error.__cause__ or error).strip().splitlines(), type(error).__name__]
         reason = hub_error(error, source) or first
     raise DataError(f"there is no folder {source}, and it cannot be fetched from the Hub: {reason}")
 
 
-def checkpoint_files(folder: str | Path) -> list[Path]:
-    """List the safetensors files of a checkpoint: those its index names, or all where there is no index.
+def fetch_weights(
+    source: str, revision: str | None = None, token: str | bool | None = None, beside: Sequence[str] = ()
+) -> Path:
+    """Fetch from the Hub the weights that transformers would load: not other copies of them, such as `original/`.
+
+    Args:
+        source: Hub id.
+        revision: Branch, tag or commit.
+        token: Hub token.
+        beside: What else to fetch.
+
+    Returns:
+        The folder in the cache.
+
+    Raises:
+        DataError: The index is damaged or leads elsewhere.
+    """
+    fetch = partial(snapshot_download, source, token=token)
+    folder = Path(fetch(revision=revision, allow_patterns=[INDEX, SINGLE, *beside]))
+    if (folder / INDEX).is_file() and not (folder / SINGLE).is_file():
+        # the folder is named after the commit, which the revision may have left meanwhile
+        fetch(revision=folder.name, allow_patterns=sorted(set(read_index(folder / INDEX).values())))
+    return folder
+
+
+def checkpoint_files(folder: str | Path) -> dict[Path, set[str]]:
+    """List the safetensors files that transformers would load: the single one, or those the index names; else all there are.
+
+    Returns:
+        For every file the names of the tensors that the index places in it.
 
     Raises:
         DataError: There are none (other weight formats are not read because loading them can run code), the index cannot be
@@ -88,7 +119,14 @@ def checkpoint_files(folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     index = folder / INDEX
-    files = sorted({folder / name for name in read_index(index).values()} if index.is_file() else folder.glob("*.safetensors"))
+    if (folder / SINGLE).is_file() or not index.is_file():
+        paths = [folder / SINGLE] if (folder / SINGLE).is_file() else sorted(folder.glob("*.safetensors"))
+        files = {path: set() for path in paths}
+    else:
+        placed = read_index(index)
+        files = {folder / file: set() for file in sorted(set(placed.values()))}
+        for name, file in placed.items():
+            files[folder / file].add(name)
     if not files:
         raise DataError(f"there are no safetensors files in {folder}.")
     for path in files:
@@ -126,14 +164,12 @@ def inspect_checkpoint(folder: str | Path, slice_bytes: int = SLICE_BYTES) -> It
     Raises:
         DataError: The folder holds no safetensors files, or a damaged one, or they are not what the index says.
     """
-    index = Path(folder) / INDEX
-    placed = read_index(index) if index.is_file() else {}
-    for path in checkpoint_files(folder):
-        expected = {name for name, file in placed.items() if index.parent / file == path}
+    for path, expected in checkpoint_files(folder).items():
         try:
             with safe_open(path, framework="pt") as tensors:
                 names = list(tensors.keys())
                 for name in sorted(expected.difference(names)):
+                    index = Path(folder) / INDEX
                     raise DataError(f"{index} places {name} in {path.name}, which lacks it; download or save it again.")
                 for name in names:
                     yield _inspect(name, tensors.get_slice(name), slice_bytes)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -42,12 +42,11 @@ from ..output import new_folder
 from ..pruning.blocks import find_blocks
 from ..pruning.memory import map_large_tensors
 from ..pruning.weights import modules_outside
-from .inspect import INDEX, checkpoint_files, read_index
+from .inspect import INDEX, checkpoint_files, fetch_weights
 from .load import LOADING_ERRORS, cannot_load, commit_of, dtype_of, name_origin, source_of
 from .save import CHECK_TEXT, check_tokenizer, write_beside
 
 
-SINGLE = "model.safetensors"
 _INSTEAD = "save it dequantized first, or load it without streaming, where transformers may dequantize it."
 # Narrower floats, and integers where the model has floats, are quantized weights.
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
@@ -220,17 +219,14 @@ def load_streamed(
     """
     source, commit = source_of(model_id), commit_of(model_id, revision, token)
     revision, shared = commit or revision, {"trust_remote_code": trust_remote_code, "token": token}
-    try:
-        device = torch.device(device_map or "cpu")
-    except RuntimeError:
-        raise ModelError(f"a streamed model computes on one device, such as cuda or cpu, not '{device_map}'.") from None
+    device = _one_device(device_map)
     try:
         config = AutoConfig.from_pretrained(source, revision=revision, **shared)
         _refuse_quantized(config, model_id)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, **shared)
         folder = Path(source)
         if not folder.is_dir():
-            folder = _download(source, revision, token)
+            folder = fetch_weights(source, revision, token)
         wanted = dtype_of(config.dtype or _stored_dtype(folder) if dtype == "auto" else dtype)
         with init_empty_weights(include_buffers=False), no_init_weights():
             model = AutoModelForCausalLM.from_config(config, dtype=wanted, trust_remote_code=trust_remote_code)
@@ -322,7 +318,7 @@ def _stored_tensors(folder: Path) -> dict[str, Stored]:
     """
     stored: dict[str, Stored] = {}
     try:
-        paths = [folder / SINGLE] if (folder / SINGLE).is_file() else checkpoint_files(folder)
+        paths = checkpoint_files(folder)
     except DataError as error:
         raise ModelError(f"{str(error).rstrip('.')}; only a whole safetensors checkpoint can be streamed.") from None
     for path in paths:
@@ -386,13 +382,19 @@ def find_places(stored: Mapping[str, Stored], model: PreTrainedModel, checkpoint
 
 
 def check_streamable(
-    model_id: str, skeleton: PreTrainedModel, *, revision: str | None = None, token: str | bool | None = None
+    model_id: str,
+    skeleton: PreTrainedModel,
+    *,
+    device_map: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
 ) -> None:
     """Check that a checkpoint can be read piece by piece; of one on the Hub only the files' headers are fetched.
 
     Raises:
-        ModelError: It cannot.
+        ModelError: It cannot, or not onto one device.
     """
+    _one_device(device_map)
     _refuse_quantized(skeleton.config, model_id)
     source = source_of(model_id)
     if Path(source).is_dir():
@@ -404,6 +406,14 @@ def check_streamable(
             raise cannot_load(model_id, error) from error
         stored = {key: Stored(Path(name), info.dtype) for name, file in files.items() for key, info in file.tensors.items()}
     find_places(stored, skeleton, model_id)
+
+
+def _one_device(device_map: str | None) -> torch.device:
+    """Return the device that a streamed model computes on, the CPU when None."""
+    try:
+        return torch.device(device_map or "cpu")
+    except RuntimeError:
+        raise ModelError(f"a streamed model computes on one device, such as cuda or cpu, not '{device_map}'.") from None
 
 
 def _read_stored(path: Path, key: str) -> torch.Tensor:
@@ -421,12 +431,3 @@ def _kept_in_float32(model: PreTrainedModel) -> Callable[[str], bool]:
         return lambda name: False
     pattern, *_ = build_glob_alternation(kept)
     return lambda name: bool(pattern.search(name))
-
-
-def _download(source: str, revision: str | None, token: str | bool | None) -> Path:
-    """Fetch the weights that transformers would load, and return their folder."""
-    fetch = partial(snapshot_download, source, revision=revision, token=token)
-    folder = Path(fetch(allow_patterns=[INDEX, SINGLE]))
-    if (folder / INDEX).is_file() and not (folder / SINGLE).is_file():
-        folder = Path(fetch(allow_patterns=sorted(set(read_index(folder / INDEX).values()))))
-    return folder

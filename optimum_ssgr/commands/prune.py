@@ -13,6 +13,7 @@ from .base import SSGRSubcommand, say
 
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 
@@ -76,7 +77,7 @@ class PruneCommand(SSGRSubcommand):
         skeleton = load_skeleton(args.model, **shared)
         linears = check_prunable(skeleton, config)
         if args.streaming:
-            check_streamable(args.model, skeleton, revision=args.revision)
+            check_streamable(args.model, skeleton, device_map=args.device_map, revision=args.revision)
         calibration = CalibrationSet.load(args.calibration) if args.calibration else None
         if calibration and config.needs_calibration:
             check_fits(calibration, skeleton, load_tokenizer(args.model, **shared))
@@ -86,9 +87,10 @@ class PruneCommand(SSGRSubcommand):
             problems, text, about = calibrate.read_inputs(args, calibration_config)
             calibrate.check_asking(args, calibration_config, problems)
         if args.dry_run:
+            device = planned_device(args.device_map)
             plan(args, config, skeleton, linears)
             if calibration or not config.needs_calibration:
-                predict(args, config, skeleton, calibration.sequences if calibration else [])
+                predict(args, config, skeleton, calibration.sequences if calibration else [], device)
             if needs_building:
                 calibrate.plan(args, calibration_config, problems)
             return
@@ -104,8 +106,9 @@ class PruneCommand(SSGRSubcommand):
             Journal(journal).remove()
             say(str(report))
             say(f"checkpoint written to {args.output}, reloaded and checked")
+        barrier()  # nobody need wait for an upload
+        if rank() == 0:
             calibrate.push(args)
-        barrier()
 
 
 def plan(args: Namespace, config: PruningConfig, skeleton: "PreTrainedModel", linears: dict) -> None:
@@ -119,7 +122,13 @@ def plan(args: Namespace, config: PruningConfig, skeleton: "PreTrainedModel", li
     say(f"writes       {args.output}, about {skeleton.get_memory_footprint() / 1e6:,.0f} MB")
 
 
-def predict(args: Namespace, config: PruningConfig, skeleton: "PreTrainedModel", sequences: list[list[int]]) -> None:
+def predict(
+    args: Namespace,
+    config: PruningConfig,
+    skeleton: "PreTrainedModel",
+    sequences: list[list[int]],
+    device: "torch.device",
+) -> None:
     """Print what it would take on this machine."""
     import psutil
     import torch
@@ -128,7 +137,6 @@ def predict(args: Namespace, config: PruningConfig, skeleton: "PreTrainedModel",
     from ..pruning.plan import make_plan
 
     dtype = skeleton.dtype if args.dtype == "auto" else dtype_of(args.dtype)
-    device = torch.device("cpu" if args.device_map in (None, "auto") else args.device_map)
     baseline = psutil.Process().memory_info().rss
     found = make_plan(
         skeleton,
@@ -144,3 +152,19 @@ def predict(args: Namespace, config: PruningConfig, skeleton: "PreTrainedModel",
     total = (baseline + found.memory) / 1e9
     say(f"memory       {total:,.2f} GB at most, {baseline / 1e9:.2f} GB of it Python and its libraries")
     say(f"disk         {found.disk / 1e9:,.2f} GB at most")
+
+
+def planned_device(device_map: str | None) -> "torch.device":
+    """Return the device that a block is timed on: where the model is spread out, a GPU if there is one.
+
+    Raises:
+        ConfigError: There is no such device.
+    """
+    import torch
+
+    if device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
+        device_map = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=device_map or "cpu").device
+    except (RuntimeError, AssertionError):
+        raise ConfigError(f"there is no device '{device_map}' here; choose auto, balanced, sequential, cuda or cpu.") from None

@@ -6,6 +6,7 @@ Without an initialised process group every function here is the identity, so tha
 import atexit
 import os
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -15,6 +16,8 @@ from ..errors import ConfigError
 
 
 Item = TypeVar("Item")
+# The others wait while one process saves and reloads a model of any size; a launcher ends them if it fails.
+PATIENCE = timedelta(days=7)
 
 
 def start_processes() -> None:
@@ -22,7 +25,7 @@ def start_processes() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
         atexit.register(distributed.destroy_process_group)  # left to the interpreter's end, its threads may abort the process
 
 

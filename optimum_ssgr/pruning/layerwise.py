@@ -20,7 +20,7 @@ from .experts import observable
 from .journal import Journal, hash_block
 from .memory import give_back_freed
 from .patterns import Pattern
-from .solve import FEWEST_TOKENS, SECOND_ORDER, LayerReport, as_pattern, prune_by_magnitude, prune_share
+from .solve import FEWEST_TOKENS, SECOND_ORDER, LayerReport, as_pattern, prune_by_magnitude, prune_stage
 from .stages import Stage, noted
 from .traversal import TRAVERSALS, advance, count_dense
 from .weights import ResidentWeights, Weights, check_in_memory
@@ -264,11 +264,10 @@ def prune_block(
         full = config.method in SECOND_ORDER
         for stage, statistics in traverse(index, block, matrices, stages, batches, full):
             give_back_freed()  # by the forward pass; solving takes large matrices of other sizes
-            for share, of_share in zip(stage.shares, statistics, strict=True):
+            for of_share in statistics:
                 of_share.finish()
-                members = [matrices[member] for member in share]
-                pruned = prune_share(name, members, of_share, config, pattern)
-                reports |= dict(zip(share, pruned, strict=True))
+            shares = [[matrices[member] for member in share] for share in stage.shares]
+            reports |= prune_stage(name, shares, statistics, config, pattern)
     yield from (reports[key] for key in matrices)
 
 

@@ -1,8 +1,9 @@
-"""What a pruning run will take, told before it: memory and disk by counting, time by timing one block on this machine."""
+"""What a pruning run will take, told before it: memory and disk by counting, time by timing one block of each kind here."""
 
 import copy
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ def make_plan(
     streaming: bool,
     activation_bytes: int,
 ) -> Plan:
-    """Predict memory, disk and time of pruning a model.
+    """Predict memory, disk and time of pruning a model, whose blocks may be of several kinds.
 
     Args:
         skeleton: The model on the meta device.
@@ -65,39 +66,59 @@ def make_plan(
         activation_bytes: Hidden states kept in memory when it is.
     """
     blocks = find_blocks(skeleton)
-    block_name, block = next(iter(blocks.items()))
-    matrices = find_matrices(block_name, block)
-    ids = torch.zeros(1, min(TIMED_TOKENS, max([4, *lengths])), dtype=torch.long, device="meta")
-    all_matrices = {name: find_matrices(name, member) for name, member in blocks.items()}
-    with observable(skeleton), noted(all_matrices) as stages:
-        outputs = probe_outputs(skeleton, list(blocks.values()), ids)
-    size = dtype.itemsize
-    whole = skeleton.num_parameters() * size
-    largest = size * max(sum(parameter.numel() for parameter in member.parameters()) for member in blocks.values())
-    hidden = sum(lengths) * skeleton.config.get_text_config().hidden_size * size
-    activations = _activation_bytes(stages[block_name], matrices, lengths, hidden, size, config)
-    work = _solver_bytes(stages[block_name], matrices, config)
-    arguments = []
-    if config.needs_calibration:
-        tuples = [isinstance(output, tuple) for output in outputs]
-        _, arguments = call_arguments(skeleton, list(blocks.values()), tuples, ids.new_zeros(1, max([4, *lengths])))
-        activations += argument_bytes(arguments)
-    if streaming:
-        embeddings = skeleton.get_input_embeddings().weight.numel() * size
-        spilled = max(0, hidden - activation_bytes)
-        memory = max(embeddings, largest + activations - spilled + work)
-        disk = whole + spilled + (whole - largest * len(blocks))
-    else:
-        # Pruning; then the saved checkpoint is loaded beside the model and compared with it.
-        memory, disk = whole + max(activations + work, whole), 2 * whole
-    if config.needs_calibration:
-        _, arguments = call_arguments(skeleton, list(blocks.values()), tuples, ids)
-        args, kwargs = tree_map_only(torch.Tensor, lambda tensor: torch.ones_like(tensor, device=device), arguments[0])
-        # For two blocks, because the last is run less.
-        arguments = 2 * [(args, {key: None if key == "past_key_values" else value for key, value in kwargs.items()})]
-    seconds = _time_block(block_name, block, arguments, stages, config, dtype, device, ids.shape[1], sum(lengths))
-    seconds += _time_files(block_name, block, dtype, streaming)
-    return Plan(int(memory), int(disk), seconds * len(blocks))
+    matrices = {name: find_matrices(name, block) for name, block in blocks.items()}
+    lengths = lengths if config.needs_calibration else []
+    longest = torch.zeros(1, max([4, *lengths]), dtype=torch.long, device="meta")
+    ids = longest[:, :TIMED_TOKENS]
+    called_with: dict[str, Arguments] = {}
+    shared, seconds = 0, 0.0
+    with observable(skeleton):
+        with noted(matrices) as stages:
+            outputs = probe_outputs(skeleton, list(blocks.values()), ids)
+        if config.needs_calibration:
+            tuples = [isinstance(output, tuple) for output in outputs]
+            shared = argument_bytes(call_arguments(skeleton, list(blocks.values()), tuples, longest)[1])
+            called_with = dict(zip(blocks, call_arguments(skeleton, list(blocks.values()), tuples, ids)[1], strict=True))
+        for name, count in _kinds(blocks).items():
+            called = called_with.get(name, ((), {}))
+            taken = _time_block(name, blocks[name], called, stages[name], config, dtype, device, ids.shape[1], sum(lengths))
+            seconds += count * (taken + _time_files(name, blocks[name], dtype, streaming))
+    size, text = dtype.itemsize, skeleton.config.get_text_config()
+    sizes = {name: size * sum(parameter.numel() for parameter in block.parameters()) for name, block in blocks.items()}
+    whole, outside = size * skeleton.num_parameters(), size * skeleton.num_parameters() - sum(sizes.values())
+    hidden = sum(lengths) * text.hidden_size * size
+    routes = getattr(text, "num_experts_per_tok", None) or 1
+    pruning = {
+        name: shared
+        + _activation_bytes(stages[name], matrices[name], lengths, hidden, size, config, routes)
+        + _solver_bytes(stages[name], matrices[name], config)
+        for name in blocks
+    }
+    fused = {name: _fused_bytes(matrices[name], size) for name in blocks}
+    if not streaming:
+        # Pruning, with the blocks in the journal; then the saved checkpoint is loaded beside the model and compared with it.
+        loading = whole + sum(map(sum, fused.values()))
+        return Plan(whole + max(*pruning.values(), loading), 2 * whole - outside, seconds)
+    spilled = max(0, hidden - activation_bytes)
+    memory = max(
+        max(
+            sizes[name] + pruning[name] - spilled,
+            # The block is read, to prune it and to check what was written.
+            sizes[name] + max(fused[name], default=0) + max(shared + hidden - spilled, outside),
+            # It is taken apart and written.
+            2 * sizes[name] + max(fused[name]) if fused[name] else 0,
+        )
+        for name in blocks
+    )
+    return Plan(memory, whole + spilled + sum(sizes[name] for name in blocks if fused[name]), seconds)
+
+
+def _kinds(blocks: Mapping[str, nn.Module]) -> dict[str, int]:
+    """Count the blocks of each kind, dense or mixture, by the first's name: their parameters have the same names and shapes."""
+    kinds: dict[tuple[tuple[str, torch.Size], ...], list[str]] = {}
+    for name, block in blocks.items():
+        kinds.setdefault(tuple((key, parameter.shape) for key, parameter in block.named_parameters()), []).append(name)
+    return {names[0]: len(names) for names in kinds.values()}
 
 
 def argument_bytes(arguments: Sequence[Arguments]) -> int:
@@ -113,18 +134,29 @@ def _activation_bytes(
     hidden: int,
     size: int,
     config: PruningConfig,
+    routes: int,
 ) -> int:
-    """Count the hidden states of all tokens, and what they grow to inside a block."""
+    """Count the hidden states of all tokens, and what they grow to inside a block, where each goes to some experts."""
     if not config.needs_calibration:
         return 0
-    widths = [max(matrices[share[0]].weight().shape[1] for share in stage.shares) for stage in stages]
+    leaders = [matrices[stage.shares[0][0]] for stage in stages]
+    width = max(leader.weight().shape[1] * (1 if leader.expert is None else routes) for leader in leaders)
     tokens = sum(lengths)
     batch = min(tokens, max(BATCH_TOKENS, *lengths))
-    inside = batch * (3 * max(widths) * size + max(widths) * 4)  # gate, up, their product, and that in float32
+    inside = batch * (3 * width * size + width * 4)  # gate, up, their product, and that in float32
     if config.mode == "two_pass":
         return hidden + inside
     # Every micro-batch waits with its residual stream and the input of the stage.
-    return 2 * hidden + tokens * max(widths) * size + inside
+    return 2 * hidden + tokens * width * size + inside
+
+
+def _fused_bytes(matrices: Mapping[str, Matrix], size: int) -> list[int]:
+    """Count each of a block's fused parameters: from files that hold every expert by itself, it is put together from copies."""
+    counted: Counter[tuple[nn.Module, str]] = Counter()
+    for matrix in matrices.values():
+        if matrix.expert is not None:
+            counted[matrix.module, matrix.parameter] += matrix.weight().numel() * size
+    return list(counted.values())
 
 
 def _solver_bytes(stages: Sequence[Stage], matrices: Mapping[str, Matrix], config: PruningConfig) -> int:
@@ -141,8 +173,8 @@ def _solver_bytes(stages: Sequence[Stage], matrices: Mapping[str, Matrix], confi
 def _time_block(
     name: str,
     skeleton: nn.Module,
-    arguments: list[Arguments],
-    stages: Mapping[str, list[Stage]],
+    arguments: Arguments,
+    stages: Sequence[Stage],
     config: PruningConfig,
     dtype: torch.dtype,
     device: torch.device,
@@ -153,16 +185,21 @@ def _time_block(
     block = copy.deepcopy(skeleton).to(dtype).to_empty(device=device)
     for parameter in block.parameters():
         nn.init.normal_(parameter, std=0.02)
+    for buffer in block.buffers():
+        buffer.zero_()
     matrices = find_matrices(name, block)
+    args, kwargs = tree_map_only(torch.Tensor, lambda tensor: torch.ones_like(tensor, device=device), arguments)
+    # For two blocks, because the last is run less.
+    twofold = 2 * [(args, {key: None if key == "past_key_values" else value for key, value in kwargs.items()})]
 
     def seconds(batches: int) -> float:
         width = next(iter(matrices.values())).weight().shape[1]
         hidden = torch.randn(batches, 1, positions, width, device=device).to(dtype)
-        waiting = [MicroBatch(Activation(part, None, False), None, arguments) for part in hidden]
+        waiting = [MicroBatch(Activation(part, None, False), None, twofold) for part in hidden]
         start = time.perf_counter()
         if config.allocation == "owl":
-            count_outliers(0, block, matrices, stages.get(name, []), waiting)
-        list(prune_block(0, name, block, matrices, stages.get(name, []), waiting, config, as_pattern(config)))
+            count_outliers(0, block, matrices, stages, waiting)
+        list(prune_block(0, name, block, matrices, stages, waiting, config, as_pattern(config)))
         if device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - start

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from transformers.utils import logging
 from ..config import PruningConfig
 from ..errors import NumericalError
 from .blocks import Matrix
-from .distributed import broadcast, rank, world_size
+from .distributed import all_reduce, broadcast, rank, world_size
 from .patterns import NofM, Pattern, Unstructured
 from .solvers.alps import alps, decompose
 from .solvers.magnitude import magnitude
@@ -60,52 +61,92 @@ def as_pattern(config: PruningConfig, sparsity: float | None = None) -> Pattern:
     return Unstructured(config.sparsity if sparsity is None else sparsity)
 
 
-def prune_by_magnitude(block_name: str, matrix: Matrix, pattern: Pattern, tokens: int = 0) -> LayerReport:
+def prune_by_magnitude(block_name: str, matrix: Matrix, pattern: Pattern) -> LayerReport:
     """Prune one matrix in place without looking at its inputs."""
     weight = matrix.weight()
     weight.copy_(magnitude(weight, pattern))
-    return _report(block_name, matrix, tokens, "magnitude", None)
+    return _report(block_name, matrix, 0, "magnitude", None)
 
 
-def prune_share(
-    block_name: str, matrices: Sequence[Matrix], statistics: InputStatistics, config: PruningConfig, pattern: Pattern
-) -> list[LayerReport]:
-    """Prune in place the matrices that share one input; several processes solve some of them each.
+def prune_stage(
+    block_name: str,
+    shares: Sequence[Sequence[Matrix]],
+    statistics: Sequence[InputStatistics],
+    config: PruningConfig,
+    pattern: Pattern,
+) -> dict[str, LayerReport]:
+    """Prune the matrices of a stage in place; several processes solve some of them each, at the same time.
 
     Args:
         block_name: Name of their block.
-        matrices: The matrices.
-        statistics: Statistics of their input, the same in all processes.
+        shares: The matrices, those that share one input together.
+        statistics: Statistics of each share's input, with all that every process has seen.
         config: Method and damping.
         pattern: What to prune to.
 
+    Returns:
+        A report on every matrix by its name in the block.
+
     Raises:
-        NumericalError: Statistics or weights are not finite, or a Hessian resists all damping.
+        NumericalError: Statistics or weights are not finite, or a Hessian resists all damping, in whichever process.
     """
-    label = f"{block_name}.{'/'.join(matrix.name for matrix in matrices)}"
-    if not statistics.is_finite():
-        raise NumericalError(f"the inputs of {label} are not finite; load the model in float32.")
-    if matrices[0].expert is not None and statistics.tokens < FEWEST_TOKENS:
-        return [prune_by_magnitude(block_name, matrix, pattern, statistics.tokens) for matrix in matrices]
-    mine = [matrix for number, matrix in enumerate(matrices) if number % world_size() == rank()]
-    damping = None
-    if config.method in SECOND_ORDER:
-        prepare = factorize if config.method == "sparsegpt" else decompose
-        factors, damping = _with_enough_damping(prepare, label, statistics.hessian, config.damping)
-    weights = [matrix.weight() for matrix in mine]
-    if config.method == "sparsegpt":
-        pruned = sparsegpt(weights, *factors, pattern) if weights else []
-    elif config.method == "alps":
-        pruned = [alps(weight, factors, pattern) for weight in weights]
-    else:
+    labels = [f"{block_name}.{'/'.join(matrix.name for matrix in share)}" for share in shares]
+    for label, of_share in zip(labels, statistics, strict=True):
+        if not of_share.is_finite():
+            raise NumericalError(f"the inputs of {label} are not finite; load the model in float32.")
+    methods = [
+        "magnitude" if share[0].expert is not None and of_share.tokens < FEWEST_TOKENS else config.method
+        for share, of_share in zip(shares, statistics, strict=True)
+    ]
+    owners = {matrix.name: number % world_size() for number, matrix in enumerate(chain.from_iterable(shares))}
+    outcomes = torch.zeros(2, len(shares), dtype=torch.float64)  # of each share its damping, and how many processes failed
+    failure = None
+    for number, share in enumerate(shares):
+        mine = [matrix for matrix in share if owners[matrix.name] == rank()]
+        if not mine:
+            continue
+        try:
+            damping = _solve(labels[number], mine, statistics[number], methods[number], config.damping, pattern)
+        except NumericalError as error:
+            failure, outcomes[1, number] = error, 1
+            break
+        if mine[0] is share[0]:
+            outcomes[0, number] = damping or 0
+    all_reduce(outcomes)
+    if failure:
+        raise failure
+    for label, failed in zip(labels, outcomes[1].tolist(), strict=True):
+        if failed:
+            raise NumericalError(f"another process could not prune {label}; its own error says why.")
+    reports = {}
+    for share, of_share, method, damping in zip(shares, statistics, methods, outcomes[0].tolist(), strict=True):
+        for matrix in share:
+            broadcast(matrix.weight(), owners[matrix.name])
+            used = damping if method in SECOND_ORDER else None
+            reports[matrix.name] = _report(block_name, matrix, of_share.tokens, method, used)
+    return reports
+
+
+def _solve(
+    label: str, matrices: Sequence[Matrix], statistics: InputStatistics, method: str, damping: float, pattern: Pattern
+) -> float | None:
+    """Prune in place matrices that share one input, and return the damping that took; None for methods without one."""
+    weights, used = [matrix.weight() for matrix in matrices], None
+    if method == "sparsegpt":
+        factors, used = _with_enough_damping(factorize, label, statistics.hessian, damping)
+        pruned = sparsegpt(weights, *factors, pattern)
+    elif method == "alps":
+        spectrum, used = _with_enough_damping(decompose, label, statistics.hessian, damping)
+        pruned = [alps(weight, spectrum, pattern) for weight in weights]
+    elif method == "wanda":
         pruned = [wanda(weight.float(), statistics.squared_norms, pattern) for weight in weights]
-    for matrix, weight, result in zip(mine, weights, pruned, strict=True):
+    else:
+        pruned = [magnitude(weight, pattern) for weight in weights]
+    for weight, result in zip(weights, pruned, strict=True):
         if not result.isfinite().all():
-            raise NumericalError(f"pruning {block_name}.{matrix.name} gave weights that are not finite.")
+            raise NumericalError(f"pruning {label} gave weights that are not finite.")
         weight.copy_(result)
-    for number, matrix in enumerate(matrices):
-        broadcast(matrix.weight(), number % world_size())
-    return [_report(block_name, matrix, statistics.tokens, config.method, damping) for matrix in matrices]
+    return used
 
 
 def _report(block_name: str, matrix: Matrix, tokens: int, method: str, damping: float | None) -> LayerReport:

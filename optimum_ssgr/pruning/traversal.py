@@ -39,20 +39,7 @@ def two_pass(
         batches: What to run through it; their hidden states are those of the pruned block at the end.
         full: Whether the full second moments are wanted, or their diagonal.
     """
-    statistics = [_new_statistics(stage, matrices, full) for stage in stages]
-
-    class Enough(Exception):
-        """Ends a forward pass at the last stage, whose output nobody needs."""
-
-    def observe(number: int, inputs: list[torch.Tensor], tokens: list[torch.Tensor] | None) -> None:
-        _count(statistics[number], inputs, tokens, batch)
-        if number == len(stages) - 1:
-            raise Enough
-
-    with watched(matrices, stages, observe):
-        for batch in batches:
-            with suppress(Enough):
-                batch.run(index, block)
+    statistics = count_dense(index, block, matrices, stages, batches, full, moving_on=False)
     for stage in stages:
         yield stage, statistics.pop(0)
     advance(index, block, batches)
@@ -108,8 +95,9 @@ def count_dense(
     stages: Sequence[Stage],
     batches: Sequence[MicroBatch],
     full: bool,
+    moving_on: bool = True,
 ) -> list[list[InputStatistics]]:
-    """Run the block once as it is and return the statistics of every stage; the hidden states move on.
+    """Run the block once as it is and return the statistics of every stage.
 
     Args:
         index: Number of the block.
@@ -118,15 +106,22 @@ def count_dense(
         stages: Its stages.
         batches: What to run through it, one at a time.
         full: Whether the full second moments are wanted, or their diagonal.
+        moving_on: Whether the hidden states become those after the block; else they stay, and it is run to its last stage only.
     """
     statistics = [_new_statistics(stage, matrices, full) for stage in stages]
 
+    class Enough(Exception):
+        """Ends a forward pass at the last stage, whose output nobody needs."""
+
     def observe(number: int, inputs: list[torch.Tensor], tokens: list[torch.Tensor] | None) -> None:
         _count(statistics[number], inputs, tokens, batch)
+        if number == len(stages) - 1 and not moving_on:
+            raise Enough
 
     with watched(matrices, stages, observe):
         for batch in batches:
-            _hand_on(index, batch, batch.run(index, block))
+            with suppress(Enough):
+                _hand_on(index, batch, batch.run(index, block))
     return statistics
 
 

@@ -190,6 +190,10 @@ def test_an_index_must_agree_with_the_files(tmp_path):
     save_file({"again": torch.zeros(2)}, tmp_path / "consolidated.safetensors")  # the index does not name it
     assert sorted(tensor.name for tensor in inspect_checkpoint(tmp_path)) == whole
 
+    save_file({"alone": torch.zeros(2)}, tmp_path / "model.safetensors")  # which transformers prefers to the index
+    assert [tensor.name for tensor in inspect_checkpoint(tmp_path)] == ["alone"]
+    (tmp_path / "model.safetensors").unlink()
+
     first = index["weight_map"][whole[0]]
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": index["weight_map"] | {"ghost": first}}))
     with pytest.raises(DataError, match=f"places ghost in {first}, which lacks it"):

@@ -54,6 +54,7 @@ def workspace(tmp_path_factory):
 CALIBRATE = ["calibrate", "out", *MODEL, "--max-new-tokens", "60", "--samples-per-problem", "2"]
 PRUNE = ["prune", "out", *MODEL, "--method", "magnitude"]
 ASK = ["--problems", "tiny-reasoner", "--num-problems", "2", "--max-new-tokens", "20"]
+TO_DEVICES = ["--streaming", "--device-map", "auto"]
 MISTAKES = {
     "missing column": ([*CALIBRATE, "--problems", "columns.jsonl"], 1, "has no question column"),
     "empty data": ([*CALIBRATE, "--problems", "empty.jsonl"], 1, "empty.jsonl is empty"),
@@ -118,6 +119,17 @@ MISTAKES = {
     "no name": (["calibrate", ".", *MODEL, "--problems", "problems.jsonl"], 1, "choose a new folder to write to"),
     "unknown dtype": ([*PRUNE, "--dtype", "foo"], 2, "unknown dtype 'foo'"),
     "no such device": ([*PRUNE, "--device-map", "cuda:7"], 1, "cannot load the model 'tiny-reasoner'"),
+    "no such device, seen before": ([*PRUNE, "--device-map", "cuda:7", "--dry-run"], 2, "there is no device 'cuda:7' here"),
+    "streaming to devices": (
+        [*PRUNE, *TO_DEVICES],
+        1,
+        "a streamed model computes on one device, such as cuda or cpu, not 'auto'",
+    ),
+    "streaming to devices, seen before": (
+        [*PRUNE, *TO_DEVICES, "--dry-run"],
+        1,
+        "a streamed model computes on one device, such as cuda or cpu, not 'auto'",
+    ),
     "a file for a calibration set": (["prune", "out", *MODEL, "--calibration", "problems.jsonl"], 1, "not a calibration set"),
     "unknown method": (["prune", "out", *MODEL, "--method", "magic"], 2, "unknown method 'magic'"),
     "sparsity 1.2": ([*PRUNE, "--sparsity", "1.2"], 2, "sparsity must be at least 0 and below 1, not 1.2"),
@@ -399,7 +411,7 @@ def test_an_interrupted_prune_goes_on(tmp_path, calibration):
 
 def test_a_dry_run_predicts_less_memory_for_streaming(workspace, calibration):
     memory = []
-    for flags in ([], ["--streaming"]):
+    for flags in (["--device-map", "balanced"], ["--streaming"]):
         done = ssgr("prune", "new", *MODEL, "--calibration", calibration, *flags, "--dry-run", cwd=workspace)
         assert done.returncode == 0, done.stderr
         total, libraries = re.search(r"memory +([\d.]+) GB at most, ([\d.]+) GB", done.stdout).groups()

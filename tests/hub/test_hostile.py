@@ -56,10 +56,11 @@ def test_of_a_data_set_only_its_own_files_are_fetched(hub, trap, tmp_path):
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
-def test_a_model_that_lists_names_elsewhere_is_not_fetched(trap, prefix):
-    trap("models", {"config.json": b"{}", f"{prefix}x.safetensors": PAYLOAD})
-    with pytest.raises(DataError, match="cannot be fetched from the Hub: Invalid filename"):
-        find_checkpoint(REPO)
+def test_a_model_that_lists_names_elsewhere_is_not_fetched(hub, trap, prefix):
+    trap("models", {"config.json": b"{}", f"{prefix}model.safetensors": PAYLOAD, f"{prefix}x.safetensors": PAYLOAD})
+    with pytest.raises(DataError, match="there are no safetensors files"):
+        inspect(REPO)
+    assert {call.path.split("/resolve/")[1].partition("/")[2] for call in hub.named("resolve")} == {"config.json"}
 
 
 @pytest.fixture(params=["relative", "absolute", "nested", "backslash", "pickle"])

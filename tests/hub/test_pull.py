@@ -1,4 +1,4 @@
-"""Calibration sets from the Hub: pinned, checked, and through trouble that passes."""
+"""Calibration sets from the Hub: pinned, checked, and through trouble that passes; and of a model no more than is needed."""
 
 import json
 
@@ -7,8 +7,12 @@ from huggingface_hub import HfApi, constants
 
 from optimum_ssgr.calibration.dataset import CalibrationSet
 from optimum_ssgr.calibration.strategies import Sources, select
+from optimum_ssgr.checkpoints.inspect import INDEX, find_checkpoint, inspect_checkpoint
+from optimum_ssgr.checkpoints.load import load_model
+from optimum_ssgr.checkpoints.streaming import load_streamed
 from optimum_ssgr.config import CalibrationConfig
 from optimum_ssgr.errors import DataError, HubError
+from optimum_ssgr.reasoner import NAME
 from tests.calibration.test_strategies import graded
 from tests.cards.test_render import CARDS
 
@@ -114,3 +118,23 @@ def test_a_data_set_of_something_else_is_refused(hub):
     HfApi().create_repo(REPO, repo_type="dataset")
     with pytest.raises(DataError, match=r"is not a calibration set: manifest\.json is missing"):
         CalibrationSet.from_hub(REPO)
+
+
+@pytest.mark.parametrize("read", [lambda source: list(inspect_checkpoint(find_checkpoint(source))), load_streamed])
+@pytest.mark.parametrize("sharded", [True, False])
+def test_of_a_model_only_the_weights_that_transformers_loads_are_fetched(hub, tmp_path, read, sharded):
+    model, tokenizer = load_model(NAME)
+    model.save_pretrained(tmp_path, max_shard_size="2MB" if sharded else "1GB")
+    tokenizer.save_pretrained(tmp_path)
+    weights = {path.name for path in tmp_path.glob("*.safetensors")}
+    assert (len(weights) > 1) == sharded
+    files = {path.name: hub.store(path.read_bytes()) for path in tmp_path.iterdir()}
+    copies = ["original/model.safetensors", "original/model-00001-of-00004.safetensors", "consolidated.safetensors"]
+    if not sharded:
+        files[INDEX] = hub.store(b'{"weight_map": {"stale": "model-00001-of-00002.safetensors"}}')
+        copies.append("model-00001-of-00002.safetensors")
+    HfApi().create_repo("alice/m")
+    hub.repo("alice/m").add_commit("main", "weights", files | {name: hub.store(b"a copy") for name in copies})
+    read("alice/m")
+    fetched = {call.path.split("/resolve/")[1].partition("/")[2] for call in hub.named("resolve")}
+    assert {name for name in fetched if name.endswith(".safetensors")} == weights

@@ -1,5 +1,6 @@
 """Several processes, and models that accelerate has spread out: the result of one process with everything in memory."""
 
+import json
 import subprocess
 import sys
 
@@ -68,10 +69,87 @@ def test_processes_end_with_the_masks_of_one(tmp_path, name, method, mode, proce
     torch.testing.assert_close(alone(ids).logits, expected, rtol=0.05, atol=0.05)
 
 
+# Prunes twice with the others, writing down what it reports and factorizes; the second time, no Hessian will do for process 1.
+FACTORIZING = """
+import dataclasses, json, pathlib, sys
+import torch
+from optimum_ssgr.config import PruningConfig
+from optimum_ssgr.errors import NumericalError
+from optimum_ssgr.pruning import solve
+from optimum_ssgr.pruning.distributed import rank, start_processes
+from optimum_ssgr.pruning.layerwise import prune_layerwise
+from tests.models import random_model
+from tests.pruning.test_distributed import SEQUENCES
+start_processes()
+factorize, factorized = solve.factorize, []
+def stubborn(hessian, damping):
+    if len(hessian) == 32 and damping < least:
+        raise torch.linalg.LinAlgError("not enough")
+    factorized.append(len(hessian))
+    return factorize(hessian, damping)
+solve.factorize = stubborn
+least = 0.02
+reports = prune_layerwise(random_model("mixtral"), SEQUENCES, PruningConfig(sparsity=0.5))
+found = {"reports": [dataclasses.asdict(report) for report in reports], "factorized": list(factorized)}
+least = 1.0 if rank() == 1 else 0.0
+try:
+    prune_layerwise(random_model("mixtral"), SEQUENCES, PruningConfig(sparsity=0.5))
+except NumericalError as error:
+    found["error"] = str(error)
+pathlib.Path(sys.argv[1], f"{rank()}.json").write_text(json.dumps(found))
+"""
+
+
+def test_each_matrix_is_solved_by_one_process_and_what_fails_in_one_fails_in_all(tmp_path):
+    (tmp_path / "job.py").write_text(FACTORIZING)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        list(map(str, [*command, tmp_path / "job.py", tmp_path])), capture_output=True, text=True, env=environment()
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert first["reports"] == second["reports"]
+    assert {(report["shape"][1], report["method"], report["damping"]) for report in first["reports"]} == {
+        (32, "sparsegpt", 0.02),
+        (64, "sparsegpt", 0.01),
+    }
+    # In each of two blocks: q/k/v in both, o in the first, half of four experts in either, with 32 inputs, then 64.
+    assert first["factorized"] == 2 * [32, 32, 32, 32, 64, 64]
+    assert second["factorized"] == 2 * [32, 32, 32, 64, 64]
+    label = "model.layers.0.self_attn.q_proj.weight/self_attn.k_proj.weight/self_attn.v_proj.weight"
+    assert second["error"].startswith(f"the Hessian of {label} is not positive definite even with damping 0.5")
+    assert first["error"] == f"another process could not prune {label}; its own error says why."
+
+
+# Runs the command; the push lasts until the other processes are through, as does an upload of hours.
+COMMAND = """
+import os, pathlib, time
+from datetime import timedelta
+import torch
+from optimum.commands.optimum_cli import main
+from optimum_ssgr.commands import calibrate
+folder = pathlib.Path(__file__).parent
+def push(args):
+    others = [folder / f"through-{rank}" for rank in range(1, int(os.environ["WORLD_SIZE"]))]
+    until = time.monotonic() + 60
+    while not all(path.exists() for path in others):
+        assert time.monotonic() < until, "the others wait for the push"
+    folder.joinpath("pushed").touch()
+calibrate.push = push
+main()
+folder.joinpath("through-" + os.environ["RANK"]).touch()
+waits = torch.distributed.group.WORLD._get_backend(torch.device("cpu")).options._timeout
+assert waits > timedelta(days=1), waits
+"""
+
+
 @pytest.mark.parametrize("processes", [2, 4])
 def test_the_command_ends_well_without_calibration(tmp_path, processes):
-    """Magnitude pruning exchanges nothing, so the processes must be kept in step for the journal's and the output's sake."""
-    (tmp_path / "job.py").write_text("from optimum.commands.optimum_cli import main\nmain()\n")
+    """Magnitude pruning exchanges nothing, so the processes must be kept in step for the journal's and the output's sake.
+
+    They may wait for as long as saving takes, and are not kept for the push.
+    """
+    (tmp_path / "job.py").write_text(COMMAND)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     arguments = ["ssgr", "prune", tmp_path / "out", "--model", NAME, "--method", "magnitude"]
     done = subprocess.run(
@@ -79,7 +157,8 @@ def test_the_command_ends_well_without_calibration(tmp_path, processes):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "model.safetensors").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["job.py", "out"]
+    through = [f"through-{rank}" for rank in range(processes)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["job.py", "out", "pushed", *through]
 
 
 def environment():

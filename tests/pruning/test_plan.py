@@ -1,0 +1,121 @@
+"""The plan: sizes against what counting by hand gives, for models of one and of several kinds of blocks."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, DeepseekV3Config
+
+from optimum_ssgr.config import PruningConfig
+from optimum_ssgr.pruning import plan
+from optimum_ssgr.pruning.blocks import find_blocks
+from optimum_ssgr.pruning.layerwise import prune_layerwise
+from optimum_ssgr.pruning.plan import make_plan
+from optimum_ssgr.pruning.statistics import InputStatistics
+
+from ..models import CONFIGS, MIXTURES, SMALL
+from .test_layerwise import random_sequences
+
+
+LENGTHS = 3 * [60, 40, 55]
+TOKENS = sum(LENGTHS)
+# As DeepSeek-V3 and GLM-4.5: the first block is dense, the others hold many experts.
+DEEPSEEK = DeepseekV3Config(
+    **SMALL | {"vocab_size": 64, "num_hidden_layers": 3, "num_key_value_heads": 4},
+    moe_intermediate_size=16,
+    n_routed_experts=64,
+    num_experts_per_tok=4,
+    n_group=1,
+    topk_group=1,
+    first_k_dense_replace=1,
+    q_lora_rank=16,
+    kv_lora_rank=16,
+    qk_rope_head_dim=8,
+    qk_nope_head_dim=8,
+    v_head_dim=8,
+)
+
+
+def skeleton(config):
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config).eval()
+
+
+def planned(config, streaming=False, activation_bytes=10**9, **settings):
+    settings = {"sparsity": 0.5, "mode": "two_pass"} | settings
+    where = {"dtype": torch.float32, "device": torch.device("cpu")}
+    return make_plan(
+        skeleton(config),
+        LENGTHS,
+        PruningConfig(**settings),
+        streaming=streaming,
+        activation_bytes=activation_bytes,
+        **where,
+    )
+
+
+@pytest.mark.parametrize("mode", ["two_pass", "staged"])
+def test_a_dense_model_takes_its_weights_its_statistics_and_its_activations(mode):
+    found = planned(CONFIGS["llama"], streaming=True, mode=mode)
+    block = 4 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32)
+    hidden, inside = 4 * TOKENS * 32, TOKENS * (3 * 64 * 4 + 64 * 4)
+    # of q/k/v, o, gate/up and down; one after the other where they are staged
+    squares = 3 * 32**2 + 64**2 if mode == "two_pass" else 64**2
+    solver = 4 * (squares + 2 * 64**2 + 2 * 2 * 64 * 32)
+    waiting = 0 if mode == "two_pass" else hidden + 4 * TOKENS * 64
+    arguments = found.memory - (block + hidden + waiting + inside + solver)
+    assert 4 * 60 * 8 <= arguments <= 60 * (60 + 2 * 8 * 4 + 16)  # rotary tables, and perhaps a mask and positions
+    whole = 4 * sum(parameter.numel() for parameter in skeleton(CONFIGS["llama"]).parameters())
+    assert found.disk == whole  # the pruned blocks are linked
+    assert planned(CONFIGS["llama"], streaming=True, mode=mode, activation_bytes=0).disk == whole + hidden
+    resident = planned(CONFIGS["llama"], mode=mode)
+    assert (resident.memory, resident.disk) == (whole + max(whole, found.memory - block), whole + 2 * block)
+
+
+def test_the_largest_block_decides_on_memory_and_each_on_disk_and_time(monkeypatch):
+    """What differs between methods is the solver's: the statistics of 64 experts, though the first block has none."""
+    timed = []
+    monkeypatch.setattr(plan, "_time_block", lambda name, *_: timed.append(name) or (1.0 if name.endswith("0") else 10.0))
+    monkeypatch.setattr(plan, "_time_files", lambda *_: 0.5)
+    second_order, wanda = (planned(DEEPSEEK, streaming=True, method=method) for method in ("sparsegpt", "wanda"))
+    # q_a/kv_a see the hidden states, q_b and kv_b their bottlenecks, o the heads; the shared expert, and all others
+    inputs = [32, 16, 16, 32, 32, 16, *64 * [32, 16]]
+    solver = 4 * (sum(width**2 for width in inputs) + 2 * 32**2 + 2 * (16 + 24) * 32)
+    assert second_order.memory - wanda.memory == solver - 3 * 4 * 64 * 16
+    assert second_order.seconds == 1.5 + 2 * 10.5
+    assert timed == 2 * ["model.layers.0", "model.layers.1"]
+    sizes = [4 * sum(p.numel() for p in block.parameters()) for block in find_blocks(skeleton(DEEPSEEK)).values()]
+    assert sizes[1] > 3 * sizes[0]
+    whole = 4 * sum(parameter.numel() for parameter in skeleton(DEEPSEEK).parameters())
+    assert planned(DEEPSEEK).disk == whole + sum(sizes)
+    assert second_order.disk == whole + sizes[1] + sizes[2]  # written again, as the parts that other programs know
+
+
+@pytest.mark.parametrize("vocabulary", [64, 7040])
+def test_what_fused_experts_are_put_together_from_is_counted(monkeypatch, vocabulary):
+    """As they are written, when the block is held twice; as they are read, beside the embeddings to check what was written."""
+    monkeypatch.setattr(plan, "_time_block", lambda *_: 0.0)
+    config = DeepseekV3Config(**DEEPSEEK.to_diff_dict() | {"vocab_size": vocabulary})
+    block = 4 * sum(parameter.numel() for parameter in find_blocks(skeleton(config))["model.layers.1"].parameters())
+    fused = 4 * 64 * 2 * 32 * 16  # gate and up are one parameter, down is half as large
+    outside = 4 * (2 * vocabulary * 32 + 32)
+    found = planned(config, streaming=True, method="magnitude")
+    assert found.memory == block + fused + (block if vocabulary == 64 else outside)
+    whole = 4 * sum(parameter.numel() for parameter in skeleton(config).parameters())
+    assert planned(config, method="magnitude").memory == 2 * whole + 2 * (fused + fused // 2)
+
+
+@pytest.mark.parametrize("mode", ["two_pass", "staged"])
+@pytest.mark.parametrize("name", [*MIXTURES, "deepseek"])
+def test_every_mixture_is_timed_with_its_experts_seen(name, mode, monkeypatch):
+    """As in the real run, whose statistics the plan counts: the second moments held at a time."""
+    made = []
+    create = InputStatistics.__init__
+    monkeypatch.setattr(InputStatistics, "__init__", lambda self, *of: create(self, *of) or made.append(self))
+    config = (MIXTURES | {"deepseek": DEEPSEEK})[name]
+    found = planned(config, mode=mode)
+    assert found.seconds > 0
+    assert sum(statistics.tokens for statistics in made) > 0
+    of_plan = {len(statistics.hessian) for statistics in made if statistics.tokens}
+    made.clear()
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    prune_layerwise(model, random_sequences(LENGTHS), PruningConfig(sparsity=0.5, mode=mode))
+    assert {len(statistics.hessian) for statistics in made} == of_plan
