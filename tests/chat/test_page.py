@@ -249,3 +249,24 @@ def test_the_results_tab_shows_heat_funnel_and_histograms(open_page, served):
     assert "selected" in page.inner_text("#funnel")
     page.wait_for_function("document.querySelector('.plot img').naturalWidth > 100")
     assert page.outside == []
+
+
+def test_a_question_while_the_models_answer_again_is_refused(open_page, stub):
+    with serve(ChatSettings(models=("endless", "right"), engine=stub.url, votes="/dev/null")) as (url, arena):
+        page = open_page(url)
+        ask(page, "6 * 7?")
+        page.wait_for_selector("#chat-1 >> text=again")
+        page.click("#stop")
+        finish(page)
+        page.click("#again")
+        wait_until(lambda: len(stub.bodies) == 4)
+        page.fill("#question textarea", "Sure?")
+        page.press("#question textarea", "Enter")
+        page.wait_for_selector("text=The models are still answering; stop them first.")
+        assert arena.running and page.input_value("#question textarea") == "Sure?"
+        page.click("#stop")
+        finish(page)
+        page.click("#more button")
+        with page.expect_download() as download:
+            page.click("#json")
+        assert len(json.loads(download.value.path().read_text())["turns"]) == 1 and len(stub.bodies) == 4
