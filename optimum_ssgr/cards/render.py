@@ -10,7 +10,7 @@ from huggingface_hub.utils import yaml_dump
 from jinja2 import UndefinedError
 
 from ..checkpoints.runtimes import EXPECTATIONS, SAME_SIZE
-from ..config import PruningConfig
+from ..config import CalibrationConfig, PruningConfig
 from ..errors import DataError
 from .markdown import environment
 from .metadata import TAG, dataset_metadata, known_sources, model_metadata, split_card
@@ -50,6 +50,7 @@ def model_card(provenance: dict[str, Any], repo_id: str | None = None) -> str:
     name, rows = provenance["base_model"], provenance.get("evaluation", ())
     samplings = [row["sampling"] for row in rows if "sampling" in row]
     layers = provenance["sparsity"]["layers"]
+    calibration = CalibrationConfig.from_dict(manifest["calibration"]) if manifest else None
     return _render(
         "model_card.md.jinja",
         model_metadata(provenance).to_dict(),
@@ -66,7 +67,8 @@ def model_card(provenance: dict[str, Any], repo_id: str | None = None) -> str:
         evaluation=_by_source(rows),
         samplings=[sampling for index, sampling in enumerate(samplings) if sampling not in samplings[:index]],
         manifest=manifest,
-        own_traces=bool(manifest) and manifest["model"] == name and "rollouts" in manifest["counts"],
+        calibration=calibration,
+        calibrated_on=_contents(calibration, manifest["model"] == name) if manifest else None,
         calibration_repo=pinned((manifest or {}).get("hub")),
         calibration_model=public_name(manifest["model"]) if manifest else None,
         inherited=provenance.get("inherited", {}),
@@ -86,7 +88,7 @@ def dataset_card(manifest: dict[str, Any], repo_id: str | None = None) -> str:
     Returns:
         Markdown with a YAML header.
     """
-    problems = manifest.get("problems", {})
+    config, problems = CalibrationConfig.from_dict(manifest["calibration"]), manifest.get("problems", {})
     read_from = {source: pinned(source) for source in problems.get("read_from", ())}
     on_hub = [repository for repository in read_from.values() if repository]
     elsewhere = [source for source, repository in read_from.items() if not repository]
@@ -99,7 +101,7 @@ def dataset_card(manifest: dict[str, Any], repo_id: str | None = None) -> str:
         model=public_name(manifest["model"]),
         base=pinned({"id": manifest["model"], "commit": manifest.get("model_commit")}),
         revision=manifest.get("model_commit") if hub_id(manifest["model"], manifest.get("model_commit")) else None,
-        config=manifest["calibration"],
+        config=config,
         counts=manifest["counts"],
         content_hash=manifest["content_hash"],
         on_hub=on_hub,
@@ -108,7 +110,7 @@ def dataset_card(manifest: dict[str, Any], repo_id: str | None = None) -> str:
         excluded=problems.get("excluded"),
         excluded_sets=[public_name(name) for name in problems.get("excluded", {}).get("sets", ())],
         licences={source.id: source.licence for source in known_sources(manifest) if source.licence},
-        text=public_name(manifest["text"]) if manifest.get("text") else None,
+        text=public_name(manifest["text"]) if config.needs_text and manifest.get("text") else None,
         instruction=manifest.get("instruction"),
         engine=manifest.get("engine"),
         reselected=manifest.get("reselected_from"),
@@ -217,6 +219,13 @@ def _by_module(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
         row["weights"] += layer["shape"][0] * layer["shape"][1]
         row["zeros"] += layer["zeros"]
     return list(found.values())
+
+
+def _contents(calibration: CalibrationConfig, own: bool) -> list[str]:
+    """Name what the sequences of a calibration set are; whether the traces in it are the model's own."""
+    traces = ["the model's own traces" if own else "traces"] if calibration.needs_rollouts else []
+    text = ["general text"] if calibration.needs_text else []
+    return traces + text or ["the problems' questions"]
 
 
 def _by_source(rows: Any) -> list[dict[str, Any]]:
