@@ -172,8 +172,8 @@ def test_blind_vote_hides_then_reveals(open_page, served):
 
 def test_further_turns_regenerate_and_download(open_page, served):
     page = open_page(served[0])
+    choose(page, tokens=30)
     for _ in range(2):
-        choose(page, tokens=30)  # again, as a page that is still loading sets its defaults
         ask(page, "Count the digit 1.\na 1\nb 2")
         finish(page)
     assert page.locator("#chat-1 .user-row").count() == 2
@@ -259,6 +259,7 @@ def test_a_question_while_the_models_answer_again_is_refused(open_page, stub):
         page.click("#stop")
         finish(page)
         page.click("#again")
+        page.wait_for_selector("#stop")  # the box was emptied for the question that is asked again
         wait_until(lambda: len(stub.bodies) == 4)
         page.fill("#question textarea", "Sure?")
         page.press("#question textarea", "Enter")
