@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub.utils import yaml_dump
 from jinja2 import UndefinedError
+from transformers.utils import logging
 
 from ..checkpoints.runtimes import EXPECTATIONS, SAME_SIZE
 from ..config import CalibrationConfig, PruningConfig
@@ -17,6 +18,8 @@ from .metadata import TAG, dataset_metadata, known_sources, model_metadata, spli
 from .names import hub_id, pinned, public_name
 from .reproduce import calibration_commands, pruning_commands
 
+
+logger = logging.get_logger(__name__)
 
 PLACEHOLDER = "path/or/id/of/this/{}"
 PAPERS = {
@@ -120,10 +123,11 @@ def dataset_card(manifest: dict[str, Any], repo_id: str | None = None) -> str:
     )
 
 
-def card_for(folder: Path, repo_id: str) -> Callable[[str | None], str]:
-    """Return what makes the card of a folder that is pushed out of the one that is on the Hub.
+def card_for(folder: Path, repo_id: str) -> Callable[[str | None, str], str]:
+    """Return what makes the card of a folder that is pushed out of the one that is on the Hub, in the commit that is named.
 
-    What a user wrote around our part of the folder's own card counts, and else what was written on the Hub.
+    What a user wrote around our part of the folder's own card counts, and else what was written on the Hub. Where both were
+    edited, a warning says which commit still holds what was written on the Hub.
 
     Args:
         folder: A checkpoint or a calibration set.
@@ -143,8 +147,17 @@ def card_for(folder: Path, repo_id: str) -> Callable[[str | None], str]:
     if rendered is None:
         raise DataError(f"{folder} is neither a checkpoint nor a calibration set of optimum-ssgr.")
     local = read_card(folder)
-    edited = merge_card(local, rendered) != rendered
-    return lambda old: merge_card(local if edited else old, rendered)
+    ours = merge_card(local, rendered)
+
+    def card(old: str | None, commit: str) -> str:
+        theirs = merge_card(old, rendered)
+        if rendered not in (ours, theirs) and ours != theirs:
+            logger.warning(
+                f"the cards of {folder} and {repo_id} were both edited; the folder's counts, the other is in commit {commit}."
+            )
+        return theirs if ours == rendered else ours
+
+    return card
 
 
 def read_card(folder: Path) -> str | None:

@@ -594,6 +594,24 @@ def test_metadata_that_cannot_be_read_is_not_thrown_away(new, broken):
         merge_card(broken, new)
 
 
+def test_where_both_cards_were_edited_the_folders_counts_and_the_others_commit_is_named(tmp_path, provenance, caplog):
+    (tmp_path / "ssgr_config.json").write_text(json.dumps(provenance))
+    untouched = model_card(provenance, "me/model")
+    mine, theirs, older = (text + "\nHere.\n" for text in (untouched, untouched + "\nThere.\n", model_card(provenance)))
+    for local, there, expected in (
+        (untouched, theirs, theirs),
+        (mine, untouched, mine),
+        (mine, None, mine),
+        (mine, older, mine),  # nothing is lost
+        (mine, theirs, mine),
+    ):
+        (tmp_path / "README.md").write_text(local)
+        assert COMMIT not in caplog.text
+        assert card_for(tmp_path, "me/model")(there, COMMIT) == expected
+    [warning] = caplog.messages
+    assert "the folder's counts" in warning and f"commit {COMMIT}" in warning
+
+
 def test_a_card_that_is_not_text_is_not_thrown_away(tmp_path, provenance):
     (tmp_path / "ssgr_config.json").write_text(json.dumps(provenance))
     (tmp_path / "README.md").write_bytes(b"\xff\xfe")

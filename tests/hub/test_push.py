@@ -278,11 +278,17 @@ def test_files_are_left_out_and_old_ones_deleted_in_the_same_commit(hub, folder)
     assert sorted(on_hub(hub)) == ["README.md", "config.json", "model.safetensors", "plots/model-2.safetensors"]
 
 
+def test_what_is_merged_with_comes_with_its_commit(hub, folder):
+    first = push_folder(folder, REPO, message="weights").oid
+    push_folder(folder, REPO, merge={"README.md": lambda old, commit: f"{old}{commit}"})
+    assert hub.read(REPO, "README.md").decode() == (folder / "README.md").read_text() + first
+
+
 def test_what_cannot_be_merged_with_is_kept(hub, folder):
     HfApi().create_repo(REPO)
     hub.repo(REPO).add_commit("main", "binary", {"README.md": hub.store(b"\xff\xfe")})
     with pytest.raises(DataError, match=r"the README.md of alice/sparse is not UTF-8 text; mend or remove it on the Hub\."):
-        push_folder(folder, REPO, merge={"README.md": lambda old: "new"})
+        push_folder(folder, REPO, merge={"README.md": lambda old, commit: "new"})
     assert titles(hub) == ["binary", "initial commit"]
 
 
