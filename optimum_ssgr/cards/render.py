@@ -42,8 +42,9 @@ def model_card(provenance: dict[str, Any], repo_id: str | None = None) -> str:
 
     Args:
         provenance: Contents of `ssgr_config.json`. `evaluation`, if there, is a list of rows: `model` (`dense` or `sparse`),
-            `source` (the problems' name), perhaps `split`, `read_from` (`ID@COMMIT`) and `sampling`, and what
-            `evaluation.metrics.summarize` returns. `inherited`, if there, is what the base model's card states.
+            `source` (the problems' name), perhaps `split`, `read_from` (`ID@COMMIT`), `sampling`, `text` and `text_perplexity`
+            (on the text of that name), and what `evaluation.metrics.summarize` returns. `inherited`, if there, is what the base
+            model's card states.
         repo_id: Where the checkpoint goes on the Hub, for the code that loads it; a placeholder when None.
 
     Returns:
@@ -68,6 +69,7 @@ def model_card(provenance: dict[str, Any], repo_id: str | None = None) -> str:
         fallback=sum(layer["method"] != pruning.method for layer in layers),
         expectation=[*EXPECTATIONS[_kind(pruning)], SAME_SIZE],
         evaluation=_by_source(rows),
+        texts=list(dict.fromkeys(public_name(row["text"]) for row in rows if "text" in row)),
         samplings=[sampling for index, sampling in enumerate(samplings) if sampling not in samplings[:index]],
         manifest=manifest,
         calibration=calibration,

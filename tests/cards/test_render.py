@@ -413,7 +413,7 @@ def hostile(record, value, keep=()):
     ],
 )
 def test_hostile_values_change_nothing(provenance, manifest, value):
-    provenance["evaluation"][0]["read_from"] = "org/set@" + COMMIT
+    provenance["evaluation"][0] |= {"read_from": "org/set@" + COMMIT, "text": "t", "text_perplexity": 9.0}
     provenance["inherited"] |= {"license_name": "n", "license_link": "l", "language": ["en"]}
     provenance["calibration"] |= {"hub": {"id": "a", "commit": "b"}, "instruction": "i"}
     manifest |= {
