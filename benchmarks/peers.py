@@ -22,8 +22,6 @@ from typing import Any
 
 from peers.setting import Setting, Task, prepare
 
-from optimum_ssgr.config import PruningConfig
-
 
 METHODS = ("sparsegpt", "wanda")
 PATTERNS = ("50%", "2:4")
@@ -51,12 +49,11 @@ def parse_arguments() -> argparse.Namespace:
 
 def list_tasks(arguments: argparse.Namespace, folder: Path) -> list[list[tuple[str, Task]]]:
     """Return for every method and pattern the contenders' runs, each with the Python that runs it."""
-    has_modes = "mode" in {field.name for field in dataclasses.fields(PruningConfig)}
     groups = []
     for method in arguments.methods:
         for pattern in arguments.patterns:
             common = (method, pattern, str(folder), str(folder / "result.json"), arguments.threads)
-            tasks = [(sys.executable, Task("ours", *common, mode=mode)) for mode in (MODES if has_modes else [""])]
+            tasks = [(sys.executable, Task("ours", *common, mode=mode)) for mode in MODES]
             if repo := getattr(arguments, f"{method}_repo"):
                 tasks.append((sys.executable, Task(method, *common, repo=str(repo.resolve()))))
             if python := arguments.llmcompressor_python:

@@ -20,6 +20,7 @@ from optimum_ssgr.records import Problem
 
 DOCS = Path(__file__).parents[1] / "docs"
 DESKTOP = {"viewport": {"width": 1440, "height": 940}}
+TWO_FRAMES = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
 
 
@@ -37,8 +38,11 @@ def telling_example(arena: Arena) -> Problem:
 def ask(page: Page, problem: Problem) -> None:
     """Ask a problem greedily, unfold the thinking of the second column, and wait for the answers."""
     page.click("#more button")
-    page.fill("#temperature input[type=number]", "0")
-    page.press("#temperature input[type=number]", "Tab")
+    temperature = page.locator("#temperature input[type=number]")
+    while temperature.input_value() != "0":  # a frame after the settings open, Gradio gives them their values anew
+        temperature.fill("0")
+        temperature.press("Tab")
+        page.evaluate(TWO_FRAMES)
     page.click("#more button")
     page.fill("#question textarea", problem.question)
     page.click("#ask")
@@ -54,7 +58,7 @@ def shoot(browser: Browser, url: str, name: str, problem: Problem | None, **opti
     context = browser.new_context(**options)
     page = context.new_page()
     page.goto(url)
-    page.wait_for_selector("#question textarea")
+    page.wait_for_selector("#columns > [role=region]")  # labelled when all else is loaded
     if problem:
         ask(page, problem)
     else:

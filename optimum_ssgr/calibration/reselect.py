@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -34,7 +35,8 @@ def reselect(
         DataError: The set has no rollouts, the tokenizer is another model's, or nothing qualifies.
     """
     graded = earlier.graded_rollouts()
-    sampled = earlier.config
+    origin, first = _origins(earlier)
+    sampled = CalibrationConfig.from_dict(first["calibration"])
     if sampled.adaptive:
         logger.warning("the rollouts were sampled adaptively: challenging problems have more of them than others.")
     config = dataclasses.replace(
@@ -49,7 +51,16 @@ def reselect(
         sources = encode_text(tokenizer, documents, config)
     prompts = {item.problem.id: item.rollout.prompt_ids for item in graded}
     sources = dataclasses.replace(sources, rollouts=graded, prompts=prompts)
-    ours = ("calibration", "content_hash", "hub")  # what is true of the earlier set alone
-    origin = {key: value for key, value in earlier.manifest.items() if key not in (*ours, "counts")}
-    origin["reselected_from"] = {key: earlier.manifest[key] for key in ours if key in earlier.manifest}
-    return build_set(sources, config, origin, graded)
+    if not config.needs_text:
+        origin.pop("text", None)
+    return build_set(sources, config, origin | {"reselected_from": first}, graded)
+
+
+def _origins(earlier: CalibrationSet) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a set shares with those selected from it, and what is true of that alone which the rollouts were made for."""
+    alone = ("calibration", "content_hash", "hub")
+    shared = {key: value for key, value in earlier.manifest.items() if key not in (*alone, "counts", "reselected_from")}
+    if "reselected_from" in earlier.manifest:
+        return shared, earlier.manifest["reselected_from"]
+    names = (*alone, "text") if earlier.config.needs_text else alone
+    return shared, {key: earlier.manifest[key] for key in names if key in earlier.manifest}

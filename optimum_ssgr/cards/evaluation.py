@@ -85,6 +85,9 @@ def _card_row(row: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
     """Turn a row of `results.json` into one of the card."""
     read_from = record["problems"][row["problems"]]["read_from"]
     on_hub = {"read_from": read_from[0]} if len(read_from) == 1 and pinned(read_from[0]) else {}
+    text = {}
+    if "text_perplexity" in row:
+        text = {"text": public_name(record["text"]), "text_perplexity": row["text_perplexity"]}
     return {
         "model": row["model"],
         "source": public_name(row["problems"]),
@@ -93,6 +96,7 @@ def _card_row(row: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
         "problems": row["n"],
         "samples": row["responses"],
         **on_hub,
+        **text,
         **{name: row[name] for name in ("accuracy", "accuracy_se", *LENGTHS)},
     }
 

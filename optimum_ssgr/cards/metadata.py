@@ -10,7 +10,7 @@ import yaml
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData, hf_hub_download
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
-from ..config import METHODS
+from ..config import METHODS, CalibrationConfig
 from ..errors import DataError
 from ..problems.sources import SOURCES, Source
 from .names import hub_id, pinned, public_name
@@ -102,10 +102,11 @@ def dataset_metadata(manifest: dict[str, Any]) -> DatasetCardData:
     tables = ["calibration", "rollouts"] if "rollouts" in counts else ["calibration"]
     known = known_sources(manifest)
     licences = sorted({source.licence for source in known if source.licence})
-    all_known = bool(known) and all(source.licence for source in known) and "text" not in manifest
+    has_text = CalibrationConfig.from_dict(manifest["calibration"]).needs_text
+    all_known = bool(known) and all(source.licence for source in known) and not has_text
     return DatasetCardData(
         license=(licences if len(licences) > 1 else licences[0]) if all_known else None,
-        language=["en"] if known and "text" not in manifest else None,  # all known problem sets are English
+        language=["en"] if known and not has_text else None,  # all known problem sets are English
         task_categories=["text-generation"],
         size_categories=[_size_category(counts["sequences"] + counts.get("rollouts", 0))],
         pretty_name=f"Calibration set of {Path(public_name(manifest['model'])).name}",

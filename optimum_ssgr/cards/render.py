@@ -8,15 +8,18 @@ from typing import Any
 
 from huggingface_hub.utils import yaml_dump
 from jinja2 import UndefinedError
+from transformers.utils import logging
 
 from ..checkpoints.runtimes import EXPECTATIONS, SAME_SIZE
-from ..config import PruningConfig
+from ..config import CalibrationConfig, PruningConfig
 from ..errors import DataError
 from .markdown import environment
 from .metadata import TAG, dataset_metadata, known_sources, model_metadata, split_card
 from .names import hub_id, pinned, public_name
 from .reproduce import calibration_commands, pruning_commands
 
+
+logger = logging.get_logger(__name__)
 
 PLACEHOLDER = "path/or/id/of/this/{}"
 PAPERS = {
@@ -39,8 +42,9 @@ def model_card(provenance: dict[str, Any], repo_id: str | None = None) -> str:
 
     Args:
         provenance: Contents of `ssgr_config.json`. `evaluation`, if there, is a list of rows: `model` (`dense` or `sparse`),
-            `source` (the problems' name), perhaps `split`, `read_from` (`ID@COMMIT`) and `sampling`, and what
-            `evaluation.metrics.summarize` returns. `inherited`, if there, is what the base model's card states.
+            `source` (the problems' name), perhaps `split`, `read_from` (`ID@COMMIT`), `sampling`, `text` and `text_perplexity`
+            (on the text of that name), and what `evaluation.metrics.summarize` returns. `inherited`, if there, is what the base
+            model's card states.
         repo_id: Where the checkpoint goes on the Hub, for the code that loads it; a placeholder when None.
 
     Returns:
@@ -50,6 +54,7 @@ def model_card(provenance: dict[str, Any], repo_id: str | None = None) -> str:
     name, rows = provenance["base_model"], provenance.get("evaluation", ())
     samplings = [row["sampling"] for row in rows if "sampling" in row]
     layers = provenance["sparsity"]["layers"]
+    calibration = CalibrationConfig.from_dict(manifest["calibration"]) if manifest else None
     return _render(
         "model_card.md.jinja",
         model_metadata(provenance).to_dict(),
@@ -64,9 +69,11 @@ def model_card(provenance: dict[str, Any], repo_id: str | None = None) -> str:
         fallback=sum(layer["method"] != pruning.method for layer in layers),
         expectation=[*EXPECTATIONS[_kind(pruning)], SAME_SIZE],
         evaluation=_by_source(rows),
+        texts=list(dict.fromkeys(public_name(row["text"]) for row in rows if "text" in row)),
         samplings=[sampling for index, sampling in enumerate(samplings) if sampling not in samplings[:index]],
         manifest=manifest,
-        own_traces=bool(manifest) and manifest["model"] == name and "rollouts" in manifest["counts"],
+        calibration=calibration,
+        calibrated_on=_contents(calibration, manifest["model"] == name) if manifest else None,
         calibration_repo=pinned((manifest or {}).get("hub")),
         calibration_model=public_name(manifest["model"]) if manifest else None,
         inherited=provenance.get("inherited", {}),
@@ -86,7 +93,7 @@ def dataset_card(manifest: dict[str, Any], repo_id: str | None = None) -> str:
     Returns:
         Markdown with a YAML header.
     """
-    problems = manifest.get("problems", {})
+    config, problems = CalibrationConfig.from_dict(manifest["calibration"]), manifest.get("problems", {})
     read_from = {source: pinned(source) for source in problems.get("read_from", ())}
     on_hub = [repository for repository in read_from.values() if repository]
     elsewhere = [source for source, repository in read_from.items() if not repository]
@@ -99,7 +106,7 @@ def dataset_card(manifest: dict[str, Any], repo_id: str | None = None) -> str:
         model=public_name(manifest["model"]),
         base=pinned({"id": manifest["model"], "commit": manifest.get("model_commit")}),
         revision=manifest.get("model_commit") if hub_id(manifest["model"], manifest.get("model_commit")) else None,
-        config=manifest["calibration"],
+        config=config,
         counts=manifest["counts"],
         content_hash=manifest["content_hash"],
         on_hub=on_hub,
@@ -108,7 +115,7 @@ def dataset_card(manifest: dict[str, Any], repo_id: str | None = None) -> str:
         excluded=problems.get("excluded"),
         excluded_sets=[public_name(name) for name in problems.get("excluded", {}).get("sets", ())],
         licences={source.id: source.licence for source in known_sources(manifest) if source.licence},
-        text=public_name(manifest["text"]) if manifest.get("text") else None,
+        text=public_name(manifest["text"]) if config.needs_text and manifest.get("text") else None,
         instruction=manifest.get("instruction"),
         engine=manifest.get("engine"),
         reselected=manifest.get("reselected_from"),
@@ -118,10 +125,11 @@ def dataset_card(manifest: dict[str, Any], repo_id: str | None = None) -> str:
     )
 
 
-def card_for(folder: Path, repo_id: str) -> Callable[[str | None], str]:
-    """Return what makes the card of a folder that is pushed out of the one that is on the Hub.
+def card_for(folder: Path, repo_id: str) -> Callable[[str | None, str], str]:
+    """Return what makes the card of a folder that is pushed out of the one that is on the Hub, in the commit that is named.
 
-    What a user wrote around our part of the folder's own card counts, and else what was written on the Hub.
+    What a user wrote around our part of the folder's own card counts, and else what was written on the Hub. Where both were
+    edited, a warning says which commit still holds what was written on the Hub.
 
     Args:
         folder: A checkpoint or a calibration set.
@@ -141,8 +149,17 @@ def card_for(folder: Path, repo_id: str) -> Callable[[str | None], str]:
     if rendered is None:
         raise DataError(f"{folder} is neither a checkpoint nor a calibration set of optimum-ssgr.")
     local = read_card(folder)
-    edited = merge_card(local, rendered) != rendered
-    return lambda old: merge_card(local if edited else old, rendered)
+    ours = merge_card(local, rendered)
+
+    def card(old: str | None, commit: str) -> str:
+        theirs = merge_card(old, rendered)
+        if rendered not in (ours, theirs) and ours != theirs:
+            logger.warning(
+                f"the cards of {folder} and {repo_id} were both edited; the folder's counts, the other is in commit {commit}."
+            )
+        return theirs if ours == rendered else ours
+
+    return card
 
 
 def read_card(folder: Path) -> str | None:
@@ -217,6 +234,13 @@ def _by_module(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
         row["weights"] += layer["shape"][0] * layer["shape"][1]
         row["zeros"] += layer["zeros"]
     return list(found.values())
+
+
+def _contents(calibration: CalibrationConfig, own: bool) -> list[str]:
+    """Name what the sequences of a calibration set are; whether the traces in it are the model's own."""
+    traces = ["the model's own traces" if own else "traces"] if calibration.needs_rollouts else []
+    text = ["general text"] if calibration.needs_text else []
+    return traces + text or ["the problems' questions"]
 
 
 def _by_source(rows: Any) -> list[dict[str, Any]]:

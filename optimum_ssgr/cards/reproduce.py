@@ -27,8 +27,9 @@ def calibration_commands(manifest: dict[str, Any]) -> list[str]:
     problems, text = manifest.get("problems", {}), manifest.get("text")
     generated = CalibrationConfig.from_dict(origin["calibration"] if origin else config)
     selected = CalibrationConfig.from_dict(config)
-    needs_text = generated.needs_text or selected.needs_text
-    if (generated.strategy != "text" and "source" not in problems) or (needs_text and not text):
+    first_text = origin.get("text") if origin else text
+    without_text = (generated.needs_text and not first_text) or (selected.needs_text and not text)
+    if (generated.strategy != "text" and "source" not in problems) or without_text:
         return []
     flags = _model(manifest["model"], manifest.get("model_commit"), manifest.get("dtype"))
     if generated.strategy != "text":
@@ -42,7 +43,7 @@ def calibration_commands(manifest: dict[str, Any]) -> list[str]:
     if (generated.num_sequences, generated.num_tokens) != (CalibrationConfig.num_sequences, None):
         flags += _budget(generated)
     if generated.needs_text:
-        flags.append(("--text", public_name(text)))
+        flags.append(("--text", public_name(first_text)))
     if not origin:
         return [_command("calibrate", ["calibration"], flags)]
     again = [*_settings(selected, generated, SELECTION), *_budget(selected)]

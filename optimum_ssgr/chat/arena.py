@@ -94,13 +94,13 @@ class Arena:
         try:
             for answers in self._race(conversation.order, requests, switches):
                 yield answers
+            yield grade(answers, turn.problem)
         finally:
             for switch in switches:  # the page may be gone
                 switch.set()
             with self._lock:
                 if self._running.get(session) is switches:
                     del self._running[session]
-        yield grade(answers, turn.problem)
 
     def stop(self, session: str, column: int | None = None) -> None:
         """Stop a session's answers, or the one in a column."""
@@ -108,6 +108,10 @@ class Arena:
             switches = self._running.get(session, [])
         for switch in switches if column is None else switches[column : column + 1]:
             switch.set()
+
+    def is_answering(self, session: str) -> bool:
+        """Whether a session's comparison runs."""
+        return session in self._running
 
     @property
     def running(self) -> int:

@@ -73,6 +73,10 @@ class Conversation:
         """Take the last turn back."""
         return replace(self, turns=self.turns[:-1], voted=False)
 
+    def without_unanswered(self) -> Self:
+        """Take the last turn back if its answers never came, because the page lost its connection or the models failed."""
+        return self.without_last() if self.last and not self.last.answers else self
+
     def revealed(self) -> Self:
         """Record a vote, which shows the names."""
         return replace(self, blind=False, voted=True)
@@ -91,7 +95,7 @@ def to_dict(conversation: Conversation, contenders: Sequence[Contender]) -> dict
     """Return everything that was asked and answered, and by whom unless that is still hidden."""
     names = column_names(conversation, contenders)
     turns = []
-    for turn in conversation.turns:
+    for turn in conversation.without_unanswered().turns:
         answers = []
         for name, answer in zip(names, turn.answers, strict=True):
             spoken = {"thinking": answer.thinking, "answer": answer.final}

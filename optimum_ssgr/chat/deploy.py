@@ -100,7 +100,7 @@ def publish_space(
         HubError: The Hub refuses, or cannot be reached for minutes.
     """
 
-    def settings(old: str | None) -> str:
+    def settings(old: str | None, commit: str) -> str:
         new = ChatSettings() if old is None else ChatSettings.from_json(old, f"{SETTINGS} of the Space {repo_id}")
         changed = dataclasses.replace(new, models=tuple(models)) if models else new
         return old if old is not None and changed == new else changed.to_json()
@@ -117,7 +117,7 @@ def publish_space(
             token=token,
             message="Deploy the comparison page of optimum-ssgr",
             delete_patterns=(f"{PACKAGE.name}/*",),
-            merge={CARD: lambda old: card(models, old), SETTINGS: settings},
+            merge={CARD: lambda old, commit: card(models, old), SETTINGS: settings},
         )
 
 

@@ -44,6 +44,7 @@ class Handlers:
         request: gr.Request,
     ) -> Iterator[Updates]:
         """Ask all models the question."""
+        conversation = conversation.without_unanswered()
         if len(conversation.turns) >= self.arena.settings.max_turns:
             raise _refusal(f"A chat has at most {self.arena.settings.max_turns} questions; start a new one.")
         try:
@@ -65,17 +66,19 @@ class Handlers:
             turn = self.arena.turn(last.question, expected, temperature, max_new_tokens, seed)
         except SSGRError as error:
             raise _refusal(str(error)) from None
-        yield {self.parts.seed: seed}
         yield from self._run(conversation.without_last().asking(turn), request)
 
     def _run(self, conversation: Conversation, request: gr.Request) -> Iterator[Updates]:
         """Show the answers as they grow, then the verdicts and the votes."""
+        if self.arena.is_answering(_session(request)):
+            raise _refusal("The models are still answering; stop them first.")
         parts, turn = self.parts, conversation.last
         known = turn.problem.answer if turn.problem else ""
         yield {
             parts.conversation: conversation,
             parts.question: "",
             parts.expected: "",
+            parts.seed: turn.seed,
             parts.asked[0]: turn.question,
             parts.asked[1]: known,
             parts.status: "The models are answering…",
@@ -87,27 +90,35 @@ class Handlers:
             **{column.chat: messages(conversation.turns, index) for index, column in enumerate(parts.columns)},
             **{column.numbers: numbers(None) for column in parts.columns},
         }
-        shown: list[Answer | None] = [None] * len(parts.columns)
-        for answers in self.arena.answer(conversation, _session(request)):
-            conversation = conversation.answered(answers)
-            view: Updates = {}
-            for index, (column, answer) in enumerate(zip(parts.columns, answers, strict=True)):
-                before, shown[index] = shown[index], answer
-                if before == answer:
-                    continue
-                view[column.numbers] = numbers(answer, turn)
-                if before is None or (before.text, before.finish) != (answer.text, answer.finish):
-                    view[column.chat] = messages(conversation.turns, index)
-                if answer.finish is not None:
-                    view[column.stop] = gr.update(visible=False)
-            if view:
-                yield view
-        yield {
-            parts.conversation: conversation,
-            parts.status: f"{summary(conversation, self.arena.contenders)} Which answer is best?",
+        ready: Updates = {
             parts.ask: gr.update(visible=True),
             parts.stop: gr.update(visible=False),
             **{button: gr.update(interactive=True) for button in self._between_turns},
+        }
+        shown: list[Answer | None] = [None] * len(parts.columns)
+        try:
+            for answers in self.arena.answer(conversation, _session(request)):
+                conversation = conversation.answered(answers)
+                view: Updates = {}
+                for index, (column, answer) in enumerate(zip(parts.columns, answers, strict=True)):
+                    before, shown[index] = shown[index], answer
+                    if before == answer:
+                        continue
+                    view[column.numbers] = numbers(answer, turn)
+                    if before is None or (before.text, before.finish) != (answer.text, answer.finish):
+                        view[column.chat] = messages(conversation.turns, index)
+                    if answer.finish is not None:
+                        view[column.stop] = gr.update(visible=False)
+                if view:
+                    yield view
+        except Exception:  # such as a GPU that ZeroGPU does not lend
+            stops = {column.stop: gr.update(visible=False) for column in parts.columns}
+            yield {parts.status: "The question could not be answered.", **ready, **stops}
+            raise
+        yield {
+            parts.conversation: conversation,
+            parts.status: f"{summary(conversation, self.arena.contenders)} Which answer is best?",
+            **ready,
             **{button: gr.update(visible=True, interactive=True) for button in parts.votes},
         }
 

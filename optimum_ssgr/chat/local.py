@@ -11,7 +11,7 @@ from typing_extensions import Self
 from ..checkpoints.load import load_model
 from ..errors import ModelError
 from ..rollouts.local import sample_tokens
-from ..verification.answer import THINK_END, THINK_START
+from ..verification.answer import THINK_START
 from .backends import TOP_P, ChatRequest, Piece
 
 
@@ -60,8 +60,7 @@ class LocalBackend:
             ModelError: The conversation does not fit the model's context.
         """
         prompt = self._encode(request)
-        opened = self.tokenizer.decode(prompt)
-        if opened.rfind(THINK_START) > opened.rfind(THINK_END):
+        if self.tokenizer.decode(prompt).rstrip().endswith(THINK_START):
             yield Piece(THINK_START + "\n")  # the template opened the thinking
         longest = request.max_new_tokens
         if self.context is not None:

@@ -74,8 +74,8 @@ def build_page(arena: Arena, save_vote: SaveVote) -> gr.Blocks:
         handlers = Handlers(arena, parts, save_vote)
         _wire(handlers)
         toggle.click(None, js=TOGGLE_THEME, api_visibility="private")
-        page.load(handlers.from_link, None, [parts.question, parts.expected, parts.blind, *parts.settings], **AT_ONCE)
-        page.load(None, js=LABEL_COLUMNS, api_visibility="private")
+        filled = [parts.question, parts.expected, parts.blind, *parts.settings]
+        page.load(handlers.from_link, None, filled, **AT_ONCE).then(None, js=LABEL_COLUMNS, api_visibility="private")
         gr.api(handlers.compare, api_name="compare", concurrency_id="compare", concurrency_limit=settings.concurrency)
     return page.queue(max_size=settings.queue_size, default_concurrency_limit=8)
 

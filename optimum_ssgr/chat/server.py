@@ -36,7 +36,9 @@ class ServerBackend:
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx2.Timeout(timeout, connect=CONNECT_TIMEOUT),
         )
-        self.opens_thinking = False  # found out: some templates open the thinking in the prompt, which is not streamed
+        # Some templates open the thinking in the prompt, which is not streamed: what ended by itself last tells. Not what ever
+        # did, as whoever asks for a closing tag gets one from any model.
+        self.opens_thinking = False
 
     def stream(self, request: ChatRequest, stopped: Callable[[], bool]) -> Iterator[Piece]:
         """Yield the response as the server sends it; leaving the loop closes the connection, which ends the server's work.
@@ -96,7 +98,8 @@ class ServerBackend:
                 counted = used
         if finish is None:
             raise self._failure("broke off while answering", "no end of the stream")
-        self.opens_thinking = self.opens_thinking or (THINK_END in text and THINK_START not in text)
+        if finish != "length":
+            self.opens_thinking = THINK_END in text and THINK_START not in text
         yield Piece("", finish="length" if finish == "length" else "stop")
 
     def _failure(self, what: str, details: str) -> ModelError:

@@ -111,6 +111,9 @@ class ChatSettings:
         """
         try:
             values = json.loads(text)
-            return cls(**values | {"models": tuple(values.get("models", ()))})
+            models = values.get("models", [])
+            if not isinstance(models, list):  # the letters of a text would be taken for names
+                raise TypeError("models must be a list")
+            return cls(**values | {"models": tuple(models)})
         except (ValueError, TypeError, AttributeError) as error:
             raise ConfigError(f"cannot read the settings in {place}: {error}.") from None

@@ -11,7 +11,7 @@ from huggingface_hub import get_session, set_client_factory
 from huggingface_hub.utils import _http
 from transformers.utils import logging
 
-from .failures import hub_error, is_passing
+from .failures import hub_error, is_passing, rate_limit_wait
 
 
 logger = logging.get_logger(__name__)
@@ -31,7 +31,7 @@ def call_hub(call: Callable[[], Result], repo_id: str, tries: int = TRIES) -> Re
     Args:
         call: Takes nothing; must be safe to repeat, also where it succeeded and only its answer was lost.
         repo_id: What the call is about, for the message.
-        tries: How often to try, waiting 1, 2, 4, ... at most 30 s in between.
+        tries: How often to try, waiting 1, 2, 4, ... at most 30 s in between; after a rate limit, until it ends.
 
     Returns:
         What the call returns.
@@ -49,10 +49,18 @@ def call_hub(call: Callable[[], Result], repo_id: str, tries: int = TRIES) -> Re
                 raise
             if not is_passing(error) or attempt == tries - 1:
                 break
-        wait = min(FIRST_WAIT * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1)  # so that rivals do not meet again
+            wait = seconds_to_wait(error, attempt)
         logger.warning(f"{str(refusal).split(';')[0]}; trying again in {wait:.0f} s.")
         time.sleep(wait)
     raise refusal
+
+
+def seconds_to_wait(error: BaseException, attempt: int) -> float:
+    """Return how long to wait after a try that failed, with some chance in it, so that rivals do not meet again."""
+    limited = rate_limit_wait(error)
+    if limited is not None:
+        return limited + FIRST_WAIT * random.uniform(1, 5)
+    return min(FIRST_WAIT * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1)
 
 
 def limit_silence() -> None:

@@ -15,12 +15,15 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import parse_ratelimit_headers
 
 from ..errors import HubError
 
 
 # What the Hub's clients raise. `HfHubHTTPError` is an `HTTPError`; hf_xet raises `ConnectionError`, whatever went wrong.
 RAISED = (HTTPError, OfflineModeIsEnabled, LocalTokenNotFoundError, HFValidationError, ConnectionError)
+# The Hub counts calls in windows of 5 minutes. Seconds to wait where it does not tell how long the window lasts, and at most.
+RATE_LIMIT_WAIT, LONGEST_RATE_LIMIT_WAIT = 60.0, 600.0
 
 
 def hub_error(error: BaseException, repo_id: str) -> HubError | None:
@@ -51,6 +54,20 @@ def is_passing(error: BaseException) -> bool:
     return not _is_full(origin) and (status in (408, 409, 412, 425, 429) or status >= 500)
 
 
+def rate_limit_wait(error: BaseException) -> float | None:
+    """Return the seconds until the Hub takes calls again, where it got too many of them; None after trouble of another kind."""
+    origin = _origin(error)
+    if _status(origin) != 429:
+        return None
+    headers = origin.response.headers if isinstance(origin, HfHubHTTPError) else {}
+    limit, retry_after = parse_ratelimit_headers(headers), headers.get("Retry-After", "")
+    if limit and limit.remaining == 0:
+        told = limit.reset_in_seconds
+    else:
+        told = int(retry_after) if retry_after.isdecimal() else RATE_LIMIT_WAIT
+    return min(told, LONGEST_RATE_LIMIT_WAIT)
+
+
 def _origin(error: BaseException | None) -> BaseException | None:
     """The outermost exception of the Hub's clients in a chain of exceptions."""
     if isinstance(error, JSONDecodeError):  # an answer that is not the Hub's, say a proxy's; further in, it may be a local file
@@ -65,7 +82,7 @@ def _is_lfs_refusal(error: BaseException) -> bool:
     return isinstance(error, ValueError) and str(error).startswith("LFS batch API returned errors")
 
 
-def _status(origin: BaseException) -> int | None:
+def _status(origin: BaseException | None) -> int | None:
     """The HTTP status of an answer; hf_xet gives it in words only, as "(403 Forbidden)"."""
     if isinstance(origin, HfHubHTTPError):
         return origin.response.status_code
@@ -85,8 +102,13 @@ def _said(origin: BaseException) -> str:
 
 
 def _is_full(origin: BaseException) -> bool:
-    """Whether an account's storage is used up, which the Hub tells by several statuses and in words."""
-    return _status(origin) in (402, 413, 507) or re.search(r"\b(storage|quota)\b", _said(origin), re.I) is not None
+    """Whether an account's storage is used up, which the Hub tells by several statuses and, where it refuses, in words.
+
+    Elsewhere these words mean other things: of a rate limit it says "you hit the quota", of trouble "our storage is down".
+    """
+    status = _status(origin)
+    says_so = status in (None, 400, 403) and re.search(r"\b(storage|quota)\b", _said(origin), re.I)
+    return status in (402, 413, 507) or bool(says_so)
 
 
 def _sentence(origin: BaseException, repo_id: str) -> str:

@@ -1,12 +1,11 @@
 """Publish a checkpoint or a calibration set: its folder in one commit, with the card that users may have edited."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from huggingface_hub import CommitInfo
 
 from ..errors import DataError
-from .push import files_of, push_folder
+from .push import Merge, files_of, push_folder
 
 
 CHECKPOINT, CALIBRATION_SET = "ssgr_config.json", "manifest.json"
@@ -42,7 +41,7 @@ def repo_type_of(folder: Path) -> str:
 def publish_folder(
     folder: Path,
     repo_id: str,
-    card: Callable[[str | None], str],
+    card: Merge,
     *,
     private: bool | None = None,
     revision: str | None = None,
@@ -55,7 +54,7 @@ def publish_folder(
     Args:
         folder: What `SSGRPruner.save_pretrained` or `CalibrationSet.save_to_disk` wrote.
         repo_id: NAMESPACE/NAME; created where it is missing.
-        card: Makes the card out of the one on the Hub, which is None where there is none.
+        card: Makes the card out of the one on the Hub, which is None where there is none, and the commit that it is in.
         private: See `push_folder`, as for the others.
         revision: Branch.
         create_pr: Open a pull request instead.

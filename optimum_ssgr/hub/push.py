@@ -15,6 +15,8 @@ from .access import check_name, check_visibility, find_repo
 from .client import call_hub
 
 
+Merge = Callable[[str | None, str], str]
+
 BATCH_BYTES = 2 * 1024**3
 
 
@@ -30,7 +32,7 @@ def push_folder(
     message: str = "Upload with optimum-ssgr",
     ignore_patterns: Sequence[str] = (),
     delete_patterns: Sequence[str] = (),
-    merge: Mapping[str, Callable[[str | None], str]] | None = None,
+    merge: Mapping[str, Merge] | None = None,
 ) -> CommitInfo:
     """Commit all files of a folder to a repository on the Hub, which is created where it is missing, like the branch.
 
@@ -49,8 +51,8 @@ def push_folder(
         message: First line of the commit's message.
         ignore_patterns: Files of the folder to leave out, as for `upload_folder`.
         delete_patterns: Files on the Hub to delete in the same commit unless they are in the folder, as for `upload_folder`.
-        merge: For paths of text files, what makes their new text out of that on the Hub, which is None where there is none;
-            they need not be in the folder.
+        merge: For paths of text files, what makes their new text out of that on the Hub, which is None where there is none, and
+            the commit that it is in; they need not be in the folder.
 
     Returns:
         The commit; the head of the branch where nothing differs from it.
@@ -156,7 +158,7 @@ def _merged(
     api: HfApi,
     repo: dict[str, str],
     head: str,
-    merge: Mapping[str, Callable[[str | None], str]],
+    merge: Mapping[str, Merge],
     there: dict[str, RepoFile],
 ) -> list[CommitOperationAdd]:
     """The text files that change when what is on the Hub is merged into them."""
@@ -169,7 +171,7 @@ def _merged(
                 old = downloaded.read_text(encoding="utf-8")
             except UnicodeDecodeError:
                 raise DataError(f"the {path} of {repo['repo_id']} is not UTF-8 text; mend or remove it on the Hub.") from None
-        new = make(old)
+        new = make(old, head)
         if new != old:
             additions.append(CommitOperationAdd(path, new.encode()))
     return additions

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from optimum_ssgr.calibration.build import build_set, tokenizer_hash
+from optimum_ssgr.calibration.build import build_set, encode_text, tokenizer_hash
 from optimum_ssgr.calibration.reselect import reselect
 from optimum_ssgr.calibration.strategies import Sources, select
 from optimum_ssgr.config import CalibrationConfig
@@ -40,6 +40,25 @@ def test_where_the_earlier_set_is_on_the_hub_does_not_become_the_new_ones_place(
     again = reselect(pulled, CalibrationConfig(strategy="rac", num_sequences=3))
     assert "hub" not in again.manifest
     assert again.manifest["reselected_from"]["hub"] == place
+
+
+@pytest.mark.parametrize(("strategy", "adaptive"), [("ssgr", True), ("mix", False)])
+def test_the_rollouts_of_a_selected_set_come_from_the_first_one(reasoner, strategy, adaptive, caplog):
+    """With its settings: they were sampled adaptively, whatever was selected since, and a mixture had its text."""
+    tokenizer, text = reasoner[1], ["some words of general text " * 100]
+    settings = {"strategy": strategy, "adaptive": adaptive}
+    config = CalibrationConfig(**settings, num_sequences=8, text_length=16, samples_per_problem=4)
+    origin = {"model": "tiny-reasoner", "tokenizer_hash": tokenizer_hash(tokenizer), "text": "first.txt"}
+    sources = dataclasses.replace(encode_text(tokenizer, text, config), rollouts=ITEMS)
+    first = build_set(sources, config, origin, ITEMS)
+    second = reselect(first, CalibrationConfig(strategy="text", num_sequences=3, text_length=16), tokenizer, text)
+    caplog.clear()
+    third = reselect(second, CalibrationConfig(strategy="self", num_sequences=3))
+    assert second.manifest["reselected_from"] == third.manifest["reselected_from"]
+    came_from = third.manifest["reselected_from"]
+    assert came_from["content_hash"] == first.manifest["content_hash"] and ("text" in came_from) == (strategy == "mix")
+    assert came_from["calibration"] == config.to_dict() and ("sampled adaptively" in caplog.text) == adaptive
+    assert second.manifest["text"] == "first.txt" and "text" not in third.manifest
 
 
 def test_mixtures_need_the_models_tokenizer(earlier, reasoner):

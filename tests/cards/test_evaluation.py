@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from optimum_ssgr.cards.evaluation import attach_evaluation, evaluation_rows
 from optimum_ssgr.checkpoints.identity import hash_weights
 from optimum_ssgr.errors import DataError
-from tests.cards.test_render import CARDS, COMMIT
+from tests.cards.test_render import CARDS, COMMIT, cells
 
 
 def measured(model, problems="org/set", split="test", accuracy=0.5):
@@ -64,6 +64,26 @@ def test_rows_of_the_checkpoint_and_of_the_model_it_was_made_from(checkpoint, ev
     [result] = ModelCard(card).data.eval_results
     assert (result.dataset_type, result.dataset_revision, result.metric_value) == ("org/set", COMMIT, 0.25)
     assert result.metric_args == {"standard_error": 0.1, "problems": 10, "samples": 20}
+
+
+def test_the_perplexity_on_general_text_where_it_was_measured(checkpoint, evaluated):
+    """Dense beside sparse; an evaluation without it says nothing of it, and keeps what was measured with other problems."""
+    models = {
+        "tiny-reasoner": {"commit": None, "weights": {"model.safetensors": "0" * 64}},
+        "sparse": {"commit": None, "weights": hash_weights(checkpoint)},
+    }
+    attach_evaluation(checkpoint, evaluation_rows(evaluated(models, measured("sparse", "org/other")), checkpoint))
+    assert "perplexity" not in (checkpoint / "README.md").read_text()
+    rows = [measured(name) | {"text_perplexity": value} for name, value in (("sparse", 23.456), ("tiny-reasoner", 11.321))]
+    results = evaluated(models, *rows)
+    path = results / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"text": "/home/someone/secret/text.txt"}))
+    attach_evaluation(checkpoint, evaluation_rows(results, checkpoint))
+    card = (checkpoint / "README.md").read_text()
+    names, _, other, dense, sparse = cells(card, "Evaluation")
+    assert [row[-1] for row in (names, other, dense, sparse)] == ["perplexity", "-", "11.3", "23.5"]
+    assert {len(row) for row in (names, other, dense, sparse)} == {8} and (dense[1], sparse[1]) == ("`dense`", "`sparse`")
+    assert '"perplexity" is that on general text, `text.txt`.\n' in card and "secret" not in card
 
 
 def test_what_is_measured_again_takes_the_place_of_what_was(checkpoint, evaluated):

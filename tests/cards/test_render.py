@@ -208,21 +208,58 @@ def test_the_table_of_columns_is_the_schema(manifest):
     assert columns == [list(CALIBRATION_FEATURES), list(ROLLOUT_FEATURES)]
 
 
-@pytest.mark.parametrize("strategy", ["ssgr", "self", "rac", "resp", "obc", "mix", "prompts", "text"])
-def test_every_strategy_has_a_card(manifest, strategy):
-    manifest["calibration"]["strategy"] = strategy
-    if strategy in ("prompts", "text"):
+STRATEGIES = {  # what the sequences of each are
+    **{strategy: {"traces"} for strategy in ("ssgr", "self", "rac", "resp", "obc")},
+    **{"mix": {"traces", "text"}, "prompts": {"questions"}, "text": {"text"}},
+}
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["calibrated", "selected again"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_has_a_card(provenance, manifest, strategy, again):
+    """A set that was selected again keeps its rollouts, also where its sequences are none of them."""
+    holds = STRATEGIES[strategy]
+    if again:
+        manifest["reselected_from"] = {"calibration": copy.deepcopy(manifest["calibration"]), "content_hash": "f00"}
+    elif "traces" not in holds:
         manifest["counts"] = {"sequences": 3, "tokens": 40}
         del manifest["batch_size"], manifest["engine"]
-    if strategy in ("mix", "text"):
+        if strategy == "text":
+            del manifest["problems"]
+    manifest["calibration"]["strategy"] = strategy
+    if "text" in holds:
         manifest["text"] = "allenai/c4:en"
-    if strategy == "text":
-        del manifest["problems"]
     card = dataset_card(manifest)
     assert f"Strategy `{strategy}`" in card
-    assert ("rollouts" in card) == (strategy not in ("prompts", "text"))
-    assert ("general text:" in card.lower()) == (strategy in ("mix", "text"))
+    assert ("rollouts" in card) == ("traces" in holds or again)
+    assert ("selected among them" in card) == ("At most" in card) == ("traces" in holds)
+    assert ("selected again from rollouts" in card) == (again and "traces" in holds)
+    assert ("among windows of general text" in card) == (strategy == "mix")
+    assert ("general text:" in card.lower()) == ("text" in holds)
+    licence, personal = (re.search(rf"\*\*{name}\.\*\* (.*)", card)[1] for name in ("Licence", "Personal data"))
+    assert ("text" in licence) == ("text" in personal) == ("text" in holds)
+    assert ("problems" in personal) == (again or holds != {"text"})
+    assert ("written by" in licence) == ("a model can write names" in personal) == ("rollouts" in manifest["counts"])
     assert "None" not in card
+
+    card = model_card(provenance | {"calibration": manifest})
+    said = re.search(r"decided on [\d,]+ tokens of (.*), see", card)[1]
+    words = {"traces": "the model's own traces", "text": "general text", "questions": "the problems' questions"}
+    assert said == " and ".join(words[part] for part in ("traces", "text", "questions") if part in holds)
+    assert ("They were selected among" in card) == (holds == {"traces"})
+    assert ("The traces among them were selected among" in card) == ("windows of general text" in card) == (strategy == "mix")
+
+
+def test_traces_of_another_model_are_not_called_its_own(provenance):
+    provenance["calibration"]["model"] = "org/another"
+    assert "tokens of traces, see" in model_card(provenance)
+
+
+def test_the_licence_of_problems_is_not_that_of_general_text(manifest):
+    manifest["problems"]["read_from"] = [f"openai/gsm8k:main@{COMMIT}"]
+    manifest["calibration"]["strategy"] = "mix"
+    data = DatasetCard(dataset_card(manifest)).data  # made in Python, from text that has no name
+    assert (data.license, data.language) == (None, None)
 
 
 def test_what_was_excluded_is_said(manifest):
@@ -282,6 +319,17 @@ def test_a_set_selected_again_takes_two_commands(manifest):
     assert calibration_config(args, CalibrationConfig.from_dict(first)).to_dict() == manifest["calibration"]
     assert args.text == "text.txt"
     assert "secret" not in dataset_card(manifest)
+
+
+def test_each_command_names_its_own_text(manifest):
+    """A mixture was selected from the rollouts of another mixture, and `ssgr` from those."""
+    first = manifest["calibration"] | {"strategy": "mix"}
+    manifest |= {"reselected_from": {"calibration": first, "content_hash": "f00", "text": "first.txt"}, "text": "last.txt"}
+    again = manifest | {"calibration": manifest["calibration"] | {"strategy": "mix", "num_sequences": 5}}
+    assert [re.findall(r"--text (\S+)", command) for command in commands(dataset_card(again))] == [["first.txt"], ["last.txt"]]
+    del manifest["text"]
+    calibrate, select = commands(dataset_card(manifest))
+    assert "--text first.txt" in calibrate and "--text" not in select
 
 
 def test_what_was_made_in_python_has_no_command(provenance, manifest):
@@ -365,7 +413,7 @@ def hostile(record, value, keep=()):
     ],
 )
 def test_hostile_values_change_nothing(provenance, manifest, value):
-    provenance["evaluation"][0]["read_from"] = "org/set@" + COMMIT
+    provenance["evaluation"][0] |= {"read_from": "org/set@" + COMMIT, "text": "t", "text_perplexity": 9.0}
     provenance["inherited"] |= {"license_name": "n", "license_link": "l", "language": ["en"]}
     provenance["calibration"] |= {"hub": {"id": "a", "commit": "b"}, "instruction": "i"}
     manifest |= {
@@ -544,6 +592,24 @@ def test_marks_that_were_edited_away(old, new, lost):
 def test_metadata_that_cannot_be_read_is_not_thrown_away(new, broken):
     with pytest.raises(DataError, match="is not valid YAML; mend or remove it"):
         merge_card(broken, new)
+
+
+def test_where_both_cards_were_edited_the_folders_counts_and_the_others_commit_is_named(tmp_path, provenance, caplog):
+    (tmp_path / "ssgr_config.json").write_text(json.dumps(provenance))
+    untouched = model_card(provenance, "me/model")
+    mine, theirs, older = (text + "\nHere.\n" for text in (untouched, untouched + "\nThere.\n", model_card(provenance)))
+    for local, there, expected in (
+        (untouched, theirs, theirs),
+        (mine, untouched, mine),
+        (mine, None, mine),
+        (mine, older, mine),  # nothing is lost
+        (mine, theirs, mine),
+    ):
+        (tmp_path / "README.md").write_text(local)
+        assert COMMIT not in caplog.text
+        assert card_for(tmp_path, "me/model")(there, COMMIT) == expected
+    [warning] = caplog.messages
+    assert "the folder's counts" in warning and f"commit {COMMIT}" in warning
 
 
 def test_a_card_that_is_not_text_is_not_thrown_away(tmp_path, provenance):

@@ -5,6 +5,9 @@ from time import monotonic, sleep
 from urllib.request import urlopen
 
 
+TWO_FRAMES = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
+
 def example(page, level="easy"):
     page.click(f"#example-{level}")
     page.wait_for_function("document.querySelector('#question textarea').value.length > 5")
@@ -23,11 +26,15 @@ def ask(page, question, expected=""):
 
 
 def choose(page, **settings):
+    """Set settings; again until they hold, as Gradio gives an accordion's parts their values anew a frame after it opens."""
     if not page.is_visible("#seed input"):
         page.click("#more button")
     for name, value in settings.items():
-        page.fill(f"#{name} input[type=number]", str(value))
-        page.press(f"#{name} input[type=number]", "Tab")
+        box = page.locator(f"#{name} input[type=number]")
+        while box.input_value() != str(value):
+            box.fill(str(value))
+            box.press("Tab")
+            page.evaluate(TWO_FRAMES)
 
 
 def wait_until(true, seconds=60):

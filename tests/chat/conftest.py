@@ -99,7 +99,7 @@ def open_page(chromium):
         page.on("request", lambda request: request.url.startswith((own, "data:", "blob:")) or page.outside.append(request.url))
         page.on("pageerror", lambda error: page.errors.append(str(error)))
         page.goto(url)
-        page.wait_for_selector("#question textarea")
+        page.wait_for_selector("#columns > [role=region]")  # labelled when all else is loaded
         return page
 
     yield open_

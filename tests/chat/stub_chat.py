@@ -22,6 +22,7 @@ HOSTILE = (
 SCRIPTS = {
     "right": "<think>\nSix times seven.\n</think>\nThe answer is \\boxed{42}.",
     "wrong": "<think>\nSix times eight.\n</think>\nThe answer is \\boxed{48}.",
+    "plain": "The answer is \\boxed{42}.",
     "hostile": HOSTILE,
     "opened": "Six times seven.\n</think>\nThe answer is \\boxed{42}.",
 }

@@ -178,6 +178,7 @@ def test_a_space_keeps_its_edits_and_sends_its_votes_when_it_is_stopped(cli, stu
     [
         ({"models": ["one"]}, "2 to 4"),
         ({"models": ["a", "a"]}, "once"),
+        ({"models": "a/b"}, "models must be a list"),
         ({"models": ["a", "b", "c"], "engine": "http://a/v1,http://b/v1"}, "one for each"),
         ({"temperature": 3}, "temperature"),
         ({"queue_size": 0}, "queue_size"),

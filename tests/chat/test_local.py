@@ -1,3 +1,4 @@
+import copy
 import threading
 
 import pytest
@@ -81,6 +82,15 @@ def test_characters_of_several_tokens_arrive_whole(backend):
 def test_a_conversation_beyond_the_context_is_refused(backend):
     with pytest.raises(ModelError, match="start a new one"):
         text_of(backend, messages=(("user", "1 " * 2000),))
+
+
+def test_a_question_about_the_tag_does_not_open_the_thinking(reasoner):
+    model, tokenizer = reasoner[0], copy.deepcopy(reasoner[1])
+    tokenizer.chat_template = "{{ messages[0]['content'] }}\n"
+    backend = LocalBackend(model, tokenizer)
+    assert not text_of(backend, most=5, messages=(("user", "What is <think> for? 1"),)).startswith("<think>")
+    tokenizer.chat_template = "{{ messages[0]['content'] }} <think>\n"
+    assert text_of(backend, most=5, messages=(("user", "What is </think> for?"),)).startswith("<think>")
 
 
 def test_a_model_without_chat_template_is_refused(reasoner):

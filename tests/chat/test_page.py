@@ -172,8 +172,8 @@ def test_blind_vote_hides_then_reveals(open_page, served):
 
 def test_further_turns_regenerate_and_download(open_page, served):
     page = open_page(served[0])
+    choose(page, tokens=30)
     for _ in range(2):
-        choose(page, tokens=30)  # again, as a page that is still loading sets its defaults
         ask(page, "Count the digit 1.\na 1\nb 2")
         finish(page)
     assert page.locator("#chat-1 .user-row").count() == 2
@@ -249,3 +249,25 @@ def test_the_results_tab_shows_heat_funnel_and_histograms(open_page, served):
     assert "selected" in page.inner_text("#funnel")
     page.wait_for_function("document.querySelector('.plot img').naturalWidth > 100")
     assert page.outside == []
+
+
+def test_a_question_while_the_models_answer_again_is_refused(open_page, stub):
+    with serve(ChatSettings(models=("endless", "right"), engine=stub.url, votes="/dev/null")) as (url, arena):
+        page = open_page(url)
+        ask(page, "6 * 7?")
+        page.wait_for_selector("#chat-1 >> text=again")
+        page.click("#stop")
+        finish(page)
+        page.click("#again")
+        page.wait_for_selector("#stop")  # the box was emptied for the question that is asked again
+        wait_until(lambda: len(stub.bodies) == 4)
+        page.fill("#question textarea", "Sure?")
+        page.press("#question textarea", "Enter")
+        page.wait_for_selector("text=The models are still answering; stop them first.")
+        assert arena.running and page.input_value("#question textarea") == "Sure?"
+        page.click("#stop")
+        finish(page)
+        page.click("#more button")
+        with page.expect_download() as download:
+            page.click("#json")
+        assert len(json.loads(download.value.path().read_text())["turns"]) == 1 and len(stub.bodies) == 4

@@ -37,6 +37,15 @@ def test_thinking_opened_by_the_template_is_known_the_second_time(stub):
     assert not first.startswith("<think>") and second.startswith("<think>")
 
 
+def test_one_stray_closing_tag_does_not_spoil_the_answers_after(stub):
+    """A question can make any model write one: the next answer that ends by itself tells how the template really is."""
+    backend, opened = ServerBackend(stub.url, "opened", timeout=30), []
+    for backend.model in ("opened", "endless", "plain", "plain", "right"):
+        first, *_ = backend.stream(REQUEST, lambda: False)
+        opened.append(first.tokens == 0 and first.text == "<think>\n")
+    assert opened == [False, True, True, False, False]
+
+
 def test_leaving_closes_the_connection(stub):
     pieces = []
     for piece in ServerBackend(stub.url, "endless", 30).stream(REQUEST, lambda: len(pieces) > 2):

@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import _http, _xet
 
-from optimum_ssgr.hub import client
+from optimum_ssgr.hub import client, failures
 from tests.hub_server import HubServer
 
 
@@ -19,6 +19,7 @@ os.environ |= {
     "HF_XET_CLIENT_READ_TIMEOUT": "1s",
 }
 MODES = ["lfs", "xet"]
+RATE_LIMITED = "We had to rate limit you, you hit the quota of 1000 api requests per 5 minutes period. Upgrade to PRO"
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +59,7 @@ def hub(hub_servers, home, monkeypatch, request):
     monkeypatch.setattr(client, "FIRST_WAIT", 0.001)
     monkeypatch.setattr(client, "LONGEST_WAIT", 0.05)
     monkeypatch.setattr(client, "SILENCE", 0.3)
+    monkeypatch.setattr(failures, "RATE_LIMIT_WAIT", 0.05)
     yield server
     _xet.abort_xet_session()
 

@@ -1,10 +1,14 @@
 """What is known before a push, and what each refusal says."""
 
+import httpx2
 import pytest
 from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError
 
 from optimum_ssgr.errors import HubError
 from optimum_ssgr.hub.access import check_push
+from optimum_ssgr.hub.client import TRIES, seconds_to_wait
+from tests.hub.conftest import RATE_LIMITED
 from tests.hub_server.repositories import Account
 
 
@@ -112,7 +116,9 @@ def test_names_that_cannot_be(hub, name):
         ({"status": 403, "message": "not yours"}, "the Hub says: not yours"),
         ({"status": 403, "headers": {"X-Error-Code": "GatedRepo"}}, "is gated"),
         ({"status": 429, "times": 9}, "takes no more calls"),
+        ({"status": 429, "times": 9, "message": RATE_LIMITED}, "takes no more calls"),
         ({"status": 503, "times": 9}, "HTTP status 503"),
+        ({"status": 503, "times": 9, "message": "The storage backend is down"}, "HTTP status 503"),
         ({"cut": "before", "times": 9}, "lost the connection"),
         ({"stall": "before", "times": 9}, "lost the connection"),
     ],
@@ -124,7 +130,9 @@ def test_each_refusal_says_what_to_do(hub, there, call, fault, words):
 
 
 @pytest.mark.parametrize("call", ["repo_info", "auth_check_write"])
-@pytest.mark.parametrize("fault", [{"status": 503}, {"cut": "reply"}, {"stall": "after"}], ids=str)
+@pytest.mark.parametrize(
+    "fault", [{"status": 503}, {"status": 429, "message": RATE_LIMITED}, {"cut": "reply"}, {"stall": "after"}], ids=str
+)
 def test_trouble_that_passes_is_waited_for(hub, there, call, fault):
     hub.fault(call, **fault)
     check_push(REPO)
@@ -133,3 +141,26 @@ def test_trouble_that_passes_is_waited_for(hub, there, call, fault):
 def test_no_hub_at_all(hub, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert "lost the connection to the Hub for alice/sparse (ConnectError)" in refusal(REPO)
+
+
+@pytest.mark.parametrize(
+    ("headers", "least", "most"),
+    [
+        ({"RateLimit": '"api";r=0;t=211', "Retry-After": "5"}, 212, 216),
+        ({"Retry-After": "120"}, 121, 125),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 300 / (TRIES - 1), 120),
+        ({}, 300 / (TRIES - 1), 120),
+        ({"Retry-After": "999999"}, 300, 900),
+    ],
+    ids=str,
+)
+def test_a_rate_limit_is_outlasted(headers, least, most):
+    """The Hub's window is 5 minutes; where it does not say when it ends, all the waits together are longer."""
+    response = httpx2.Response(429, headers=headers, request=httpx2.Request("GET", "http://127.0.0.1/api/models"))
+    error = HfHubHTTPError(RATE_LIMITED, response=response, server_message=RATE_LIMITED)
+    assert all(least <= seconds_to_wait(error, attempt) <= most for attempt in range(TRIES))
+
+
+def test_a_rate_limit_told_by_xet_is_outlasted():
+    error = ConnectionError("Network error: HTTP status client error (429 Too Many Requests)")
+    assert sum(seconds_to_wait(error, attempt) for attempt in range(TRIES - 1)) > 300

@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 
 from optimum_ssgr.errors import DataError, HubError
 from optimum_ssgr.hub.push import push_folder
-from tests.hub.conftest import MODES
+from tests.hub.conftest import MODES, RATE_LIMITED
 
 
 REPO = "alice/sparse"
@@ -107,6 +107,16 @@ def test_a_name_taken_by_a_repository_that_the_token_may_not_see_is_refused(hub,
     assert_nothing_landed(hub)
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [{"status": 429, "message": RATE_LIMITED}, {"status": 500, "message": "Storage quota service unavailable"}],
+    ids=str,
+)
+def test_what_passes_is_not_taken_for_full_storage(hub, folder, fault):
+    hub.fault("commit", **fault)
+    assert_landed_once(hub, folder, push_folder(folder, REPO, message="weights"))
+
+
 def test_an_answer_that_is_not_the_hubs_is_asked_for_again(hub, folder):
     hub.fault("validate_yaml", status=502, message="bad gateway", headers={"Content-Length": "3"})
     assert_landed_once(hub, folder, push_folder(folder, REPO, message="weights"))
@@ -117,6 +127,7 @@ def test_an_answer_that_is_not_the_hubs_is_asked_for_again(hub, folder):
     [
         ({"status": 402, "message": "Payment required"}, "storage .* is used up"),
         ({"status": 403, "message": "Private repository storage limit reached"}, "storage .* is used up"),
+        ({"status": 507, "message": "Insufficient"}, "storage .* is used up"),
         ({"status": 400, "message": "File name too long"}, "File name too long"),
         ({"status": 403, "message": "Two\nlines. And more"}, "the Hub says: Two lines"),
     ],
@@ -267,11 +278,17 @@ def test_files_are_left_out_and_old_ones_deleted_in_the_same_commit(hub, folder)
     assert sorted(on_hub(hub)) == ["README.md", "config.json", "model.safetensors", "plots/model-2.safetensors"]
 
 
+def test_what_is_merged_with_comes_with_its_commit(hub, folder):
+    first = push_folder(folder, REPO, message="weights").oid
+    push_folder(folder, REPO, merge={"README.md": lambda old, commit: f"{old}{commit}"})
+    assert hub.read(REPO, "README.md").decode() == (folder / "README.md").read_text() + first
+
+
 def test_what_cannot_be_merged_with_is_kept(hub, folder):
     HfApi().create_repo(REPO)
     hub.repo(REPO).add_commit("main", "binary", {"README.md": hub.store(b"\xff\xfe")})
     with pytest.raises(DataError, match=r"the README.md of alice/sparse is not UTF-8 text; mend or remove it on the Hub\."):
-        push_folder(folder, REPO, merge={"README.md": lambda old: "new"})
+        push_folder(folder, REPO, merge={"README.md": lambda old, commit: "new"})
     assert titles(hub) == ["binary", "initial commit"]
 
 
