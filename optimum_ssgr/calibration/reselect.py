@@ -1,7 +1,7 @@
 """Select again from rollouts that were generated before."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -22,6 +22,7 @@ def reselect(
     config: CalibrationConfig,
     tokenizer: PreTrainedTokenizerBase | None = None,
     documents: Sequence[str] = (),
+    about: Mapping[str, Any] | None = None,
 ) -> CalibrationSet:
     """Make another calibration set from the rollouts of one, without generating anything.
 
@@ -30,6 +31,7 @@ def reselect(
         config: What to select; how the rollouts were sampled is taken from the earlier set.
         tokenizer: The model's tokenizer, for the strategies that take text.
         documents: General text for them.
+        about: Further provenance for the manifest, such as where the text comes from.
 
     Raises:
         DataError: The set has no rollouts, the tokenizer is another model's, or nothing qualifies.
@@ -51,16 +53,12 @@ def reselect(
         sources = encode_text(tokenizer, documents, config)
     prompts = {item.problem.id: item.rollout.prompt_ids for item in graded}
     sources = dataclasses.replace(sources, rollouts=graded, prompts=prompts)
-    if not config.needs_text:
-        origin.pop("text", None)
-    return build_set(sources, config, origin | {"reselected_from": first}, graded)
+    return build_set(sources, config, origin | {"reselected_from": first} | (about or {}), graded)
 
 
 def _origins(earlier: CalibrationSet) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what a set shares with those selected from it, and what is true of that alone which the rollouts were made for."""
-    alone = ("calibration", "content_hash", "hub")
+    alone = ("calibration", "content_hash", "hub", "text")
     shared = {key: value for key, value in earlier.manifest.items() if key not in (*alone, "counts", "reselected_from")}
-    if "reselected_from" in earlier.manifest:
-        return shared, earlier.manifest["reselected_from"]
-    names = (*alone, "text") if earlier.config.needs_text else alone
-    return shared, {key: earlier.manifest[key] for key in names if key in earlier.manifest}
+    own = {key: earlier.manifest[key] for key in alone if key in earlier.manifest}
+    return shared, earlier.manifest.get("reselected_from", own)

@@ -38,9 +38,7 @@ class SelectCommand(SSGRSubcommand):
         check_text(args, config)
         text = load_documents(args.text, characters_for(config)) if config.needs_text else ()
         tokenizer = load_tokenizer(earlier.manifest["model"]) if config.needs_text else None
-        if config.needs_text:
-            earlier = dataclasses.replace(earlier, manifest=earlier.manifest | {"text": args.text})
-        built = reselect(earlier, config, tokenizer, text)
+        built = reselect(earlier, config, tokenizer, text, {"text": args.text} if config.needs_text else None)
         describe(built.manifest["counts"])
         if args.dry_run:
             return

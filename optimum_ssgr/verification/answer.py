@@ -26,7 +26,7 @@ def split_thinking(prompt: str, response: str) -> tuple[str | None, bool | None]
     """
     if THINK_END in response:
         return response.rsplit(THINK_END, 1)[1], True
-    opened = THINK_START in response or prompt.rfind(THINK_START) > prompt.rfind(THINK_END)
+    opened = THINK_START in response or prompt.rstrip().endswith(THINK_START)  # elsewhere the question speaks of it
     return (None, False) if opened else (response, None)
 
 

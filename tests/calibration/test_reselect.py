@@ -48,17 +48,20 @@ def test_the_rollouts_of_a_selected_set_come_from_the_first_one(reasoner, strate
     tokenizer, text = reasoner[1], ["some words of general text " * 100]
     settings = {"strategy": strategy, "adaptive": adaptive}
     config = CalibrationConfig(**settings, num_sequences=8, text_length=16, samples_per_problem=4)
-    origin = {"model": "tiny-reasoner", "tokenizer_hash": tokenizer_hash(tokenizer), "text": "first.txt"}
+    origin = {"model": "tiny-reasoner", "tokenizer_hash": tokenizer_hash(tokenizer)}
+    if strategy == "mix":
+        origin["text"] = "first.txt"
     sources = dataclasses.replace(encode_text(tokenizer, text, config), rollouts=ITEMS)
     first = build_set(sources, config, origin, ITEMS)
-    second = reselect(first, CalibrationConfig(strategy="text", num_sequences=3, text_length=16), tokenizer, text)
+    by_text = CalibrationConfig(strategy="text", num_sequences=3, text_length=16)
+    second = reselect(first, by_text, tokenizer, text, {"text": "second.txt"})
     caplog.clear()
     third = reselect(second, CalibrationConfig(strategy="self", num_sequences=3))
     assert second.manifest["reselected_from"] == third.manifest["reselected_from"]
     came_from = third.manifest["reselected_from"]
-    assert came_from["content_hash"] == first.manifest["content_hash"] and ("text" in came_from) == (strategy == "mix")
+    assert came_from["content_hash"] == first.manifest["content_hash"] and came_from.get("text") == origin.get("text")
     assert came_from["calibration"] == config.to_dict() and ("sampled adaptively" in caplog.text) == adaptive
-    assert second.manifest["text"] == "first.txt" and "text" not in third.manifest
+    assert second.manifest["text"] == "second.txt" and "text" not in third.manifest
 
 
 def test_mixtures_need_the_models_tokenizer(earlier, reasoner):

@@ -12,6 +12,7 @@ from optimum_ssgr.verification.answer import find_answer, split_thinking
         ("q", r"<think>a</think>b", ("b", True)),
         ("q", r"\boxed{1}", (r"\boxed{1}", None)),  # a model that does not think
         ("<think>old</think>q", r"\boxed{1}", (r"\boxed{1}", None)),
+        ("what does <think> mean?", r"\boxed{1}", (r"\boxed{1}", None)),
         ("q<think>\n", "a</think>b</think>c", ("c", True)),
     ],
 )
