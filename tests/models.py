@@ -1,5 +1,7 @@
 """Tiny models with random weights, one per architecture that must work."""
 
+import copy
+
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -53,7 +55,8 @@ MIXTURES = {
 def random_model(name, seed=0):
     """Make a model whose weights are large enough for its outputs to depend on every one of them."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config((CONFIGS | MIXTURES)[name], attn_implementation="eager").eval()
+    config = copy.deepcopy((CONFIGS | MIXTURES)[name])  # a model writes into its own
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     for parameter in model.parameters():
         if parameter.ndim == 1:
             torch.nn.init.uniform_(parameter, 0.3, 1.7)
