@@ -15,9 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
 
 from . import __version__
-from .calibration.build import build_set, check_fits, describe_origin, encode_text
+from .calibration.build import build_set, describe_origin, encode_text
 from .calibration.dataset import CalibrationSet, content_hash
 from .calibration.gather import gather_rollouts
+from .calibration.sequences import read_sequences
 from .calibration.strategies import Sources
 from .calibration.text import characters_for, load_documents
 from .cards.metadata import inherited_metadata
@@ -26,7 +27,7 @@ from .checkpoints.load import load_model, source_of
 from .checkpoints.save import check_generation_config, save_checkpoint
 from .checkpoints.streaming import StreamedWeights, load_streamed, save_streamed
 from .config import IN_PROCESS, CalibrationConfig, PruningConfig, SamplingConfig
-from .errors import ConfigError, DataError, ModelError
+from .errors import ConfigError, ModelError
 from .evaluation.evaluate import evaluate
 from .evaluation.metrics import summarize
 from .hub.publish import publish_folder
@@ -258,7 +259,7 @@ class SSGRPruner:
             raise ConfigError("a streamed model needs a journal_dir, where its pruned blocks are written.")
         config = dataclasses.replace(config, mode=config.mode or ("two_pass" if self.streamed else "staged"))
         check_prunable(self.model, config)
-        sequences, token_weights, manifest = self._sequences(calibration, config)
+        sequences, token_weights, manifest = read_sequences(calibration, config, self.model, self.tokenizer)
         provenance = self._origin(config)
         with _journal(journal_dir) as journal:
             store = None
@@ -326,26 +327,6 @@ class SSGRPruner:
             "processes": world_size(),
             "other_weights": hash_tensors((self.streamed or ResidentWeights()).outside(self.model)),
         }
-
-    def _sequences(
-        self, calibration: CalibrationSet | Dataset | str | Path | None, config: PruningConfig
-    ) -> tuple[list[list[int]], list[list[float]] | None, dict[str, Any] | None]:
-        """Return token ids, their weights and the manifest of what to calibrate on."""
-        if not config.needs_calibration:
-            return [], None, None
-        if calibration is None:
-            asking = f"the allocation {config.allocation}" if config.method == "magnitude" else f"the method {config.method}"
-            raise ConfigError(f"{asking} needs a calibration set.")
-        if isinstance(calibration, Dataset):
-            if "input_ids" not in calibration.column_names:
-                raise DataError("the calibration data set has no column input_ids.")
-            weighted = "token_weights" in calibration.column_names
-            sequences = _column(calibration, "input_ids")
-            check_context(self.model.config, max(map(len, sequences), default=0), "the longest calibration sequence")
-            return sequences, _column(calibration, "token_weights") if weighted else None, None
-        loaded = calibration if isinstance(calibration, CalibrationSet) else CalibrationSet.load(calibration)
-        check_fits(loaded, self.model, self.tokenizer)
-        return loaded.sequences, loaded.token_weights, loaded.manifest
 
     def evaluate(
         self,
@@ -448,18 +429,6 @@ class SSGRPruner:
 def _usual_instruction(problems: ProblemSource | None) -> str:
     """Return what is usually appended to the questions of a data set that is known by its name."""
     return find_source(problems).instruction if isinstance(problems, str) else ""
-
-
-def _column(data: Dataset, name: str) -> list[list[Any]]:
-    """Return a column of a data set with one value per token, without those of padding."""
-    data = data.with_format(None)  # Python numbers, in whatever format the user wants them
-    rows = list(data[name])
-    if "attention_mask" not in data.column_names:
-        return rows
-    masks = list(data["attention_mask"])
-    if [len(row) for row in rows] != [len(mask) for mask in masks]:
-        raise DataError(f"the columns {name} and attention_mask of the calibration data set differ in length.")
-    return [[value for value, seen in zip(row, mask, strict=True) if seen] for row, mask in zip(rows, masks, strict=True)]
 
 
 @contextmanager

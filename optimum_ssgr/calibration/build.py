@@ -14,7 +14,6 @@ from .. import __version__
 from ..config import CalibrationConfig
 from ..errors import DataError
 from ..records import GradedRollout
-from ..rollouts.prompts import check_context
 from .dataset import CalibrationSet
 from .selection import meets_budget
 from .strategies import Sources, select
@@ -43,21 +42,6 @@ def describe_origin(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
             "datasets": datasets.__version__,
         },
     }
-
-
-def check_fits(made: CalibrationSet, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a calibration set that was not made for a model's tokenizer and context.
-
-    Raises:
-        DataError: It was made with another tokenizer.
-        ConfigError: One of its sequences is too long.
-    """
-    if made.manifest.get("tokenizer_hash") != tokenizer_hash(tokenizer):
-        raise DataError(
-            f"the calibration set was made with the tokenizer of {made.manifest.get('model')}, which is another one "
-            "than this model's; build it again with this model."
-        )
-    check_context(model.config, max(map(len, made.sequences), default=0), "the longest calibration sequence")
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], config: CalibrationConfig) -> Sources:

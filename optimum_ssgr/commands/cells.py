@@ -2,70 +2,27 @@
 
 import dataclasses
 import json
-from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import CalibrationConfig, SamplingConfig
+from ..config import CalibrationConfig
 from ..errors import DataError
 from ..journal import write_whole
 from . import flags
 from .calibrate import load_pruner
+from .setting import Setting
 
 
 if TYPE_CHECKING:
     from ..calibration.dataset import CalibrationSet
     from ..evaluation.study import Cell
     from ..pruner import SSGRPruner
-    from ..records import GradedRollout, Problem
+    from ..records import GradedRollout
 
 DENSE = "dense"
 REFERENCE_TOKENS = 2048
 """Tokens of the dense model's own responses on which hidden states are compared."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all steps share.
-
-    Args:
-        args: Flags of the command.
-        journal: Folder for what is finished.
-        calibration: How rollouts are sampled and selected from; each step puts its own strategy and seed.
-        calibrations: Strategies and bands to make calibration sets by.
-        asked: Problems to calibrate on, by seed.
-        text: Documents of general text.
-        sets: Problems to evaluate on, by the name of their set.
-        instructions: What is added to the questions, by the name of the set; of the calibration problems by None.
-        sampling: How responses are sampled in evaluation.
-        windows: General text to measure perplexity on, token ids of equal length; empty for none.
-    """
-
-    args: Namespace
-    journal: Path
-    calibration: CalibrationConfig
-    calibrations: tuple[str, ...]
-    asked: "dict[int, list[Problem]]"
-    text: list[str]
-    sets: "dict[str, list[Problem]]"
-    instructions: dict[str | None, str]
-    sampling: SamplingConfig
-    windows: list[list[int]]
-
-    def result(self, name: str) -> Path:
-        """Return the file of a cell's result, or of the dense model's."""
-        return self.journal / "cells" / f"{name}.json"
-
-    def calibration_set(self, seed: int, name: str) -> Path:
-        """Return the folder of a calibration set."""
-        return self.journal / "calibration" / str(seed) / name.replace(":", "_")
-
-    @property
-    def reference(self) -> Path:
-        """The file of the dense model's hidden states."""
-        return self.journal / "reference.safetensors"
 
 
 def make_dense(setting: Setting) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
 from .base import be_quiet
-from .cells import Setting
+from .setting import Setting
 
 
 if TYPE_CHECKING:

@@ -61,8 +61,8 @@ class PruneCommand(SSGRSubcommand):
             raise ConfigError("several processes need --calibration; make it first with ssgr calibrate.")
         if needs_building:
             calibrate.check_inputs(args, calibration_config)
-        from ..calibration.build import check_fits
         from ..calibration.dataset import CalibrationSet
+        from ..calibration.sequences import check_fits
         from ..checkpoints.load import load_skeleton, load_tokenizer
         from ..checkpoints.streaming import check_streamable
         from ..output import check_unused
