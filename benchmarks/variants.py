@@ -1,4 +1,4 @@
-"""Compare ways to prune by what is left of the embedded reasoner: `modes`, `solvers` or `allocation`.
+"""Compare ways to prune by what is left of the embedded reasoner: `modes` or `allocation`.
 
     python benchmarks/variants.py modes --num-problems 400 --seeds 15
 
@@ -29,12 +29,6 @@ VARIANTS = {
         "sparsegpt 2:4 staged": PruningConfig(pattern="2:4", mode="staged"),
         "wanda 50 % two_pass": PruningConfig(method="wanda", sparsity=0.5, mode="two_pass"),
         "wanda 50 % staged": PruningConfig(method="wanda", sparsity=0.5, mode="staged"),
-    },
-    "solvers": {
-        "sparsegpt 50 %": PruningConfig(sparsity=0.5),
-        "alps 50 %": PruningConfig(method="alps", sparsity=0.5),
-        "sparsegpt 60 %": PruningConfig(sparsity=0.6),
-        "alps 60 %": PruningConfig(method="alps", sparsity=0.6),
     },
     "allocation": {
         "sparsegpt 50 % uniform": PruningConfig(sparsity=0.5),
