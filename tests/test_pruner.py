@@ -21,6 +21,7 @@ from optimum_ssgr.pruning.solvers.sparsegpt import factorize, sparsegpt
 from optimum_ssgr.pruning.solvers.wanda import wanda
 
 from .models import random_model
+from .problems.local_copy import write_gsm8k
 from .pruning.naive import naive_magnitude, naive_sparsegpt, naive_wanda, reconstruction_error
 from .pruning.test_solvers import PATTERNS, assert_close_where_agreeing, named, statistics
 
@@ -175,15 +176,8 @@ def test_evaluation_of_dense_and_destroyed(pruner):
 
 
 def test_the_name_of_a_known_data_set_brings_its_instruction(pruner, tmp_path, monkeypatch):
-    """Read from a local copy that is laid out as on the Hub."""
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "openai" / "gsm8k"
-    folder.mkdir(parents=True)
-    files = [{"split": split, "path": f"{split}.jsonl"} for split in ("train", "test")]
-    (folder / "README.md").write_text(f"---\n{json.dumps({'configs': [{'config_name': 'main', 'data_files': files}]})}\n---\n")
-    for split in ("train", "test"):
-        rows = [{"question": f"Count {digit} in {split}.", "answer": f"#### {digit}"} for digit in (1, 2)]
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_gsm8k(tmp_path)
 
     name, problems, config = "openai/gsm8k", load_problems("openai/gsm8k"), CalibrationConfig(strategy="prompts")
     named = pruner.build_calibration(name, config)

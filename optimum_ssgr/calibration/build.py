@@ -17,6 +17,7 @@ from ..records import GradedRollout
 from .dataset import CalibrationSet
 from .selection import meets_budget
 from .strategies import Sources, select
+from .text import encode_documents
 
 
 logger = logging.get_logger(__name__)
@@ -52,11 +53,7 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], co
     """
     if not any(document.strip() for document in documents):
         raise DataError(f"the strategy {config.strategy} needs general text, and there is none.")
-    opening = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
-    ids = tokenizer("\n".join(documents), add_special_tokens=False).input_ids
-    width = config.text_length - len(opening)
-    if len(ids) < width:
-        raise DataError(f"the text has {len(ids)} tokens, less than one window of {width}.")
+    ids, opening = encode_documents(tokenizer, documents, config.text_length)
     return Sources(text_ids=ids, opening=opening)
 
 

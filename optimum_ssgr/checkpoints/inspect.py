@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -118,20 +119,19 @@ def checkpoint_files(folder: str | Path) -> dict[Path, set[str]]:
             read, or a file it names is missing.
     """
     folder = Path(folder)
-    index = folder / INDEX
-    if (folder / SINGLE).is_file() or not index.is_file():
-        paths = [folder / SINGLE] if (folder / SINGLE).is_file() else sorted(folder.glob("*.safetensors"))
-        files = {path: set() for path in paths}
+    files: dict[Path, set[str]] = {}
+    if (folder / SINGLE).is_file():
+        files = {folder / SINGLE: set()}
+    elif (folder / INDEX).is_file():
+        for name, file in sorted(read_index(folder / INDEX).items(), key=itemgetter(1)):
+            files.setdefault(folder / file, set()).add(name)
     else:
-        placed = read_index(index)
-        files = {folder / file: set() for file in sorted(set(placed.values()))}
-        for name, file in placed.items():
-            files[folder / file].add(name)
+        files = {path: set() for path in sorted(folder.glob("*.safetensors"))}
     if not files:
         raise DataError(f"there are no safetensors files in {folder}.")
     for path in files:
         if not path.is_file():
-            raise DataError(f"{index} names {path.name}, which is missing; download or save the checkpoint again.")
+            raise DataError(f"{folder / INDEX} names {path.name}, which is missing; download or save the checkpoint again.")
     return files
 
 
@@ -169,8 +169,9 @@ def inspect_checkpoint(folder: str | Path, slice_bytes: int = SLICE_BYTES) -> It
             with safe_open(path, framework="pt") as tensors:
                 names = list(tensors.keys())
                 for name in sorted(expected.difference(names)):
-                    index = Path(folder) / INDEX
-                    raise DataError(f"{index} places {name} in {path.name}, which lacks it; download or save it again.")
+                    raise DataError(
+                        f"{Path(folder) / INDEX} places {name} in {path.name}, which lacks it; download or save it again."
+                    )
                 for name in names:
                     yield _inspect(name, tensors.get_slice(name), slice_bytes)
         except SafetensorError as error:

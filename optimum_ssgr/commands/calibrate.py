@@ -93,7 +93,7 @@ def load_pruner(args: Namespace, model: str, generates: bool) -> "SSGRPruner":
 
     if generates and args.engine == IN_PROCESS:
         return SSGRPruner.from_pretrained(model, **flags.load_arguments(args))
-    shared = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
+    shared = flags.source_arguments(args)
     return SSGRPruner(load_skeleton(model, **shared), load_tokenizer(model, **shared))
 
 
@@ -141,7 +141,7 @@ def check_model(args: Namespace, model: str, is_asked: bool) -> None:
     from ..records import Problem
     from ..rollouts.prompts import encode_prompts
 
-    shared = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
+    shared = flags.source_arguments(args)
     load_config(model, **shared)
     tokenizer = load_tokenizer(model, **shared)
     if is_asked:
@@ -190,7 +190,7 @@ def check_prompts(args: Namespace, model: str, problems: "list[Problem]", instru
     from ..checkpoints.load import load_config, load_tokenizer
     from ..rollouts.prompts import check_lengths, encode_prompts
 
-    shared = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
+    shared = flags.source_arguments(args)
     prompts = encode_prompts(load_tokenizer(model, **shared), problems, instruction)
     check_lengths(load_config(model, **shared), prompts.values(), max_new_tokens)
 
@@ -199,7 +199,7 @@ def plan(args: Namespace, config: CalibrationConfig, problems: list | None) -> N
     """Print what would be done."""
     from ..checkpoints.load import load_skeleton
 
-    skeleton = load_skeleton(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
+    skeleton = load_skeleton(args.model, **flags.source_arguments(args))
     say(f"model        {args.model}, {skeleton.num_parameters():,} parameters")
     say(f"strategy     {config.strategy}")
     if config.needs_rollouts:

@@ -77,7 +77,8 @@ class EvaluateCommand(SSGRSubcommand):
                 raise DataError(f"'{name}' gives one problem; it takes at least 2 to know a standard error.")
             for model in models:
                 check_prompts(args, model, found, flags.instruction(args, name), sampling.max_new_tokens)
-        windows = {model: text_windows(args, model, documents) for model in models} if args.text else {}
+        cut = {"length": args.text_length, "most": TEXT_WINDOWS}
+        windows = {model: text_windows(args, model, documents, **cut) for model in models} if args.text else {}
         asked = {model: ask(args, model, sampling, sets, problems, windows.get(model)) for model in models}
         rows = make_rows(args, asked)
         say(as_table(rows, asked))
@@ -168,8 +169,8 @@ def ask(
     return Asked(identity, graded, measured, speed)
 
 
-def text_windows(args: Namespace, model: str, documents: list[str]) -> "torch.Tensor":
-    """Cut text into windows by a model's tokenizer, before any weights are loaded; int64 [windows, tokens].
+def text_windows(args: Namespace, model: str, documents: list[str], length: int, most: int) -> "torch.Tensor":
+    """Cut text into windows by a model's tokenizer, before any weights are loaded; int64 [windows, length].
 
     Raises:
         SSGRError: A window does not fit the model's context, or the text does not fill one.
@@ -178,9 +179,9 @@ def text_windows(args: Namespace, model: str, documents: list[str]) -> "torch.Te
     from ..evaluation.perplexity import windows_of
     from ..rollouts.prompts import check_context
 
-    shared = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
-    check_context(load_config(model, **shared), args.text_length, "a window of text")
-    return windows_of(load_tokenizer(model, **shared), documents, args.text_length, TEXT_WINDOWS)
+    shared = flags.source_arguments(args)
+    check_context(load_config(model, **shared), length, "a window of text")
+    return windows_of(load_tokenizer(model, **shared), documents, length, most)
 
 
 def identify(model: str, commit: str | None) -> dict[str, Any]:

@@ -268,14 +268,14 @@ def sampling_config(args: Namespace) -> SamplingConfig:
     return SamplingConfig(**_fields(SamplingConfig, args))
 
 
+def source_arguments(args: Namespace) -> dict[str, Any]:
+    """Return what configs, tokenizers and skeletons are loaded with besides the model's name."""
+    return {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
+
+
 def load_arguments(args: Namespace) -> dict[str, Any]:
     """Return what `SSGRPruner.from_pretrained` takes besides the model's name."""
-    return {
-        "revision": args.revision,
-        "dtype": args.dtype,
-        "device_map": args.device_map,
-        "trust_remote_code": args.trust_remote_code,
-    }
+    return source_arguments(args) | {"dtype": args.dtype, "device_map": args.device_map}
 
 
 def _fields(config: type, args: Namespace) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class PruneCommand(SSGRSubcommand):
 
         check_unused(args.output)
         calibrate.check_push_allowed(args, "model")
-        shared = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
+        shared = flags.source_arguments(args)
         skeleton = load_skeleton(args.model, **shared)
         linears = check_prunable(skeleton, config)
         if args.streaming:

@@ -68,18 +68,15 @@ def read_setting(
 ) -> Setting:
     """Read problems and text, and evaluate on the sets of these names."""
     from ..calibration.text import characters_for, load_documents
-    from ..checkpoints.load import load_tokenizer
-    from ..evaluation.perplexity import windows_of
     from ..problems.load import FILE_FORMATS
-    from .evaluate import read_text
+    from .evaluate import read_text, text_windows
 
     sets = {label(name): evaluation_set(args, name) for name in names}
     text = load_documents(args.text, characters_for(config)) if args.text else []  # also for strategies that are added later
     windows: list[list[int]] = []
     if args.text and Path(args.text).suffix not in (".txt", *FILE_FORMATS):  # a file has one split, which is calibrated on
-        tokenizer = load_tokenizer(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
         documents = read_text(args.text, None, config.text_length * TEXT_WINDOWS)
-        windows = windows_of(tokenizer, documents, config.text_length, TEXT_WINDOWS).tolist()
+        windows = text_windows(args, args.model, documents, config.text_length, TEXT_WINDOWS).tolist()
     return Setting(
         args=Namespace(**{name: value for name, value in vars(args).items() if not callable(value)}),
         journal=journal_of(args.output),
@@ -176,7 +173,7 @@ def check_budget(setting: Setting) -> None:
         return sum(len(sequence.input_ids) for sequence in select(sources, config))
 
     args, config = setting.args, setting.calibration
-    tokenizer = load_tokenizer(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
+    tokenizer = load_tokenizer(args.model, **flags.source_arguments(args))
     found: dict[str, tuple[str, float]] = {}
     if "prompts" in setting.calibrations:
         prompts = [encode_prompts(tokenizer, problems, setting.instructions[None]) for problems in setting.asked.values()]

@@ -154,7 +154,7 @@ def check_model(args: Namespace, cells: "list[Cell]") -> None:
     from ..checkpoints.load import load_skeleton
     from ..pruning.layerwise import check_prunable
 
-    skeleton = load_skeleton(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
+    skeleton = load_skeleton(args.model, **flags.source_arguments(args))
     for pruning in {cell.pruning for cell in cells}:
         check_prunable(skeleton, pruning)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import DataError
+from ..calibration.text import encode_documents
 from ..rollouts.prompts import check_context
 
 
@@ -31,14 +31,10 @@ def windows_of(
     Raises:
         DataError: The text does not fill one window.
     """
-    ids = tokenizer("\n".join(documents), add_special_tokens=False).input_ids
-    opening = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    ids, opening = encode_documents(tokenizer, documents, length)
     width = length - len(opening)
-    count = len(ids) // width
-    if count == 0:
-        raise DataError(f"the text has {len(ids)} tokens, less than one window of {width}.")
-    count = min(count, most or count)
-    return torch.tensor([opening + ids[start * width : (start + 1) * width] for start in range(count)])
+    count = min(len(ids) // width, most or len(ids))
+    return torch.tensor([[*opening, *ids[start * width : (start + 1) * width]] for start in range(count)])
 
 
 @torch.inference_mode()

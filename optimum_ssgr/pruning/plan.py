@@ -85,7 +85,8 @@ def make_plan(
             seconds += count * (taken + _time_files(name, blocks[name], dtype, streaming))
     size, text = dtype.itemsize, skeleton.config.get_text_config()
     sizes = {name: size * sum(parameter.numel() for parameter in block.parameters()) for name, block in blocks.items()}
-    whole, outside = size * skeleton.num_parameters(), size * skeleton.num_parameters() - sum(sizes.values())
+    whole = size * skeleton.num_parameters()
+    outside = whole - sum(sizes.values())
     hidden = sum(lengths) * text.hidden_size * size
     routes = getattr(text, "num_experts_per_tok", None) or 1
     pruning = {

@@ -17,6 +17,7 @@ from optimum.commands.optimum_cli import main
 from optimum_ssgr.commands.evaluate import is_benchmark
 from optimum_ssgr.reasoner import WEIGHTS
 
+from ..problems.local_copy import write_gsm8k
 from ..rollouts.stub_server import StubServer
 
 
@@ -126,14 +127,7 @@ def test_two_models_on_two_servers(tmp_path):
 
 
 def test_a_leaderboard_takes_whole_benchmarks_alone(tmp_path):
-    """Read from a local copy that is laid out as on the Hub."""
-    folder = tmp_path / "openai" / "gsm8k"
-    folder.mkdir(parents=True)
-    files = [{"split": split, "path": f"{split}.jsonl"} for split in ("train", "test")]
-    (folder / "README.md").write_text(f"---\n{json.dumps({'configs': [{'config_name': 'main', 'data_files': files}]})}\n---\n")
-    for split in ("train", "test"):
-        rows = [{"question": f"Count the digit {digit} of {split}.", "answer": f"#### {digit}"} for digit in (1, 2)]
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_gsm8k(tmp_path)
     command = ["evaluate", "-m", "tiny-reasoner", "--problems", "openai/gsm8k", "--instruction", "", "--max-new-tokens", "8"]
     run(tmp_path, *command, "--output", "test")
     run(tmp_path, *command, "--output", "train", "--split", "train")
