@@ -21,7 +21,7 @@ from optimum_ssgr.calibration.strategies import Sources
 from optimum_ssgr.config import CalibrationConfig
 from optimum_ssgr.records import GradedRollout, Problem, Rollout, Verdict
 from optimum_ssgr.rollouts.engine import Request
-from optimum_ssgr.rollouts.journal import open_rollout_journal
+from optimum_ssgr.rollouts.store import open_rollout_store
 
 
 SAMPLES = 16
@@ -31,7 +31,7 @@ PROMPT = tuple(range(100))
 def write(folder: Path, rollouts: int, tokens: int) -> None:
     """Append made-up rollouts to a journal."""
     rng = np.random.default_rng(0)
-    with open_rollout_journal(folder / "journal", {"model": "made up"}) as journal:
+    with open_rollout_store(folder / "journal", {"model": "made up"}) as journal:
         for number in range(rollouts):
             length = int(rng.lognormal(np.log(tokens) - 0.32, 0.8))
             ids = rng.integers(0, 150_000, max(1, length)).tolist()
@@ -43,7 +43,7 @@ def read_and_select(folder: Path, rollouts: int, tokens: int) -> None:
     rng = np.random.default_rng(1)
     rates = rng.random(rollouts // SAMPLES + 1)
     graded = []
-    with open_rollout_journal(folder / "journal", {"model": "made up"}) as journal:
+    with open_rollout_store(folder / "journal", {"model": "made up"}) as journal:
         for number in range(rollouts):
             name, sample = f"p{number // SAMPLES}", number % SAMPLES
             rollout = journal.find(Request(name, sample, PROMPT, 0))

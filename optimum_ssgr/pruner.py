@@ -30,22 +30,22 @@ from .config import IN_PROCESS, CalibrationConfig, PruningConfig, SamplingConfig
 from .errors import ConfigError, ModelError
 from .evaluation.evaluate import evaluate
 from .evaluation.metrics import summarize
+from .files import check_unused
 from .hub.publish import publish_folder
-from .journal import check_fingerprint
-from .output import check_unused
 from .problems.load import load_problems, sources_of
 from .problems.sources import find_source
 from .pruning.activations import ActivationStore
+from .pruning.block_store import BlockStore, hash_tensors, open_block_store
 from .pruning.capture import model_device
 from .pruning.distributed import barrier, rank, world_size
-from .pruning.journal import Journal, hash_tensors, open_journal
 from .pruning.layerwise import check_prunable, prune_layerwise
 from .pruning.report import PruningReport
 from .pruning.weights import ResidentWeights
 from .records import GradedRollout, Problem
+from .resume import check_fingerprint
 from .rollouts.choose import choose_engine
-from .rollouts.journal import decisive, open_rollout_journal
 from .rollouts.prompts import check_context, encode_prompts
+from .rollouts.store import open_rollout_store, rollout_fingerprint
 
 
 ProblemSource = str | Path | Iterable[Problem | Mapping[str, Any]]
@@ -226,7 +226,7 @@ class SSGRPruner:
         chosen = choose_engine(engine, self.model, self.tokenizer, config.sampling, batch_size)
         journal = nullcontext()
         if journal_dir is not None:
-            journal = open_rollout_journal(journal_dir, decisive(self.model, self.tokenizer, config.sampling))
+            journal = open_rollout_store(journal_dir, rollout_fingerprint(self.model, self.tokenizer, config.sampling))
         return gather_rollouts(chosen, self.tokenizer, problems, prompts, config, journal)
 
     def prune(
@@ -384,7 +384,7 @@ class SSGRPruner:
         provenance = self._provenance | {"inherited": inherited, "evaluation": list(evaluation)}
         rest = (provenance, model_card(provenance), self.trust_remote_code)
         if self.streamed:
-            with open_journal(self._journal_dir) as journal:  # nobody else's while its blocks are taken over
+            with open_block_store(self._journal_dir) as journal:  # nobody else's while its blocks are taken over
                 save_streamed(self.model, self.tokenizer, folder, self.streamed, journal.blocks(), *rest)
         else:
             save_checkpoint(self.model, self.tokenizer, folder, *rest)
@@ -432,10 +432,10 @@ def _usual_instruction(problems: ProblemSource | None) -> str:
 
 
 @contextmanager
-def _journal(folder: str | Path | None) -> Iterator[Journal | None]:
+def _journal(folder: str | Path | None) -> Iterator[BlockStore | None]:
     """Open a journal, locked by the first process of a job; None without a folder."""
     if folder is None or rank() > 0:
-        yield folder and Journal(Path(folder))
+        yield folder and BlockStore(Path(folder))
         return
-    with open_journal(folder) as journal:
+    with open_block_store(folder) as journal:
         yield journal

@@ -13,24 +13,25 @@ import optimum_ssgr
 
 
 PACKAGE = Path(optimum_ssgr.__file__).parent
-BASE = {"errors", "config", "records", "output", "journal"}
+BASE = {"errors", "config", "records", "files", "resume"}
 # A stage may import the base and these; the order is that in which the data flows.
 ALLOWED = {
     "errors": set(),
     "config": {"errors"},
     "records": set(),
-    "output": {"errors"},
-    "journal": {"errors"},
+    "files": {"errors"},
+    "resume": {"errors", "files"},
     "reasoner": BASE,
     "hub": BASE,
     "problems": BASE | {"reasoner", "hub"},
     "rollouts": BASE,
     "verification": BASE | {"problems"},
     "calibration": BASE | {"reasoner", "hub", "problems", "rollouts", "verification", "cards", "__init__"},
-    "pruning": {"errors", "config", "journal"},
+    "pruning": {"errors", "config", "files", "resume"},
     "checkpoints": BASE | {"reasoner", "hub", "pruning"},
     "cards": BASE | {"problems", "checkpoints"},
-    "evaluation": BASE | {"problems", "rollouts", "verification"},
+    "evaluation": BASE | {"problems", "rollouts", "verification", "calibration"},
+    "study": BASE | {"evaluation"},
     "chat": BASE
     | {
         "reasoner",
@@ -42,6 +43,7 @@ ALLOWED = {
         "hub",
         "cards",
         "evaluation",
+        "study",
         "pruner",
     },
     "pruner": BASE

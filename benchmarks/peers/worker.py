@@ -71,11 +71,11 @@ def prune_streamed(model: Qwen2ForCausalLM, folder: str, sequences: list[list[in
     """Prune a model on the meta device from its files; pruned blocks go to a journal beside them."""
     from optimum_ssgr.checkpoints.streaming import StreamedWeights
     from optimum_ssgr.pruning.activations import ActivationStore
-    from optimum_ssgr.pruning.journal import open_journal
+    from optimum_ssgr.pruning.block_store import open_block_store
     from optimum_ssgr.pruning.layerwise import prune_layerwise
 
     shutil.rmtree(Path(folder) / JOURNAL, ignore_errors=True)
-    with open_journal(Path(folder) / JOURNAL) as journal:
+    with open_block_store(Path(folder) / JOURNAL) as journal:
         weights, store = StreamedWeights(Path(folder), model, torch.device("cpu")), ActivationStore(journal.activations())
         prune_layerwise(model, sequences, config, journal=journal, weights=weights, store=store)
 

@@ -17,7 +17,7 @@ from typing_extensions import Self
 
 from ..config import CalibrationConfig
 from ..errors import DataError
-from ..output import new_folder
+from ..files import new_folder
 from ..records import CalibrationSequence, GradedRollout, Problem, Rollout, Verdict
 from .funnel import funnel
 from .selection import pass_rates

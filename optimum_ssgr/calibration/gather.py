@@ -9,8 +9,8 @@ from ..config import CalibrationConfig
 from ..errors import DataError
 from ..records import GradedRollout, Problem
 from ..rollouts.engine import Engine
-from ..rollouts.journal import RolloutJournal
 from ..rollouts.sample import make_requests, rollout_progress, sample_rollouts
+from ..rollouts.store import RolloutStore
 from ..verification.verify import grade_all
 from .adaptive import is_decided, is_enough, rounds, waves
 
@@ -21,7 +21,7 @@ def gather_rollouts(
     problems: Sequence[Problem],
     prompts: Mapping[str, tuple[int, ...]],
     config: CalibrationConfig,
-    journal: AbstractContextManager[RolloutJournal | None],
+    journal: AbstractContextManager[RolloutStore | None],
 ) -> list[GradedRollout]:
     """Let the model answer every problem several times, and verify the answers.
 

@@ -8,7 +8,7 @@ from typing import Any
 from ..checkpoints.identity import hash_weights, hub_weights
 from ..checkpoints.save import PROVENANCE
 from ..errors import DataError
-from ..journal import write_whole
+from ..files import write_whole
 from .names import hub_id, pinned, public_name
 from .render import merge_card, model_card, read_card
 

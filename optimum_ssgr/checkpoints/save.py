@@ -11,7 +11,7 @@ from accelerate.utils.modeling import get_state_dict_offloaded_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import ConfigError, OutputError
-from ..output import new_folder
+from ..files import new_folder
 
 
 PROVENANCE = "ssgr_config.json"

@@ -38,7 +38,7 @@ from transformers.core_model_loading import (
 from transformers.initialization import no_init_weights
 
 from ..errors import DataError, ModelError, OutputError
-from ..output import new_folder
+from ..files import new_folder
 from ..pruning.blocks import find_blocks
 from ..pruning.memory import map_large_tensors
 from ..pruning.weights import modules_outside

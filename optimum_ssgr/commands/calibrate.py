@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import IN_PROCESS, CalibrationConfig
 from ..errors import ConfigError, DataError
-from ..journal import journal_of
+from ..resume import journal_folder
 from . import flags
 from .base import SSGRSubcommand, say
 
@@ -40,7 +40,7 @@ class CalibrateCommand(SSGRSubcommand):
         config = flags.calibration_config(args)
         check_inputs(args, config)
         from ..cards.render import dataset_card
-        from ..output import check_unused
+        from ..files import check_unused
 
         check_unused(args.output)
         check_push_allowed(args, "dataset")
@@ -50,7 +50,7 @@ class CalibrateCommand(SSGRSubcommand):
         if args.dry_run:
             plan(args, config, problems)
             return
-        journal = journal_of(args.output)
+        journal = journal_folder(args.output)
         built = build(load_pruner(args, args.model, config.needs_rollouts), args, config, problems, text, about, journal)
         built.save_to_disk(args.output, dataset_card(built.manifest))
         shutil.rmtree(journal, ignore_errors=True)
@@ -80,7 +80,7 @@ def push(args: Namespace) -> None:
 
 def kept(output: Path, what: str) -> str:
     """Say what an interrupted run has left, and how to go on."""
-    journal = journal_of(output)
+    journal = journal_folder(output)
     if not journal.exists():
         return "nothing was written. Run the same command to start again."
     return f"finished {what} are kept in {journal}. Run the same command to go on."

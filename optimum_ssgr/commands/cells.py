@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import CalibrationConfig
 from ..errors import DataError
-from ..journal import write_whole
+from ..files import write_whole
 from . import flags
 from .calibrate import load_pruner
 from .setting import Setting
@@ -16,9 +16,9 @@ from .setting import Setting
 
 if TYPE_CHECKING:
     from ..calibration.dataset import CalibrationSet
-    from ..evaluation.study import Cell
     from ..pruner import SSGRPruner
     from ..records import GradedRollout
+    from ..study.cells import Cell
 
 DENSE = "dense"
 REFERENCE_TOKENS = 2048
@@ -51,7 +51,7 @@ def make_calibrations(setting: Setting, seed: int) -> None:
     """
     from ..calibration.bands import difficulty_bands, length_bands
     from ..calibration.strategies import WIDENED
-    from ..evaluation.study import bands_of
+    from ..study.cells import bands_of
 
     config = dataclasses.replace(setting.calibration, seed=seed)
     problems, instruction = setting.asked[seed], setting.instructions[None]

@@ -56,7 +56,7 @@ class DemoCommand(SSGRSubcommand):
             say(f"writes       {args.output}")
             return
         from ..evaluation.plots import plot_comparison
-        from ..output import new_folder
+        from ..files import new_folder
         from ..problems.load import load_problems
         from ..reasoner import NAME
 

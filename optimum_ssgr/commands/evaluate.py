@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import IN_PROCESS, SamplingConfig
 from ..errors import ConfigError, DataError
-from ..journal import journal_of
+from ..resume import journal_folder
 from . import flags
 from .base import SSGRSubcommand, say
 from .calibrate import check_model, check_prompts, kept, load_pruner
@@ -63,7 +63,7 @@ class EvaluateCommand(SSGRSubcommand):
         sampling = flags.sampling_config(args)
         sets = wanted_sets(args)
         from ..evaluation.presets import lighteval_command
-        from ..output import check_unused
+        from ..files import check_unused
 
         if args.output is not None:
             check_unused(args.output)
@@ -88,7 +88,7 @@ class EvaluateCommand(SSGRSubcommand):
                 say(f"\nto cross-check with lighteval 0.12 or newer:\n{command}")
         if args.output is not None:
             write(args, sampling, problems, rows, asked)
-            shutil.rmtree(journal_of(args.output), ignore_errors=True)
+            shutil.rmtree(journal_folder(args.output), ignore_errors=True)
             say(f"\nresults written to {args.output}")
 
 
@@ -150,7 +150,7 @@ def ask(
     from ..evaluation.evaluate import MeteredEngine, answer
     from ..evaluation.perplexity import perplexity
     from ..rollouts.choose import choose_engine
-    from ..rollouts.journal import decisive, open_rollout_journal
+    from ..rollouts.store import open_rollout_store, rollout_fingerprint
 
     pruner = load_pruner(args, model, generates=True)
     sole = len(wanted_models(args)) == 1
@@ -161,8 +161,8 @@ def ask(
     for name, samples in sets.items():
         journal = None
         if args.output is not None:
-            folder = journal_of(args.output) / journal_name(model, name)
-            journal = open_rollout_journal(folder, decisive(pruner.model, pruner.tokenizer, sampling))
+            folder = journal_folder(args.output) / journal_name(model, name)
+            journal = open_rollout_store(folder, rollout_fingerprint(pruner.model, pruner.tokenizer, sampling))
         instruction = flags.instruction(args, name)
         graded[name] = answer(engine, pruner.tokenizer, problems[name], sampling.seed, samples, instruction, journal)
     speed = engine.tokens / engine.seconds if engine.seconds else None
@@ -237,7 +237,7 @@ def write(
 ) -> None:
     """Write the numbers, every sample, what the Hub takes, and apart from these what changes from run to run."""
     from ..evaluation.results import card_metadata, leaderboard_files, samples_table, versions, write_samples
-    from ..output import new_folder
+    from ..files import new_folder
 
     record = {
         "sampling": sampling.to_dict(),

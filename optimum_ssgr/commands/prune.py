@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..config import PruningConfig
 from ..errors import ConfigError
-from ..journal import journal_of
+from ..resume import journal_folder
 from . import calibrate, flags
 from .base import SSGRSubcommand, say
 
@@ -65,10 +65,10 @@ class PruneCommand(SSGRSubcommand):
         from ..calibration.sequences import check_fits
         from ..checkpoints.load import load_skeleton, load_tokenizer
         from ..checkpoints.streaming import check_streamable
-        from ..output import check_unused
+        from ..files import check_unused
         from ..pruner import SSGRPruner
+        from ..pruning.block_store import BlockStore
         from ..pruning.distributed import barrier, rank, start_processes
-        from ..pruning.journal import Journal
         from ..pruning.layerwise import check_prunable
 
         check_unused(args.output)
@@ -96,14 +96,14 @@ class PruneCommand(SSGRSubcommand):
             return
         start_processes()
         pruner = SSGRPruner.from_pretrained(args.model, **flags.load_arguments(args), streaming=args.streaming)
-        journal = journal_of(args.output)
+        journal = journal_folder(args.output)
         if needs_building:
             rollouts = journal / "rollouts"
             calibration = calibrate.build(pruner, args, calibration_config, problems, text, about, rollouts)
         report = pruner.prune(calibration, config, journal_dir=journal, activation_gb=args.activation_gb)
         if rank() == 0:
             pruner.save_pretrained(args.output)
-            Journal(journal).remove()
+            BlockStore(journal).remove()
             say(str(report))
             say(f"checkpoint written to {args.output}, reloaded and checked")
         barrier()  # nobody need wait for an upload

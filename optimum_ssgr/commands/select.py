@@ -29,7 +29,7 @@ class SelectCommand(SSGRSubcommand):
         from ..calibration.text import characters_for, load_documents
         from ..cards.render import dataset_card
         from ..checkpoints.load import load_tokenizer
-        from ..output import check_unused
+        from ..files import check_unused
 
         check_unused(args.output)
         earlier = CalibrationSet.load(args.rollouts)

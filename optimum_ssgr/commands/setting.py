@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import CalibrationConfig, SamplingConfig
 from ..errors import ConfigError, DataError
-from ..journal import journal_of
+from ..resume import journal_folder
 from . import flags
 
 
 if TYPE_CHECKING:
-    from ..evaluation.study import Cell
     from ..records import Problem
+    from ..study.cells import Cell
 
 TEXT_WINDOWS = 64
 
@@ -79,7 +79,7 @@ def read_setting(
         windows = text_windows(args, args.model, documents, config.text_length, TEXT_WINDOWS).tolist()
     return Setting(
         args=Namespace(**{name: value for name, value in vars(args).items() if not callable(value)}),
-        journal=journal_of(args.output),
+        journal=journal_folder(args.output),
         calibration=config,
         calibrations=tuple(dict.fromkeys(cell.calibration for cell in cells if cell.calibration)),
         asked=calibration_problems(args, sets),

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from ..config import METHODS, CalibrationConfig, SamplingConfig
 from ..errors import ConfigError
-from ..journal import check_fingerprint, locked_folder
+from ..files import locked_folder
+from ..resume import check_fingerprint
 from . import flags
 from .base import SSGRSubcommand, say
 from .calibrate import check_prompts, check_text, kept
@@ -25,7 +26,7 @@ from .setting import (
 
 
 if TYPE_CHECKING:
-    from ..evaluation.study import Cell
+    from ..study.cells import Cell
 
 
 class StudyCommand(SSGRSubcommand):
@@ -78,12 +79,12 @@ class StudyCommand(SSGRSubcommand):
 
     def execute(self, args: Namespace) -> None:
         """Run the cells that are missing, and report."""
-        from ..output import check_unused, new_folder
+        from ..files import check_unused, new_folder
         from .cells import DENSE
 
         cells = wanted_cells(args)
         config, sampling = wanted_settings(args)
-        from ..evaluation.report import summary, write_report  # with matplotlib: after what is quick to find out
+        from ..study.report import summary, write_report  # with matplotlib: after what is quick to find out
 
         names = evaluation_names(args)
         check_unused(args.output)
@@ -115,7 +116,7 @@ def wanted_cells(args: Namespace) -> "list[Cell]":
     Raises:
         ConfigError: A method, strategy, sparsity, pattern or sweep is unknown or out of range.
     """
-    from ..evaluation.study import SWEEPS, study_cells
+    from ..study.cells import SWEEPS, study_cells
 
     for name in ("seeds", "processes", "threads", "samples"):
         if getattr(args, name) < 1:

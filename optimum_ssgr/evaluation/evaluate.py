@@ -10,10 +10,10 @@ from ..config import SamplingConfig
 from ..errors import DataError
 from ..records import GradedRollout, Problem, Rollout
 from ..rollouts.engine import Engine, Request
-from ..rollouts.journal import RolloutJournal
 from ..rollouts.local import LocalEngine
 from ..rollouts.prompts import encode_prompts
 from ..rollouts.sample import make_requests, rollout_progress, sample_rollouts
+from ..rollouts.store import RolloutStore
 from ..verification.verify import grade_all
 
 
@@ -81,7 +81,7 @@ def answer(
     seed: int,
     samples: int = 1,
     instruction: str = "",
-    journal: AbstractContextManager[RolloutJournal | None] | None = None,
+    journal: AbstractContextManager[RolloutStore | None] | None = None,
 ) -> list[GradedRollout]:
     """Let an engine answer problems, and verify the answers.
 

@@ -13,11 +13,11 @@ from ..config import PruningConfig
 from ..errors import ConfigError, DataError, ModelError, OutputError
 from .activations import ActivationStore
 from .allocation import outlier_ratio, owl_sparsities
+from .block_store import BlockStore, hash_block
 from .blocks import Matrix, find_blocks, find_matrices
 from .capture import MicroBatch, TokenSequence, capture_inputs, check_chain, model_device, probe_outputs
 from .distributed import barrier, own_share, rank
 from .experts import observable
-from .journal import Journal, hash_block
 from .memory import give_back_freed
 from .patterns import Pattern
 from .solve import FEWEST_TOKENS, SECOND_ORDER, LayerReport, as_pattern, prune_by_magnitude, prune_stage
@@ -81,7 +81,7 @@ def prune_layerwise(
     config: PruningConfig,
     *,
     token_weights: Sequence[Sequence[float]] | None = None,
-    journal: Journal | None = None,
+    journal: BlockStore | None = None,
     weights: Weights | None = None,
     store: ActivationStore | None = None,
 ) -> list[LayerReport]:
@@ -205,7 +205,7 @@ def _prune_or_restore(
     calibration: _Calibration,
     config: PruningConfig,
     pattern: Pattern,
-    journal: Journal | None,
+    journal: BlockStore | None,
 ) -> list[LayerReport]:
     """Prune one block and note it in the journal, or take it from there; the hidden states move on in either case."""
     finished = journal.read(index) if journal else None

@@ -15,10 +15,10 @@ from transformers import PreTrainedModel
 
 from ..config import PruningConfig
 from .activations import Activation
+from .block_store import BlockStore, hash_block
 from .blocks import Matrix, find_blocks, find_matrices
 from .capture import BATCH_TOKENS, Arguments, MicroBatch, call_arguments, probe_outputs
 from .experts import observable
-from .journal import Journal, hash_block
 from .layerwise import count_outliers, prune_block
 from .solve import SECOND_ORDER, as_pattern
 from .stages import Stage, noted
@@ -217,7 +217,7 @@ def _time_files(name: str, skeleton: nn.Module, dtype: torch.dtype, streaming: b
     """Write and read a block, and reckon the seconds for all that is done with its files."""
     block = copy.deepcopy(skeleton).to(dtype).to_empty(device="cpu")
     with tempfile.TemporaryDirectory() as folder:
-        journal = Journal(Path(folder))
+        journal = BlockStore(Path(folder))
         start = time.perf_counter()
         hash_block(block)
         hashed = time.perf_counter()

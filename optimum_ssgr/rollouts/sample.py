@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 from ..records import Problem, Rollout
 from .engine import Engine, NothingUsable, Request, request_seed
-from .journal import RolloutJournal
+from .store import RolloutStore
 
 
 logger = logging.get_logger(__name__)
@@ -35,7 +35,7 @@ def sample_rollouts(
     engine: Engine,
     requests: Sequence[Request],
     progress: tqdm,
-    journal: RolloutJournal | None = None,
+    journal: RolloutStore | None = None,
     more: bool = False,
 ) -> list[Rollout]:
     """Run all requests and return the rollouts, those that the journal has first.

@@ -13,7 +13,7 @@ from optimum_ssgr.evaluation.perplexity import perplexity, windows_of
 from optimum_ssgr.evaluation.presets import PRESETS, find_preset, lighteval_command
 from optimum_ssgr.evaluation.results import card_metadata, leaderboard_files, result_row
 from optimum_ssgr.problems.sources import SOURCES
-from optimum_ssgr.rollouts.journal import decisive
+from optimum_ssgr.rollouts.store import rollout_fingerprint
 
 
 def repeats(model, token):
@@ -47,7 +47,7 @@ def test_a_fingerprint_tells_prunings_apart(reasoner):
     model, tokenizer = reasoner
     pruned = copy.deepcopy(model)
     pruned.model.layers[3].mlp.up_proj.weight.data[0, 0] = 0
-    prints = [decisive(of, tokenizer, SamplingConfig()) for of in (model, model, pruned)]
+    prints = [rollout_fingerprint(of, tokenizer, SamplingConfig()) for of in (model, model, pruned)]
     assert prints[0] == prints[1]
     assert {key for key in prints[0] if prints[0][key] != prints[2][key]} == {"weights"}
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from optimum_ssgr.config import PruningConfig
 from optimum_ssgr.errors import ModelError
-from optimum_ssgr.pruning.journal import hash_tensors
+from optimum_ssgr.pruning.block_store import hash_tensors
 from optimum_ssgr.pruning.layerwise import prune_layerwise
 from optimum_ssgr.pruning.weights import ResidentWeights
 from optimum_ssgr.reasoner import NAME

@@ -18,11 +18,11 @@ from optimum_ssgr.problems.load import load_problems
 from optimum_ssgr.reasoner import WEIGHTS
 from optimum_ssgr.rollouts import server as server_module
 from optimum_ssgr.rollouts.engine import NothingUsable, Request, request_seed
-from optimum_ssgr.rollouts.journal import open_rollout_journal
 from optimum_ssgr.rollouts.local import LocalEngine
 from optimum_ssgr.rollouts.prompts import encode_prompts
 from optimum_ssgr.rollouts.sample import make_requests, rollout_progress, sample_rollouts
 from optimum_ssgr.rollouts.server import ServerEngine
+from optimum_ssgr.rollouts.store import open_rollout_store
 from optimum_ssgr.verification.verify import grade_all
 
 from .stub_server import EOS, StubServer, response_of
@@ -397,7 +397,7 @@ def test_what_is_lost_again_does_not_undo_what_was_there(stub, make_engine, reas
     for faults in ([], ["miscount"]):
         server.token_ids, server.decode, server.faults = not faults, reasoner[1].decode, faults
         wanted = asked if faults else asked[:4]
-        with open_rollout_journal(tmp_path, {"run": 1}) as journal, rollout_progress(len(wanted)) as progress:
+        with open_rollout_store(tmp_path, {"run": 1}) as journal, rollout_progress(len(wanted)) as progress:
             found.append(sample_rollouts(make_engine(server), wanted, progress, journal))
     assert len(server.bodies) == 5
     assert_exactly_one_each(found[1], asked[:4])

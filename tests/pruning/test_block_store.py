@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from optimum_ssgr.config import PruningConfig
 from optimum_ssgr.errors import OutputError
 from optimum_ssgr.pruner import SSGRPruner
-from optimum_ssgr.pruning.journal import open_journal
+from optimum_ssgr.pruning.block_store import open_block_store
 from optimum_ssgr.reasoner import NAME, WEIGHTS
 
 from .test_layerwise import random_sequences
@@ -189,7 +189,7 @@ def test_a_damaged_fingerprint_is_named(begun, content):
 
 
 def test_two_processes_do_not_share_a_journal(begun):
-    with open_journal(begun), pytest.raises(OutputError, match="another process is writing into"):
+    with open_block_store(begun), pytest.raises(OutputError, match="another process is writing into"):
         prune(begun, PruningConfig())
     prune(begun, PruningConfig())
 

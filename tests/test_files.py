@@ -3,7 +3,7 @@ import errno
 import pytest
 
 from optimum_ssgr.errors import OutputError
-from optimum_ssgr.output import new_folder
+from optimum_ssgr.files import new_folder
 
 
 def test_the_folder_appears_when_all_is_written(tmp_path):

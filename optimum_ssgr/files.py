@@ -1,8 +1,8 @@
-"""Folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and folders with one owner."""
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,3 +59,44 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
         raise OutputError(f"another process is writing {folder}; wait for it or choose another folder.") from None
     except (OSError, SafetensorError) as error:
         raise OutputError(f"cannot write {folder}: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under a temporary name and rename it, so that it is there whole or not at all.
+
+    Raises:
+        OutputError: The disk is full or the file cannot be written.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        write(partial)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"cannot write {path}: {reason}; make room and run the same command again to go on.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked_folder(folder: str | Path) -> Iterator[Path]:
+    """Make a folder and keep other processes out of it.
+
+    Raises:
+        OutputError: The folder cannot be written, or another process is using it.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "lock", blocking=False)
+        lock.acquire()
+    except Timeout:
+        raise OutputError(f"another process is writing into {folder}; wait for it or choose another folder.") from None
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror}.") from None
+    try:
+        yield folder
+    finally:
+        lock.release()

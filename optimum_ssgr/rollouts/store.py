@@ -13,8 +13,9 @@ from transformers.utils import logging
 
 from ..config import SamplingConfig
 from ..errors import OutputError
-from ..journal import FINGERPRINT, check_fingerprint, locked_folder
+from ..files import locked_folder
 from ..records import Rollout
+from ..resume import FINGERPRINT, check_fingerprint
 from .engine import Request
 
 
@@ -22,8 +23,8 @@ logger = logging.get_logger(__name__)
 ROLLOUTS = "rollouts.jsonl"
 
 
-class RolloutJournal:
-    """A file with one line of JSON for every finished rollout; use `open_rollout_journal` to open it.
+class RolloutStore:
+    """A file with one line of JSON for every finished rollout; use `open_rollout_store` to open it.
 
     Args:
         path: The file.
@@ -100,7 +101,7 @@ class RolloutJournal:
 
 
 @contextmanager
-def open_rollout_journal(folder: str | Path, fingerprint: Mapping[str, Any]) -> Iterator[RolloutJournal]:
+def open_rollout_store(folder: str | Path, fingerprint: Mapping[str, Any]) -> Iterator[RolloutStore]:
     """Make or open a journal and keep other processes out; one without a rollout is open to any run.
 
     Args:
@@ -115,7 +116,7 @@ def open_rollout_journal(folder: str | Path, fingerprint: Mapping[str, Any]) -> 
         if not path.exists() or not path.stat().st_size:
             (locked / FINGERPRINT).unlink(missing_ok=True)
         check_fingerprint(locked, fingerprint)
-        journal = RolloutJournal(path)
+        journal = RolloutStore(path)
         try:
             yield journal
         finally:
@@ -126,7 +127,7 @@ def _hash_prompt(prompt_ids: Sequence[int]) -> str:
     return hashlib.sha256(",".join(map(str, prompt_ids)).encode()).hexdigest()[:16]
 
 
-def decisive(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sampling: SamplingConfig) -> dict[str, Any]:
+def rollout_fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sampling: SamplingConfig) -> dict[str, Any]:
     """Say what decides a model's responses, as the fingerprint of a journal.
 
     Of the weights the first 256 of each tensor are hashed, which tells two prunings of a model apart; a model without weights,

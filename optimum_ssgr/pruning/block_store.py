@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..errors import OutputError
-from ..journal import FINGERPRINT, locked_folder, write_whole
+from ..files import locked_folder, write_whole
+from ..resume import FINGERPRINT
 from .distributed import rank
 from .solve import LayerReport
 
@@ -22,11 +23,11 @@ from .solve import LayerReport
 HASHED_BYTES = 2**24  # read at a time
 
 
-class Journal:
+class BlockStore:
     """A folder with one safetensors file per finished block.
 
     Args:
-        folder: The folder; use `open_journal` to make and lock it.
+        folder: The folder; use `open_block_store` to make and lock it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -91,14 +92,14 @@ class Journal:
 
 
 @contextmanager
-def open_journal(folder: str | Path) -> Iterator[Journal]:
+def open_block_store(folder: str | Path) -> Iterator[BlockStore]:
     """Make or open a journal and keep other processes out; one without a finished block is open to any run.
 
     Raises:
         OutputError: The folder cannot be written, or another process is using it.
     """
     with locked_folder(folder) as locked:
-        journal = Journal(locked)
+        journal = BlockStore(locked)
         if not journal.blocks():
             (locked / FINGERPRINT).unlink(missing_ok=True)
         yield journal

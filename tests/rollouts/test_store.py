@@ -12,10 +12,10 @@ import pytest
 
 from optimum_ssgr import CalibrationConfig, SSGRPruner
 from optimum_ssgr.errors import OutputError
-from optimum_ssgr.journal import locked_folder
+from optimum_ssgr.files import locked_folder
 from optimum_ssgr.records import Rollout
 from optimum_ssgr.rollouts.engine import Request
-from optimum_ssgr.rollouts.journal import open_rollout_journal
+from optimum_ssgr.rollouts.store import open_rollout_store
 
 
 # argv: journal, folder to save to, settings as JSON.
@@ -134,9 +134,9 @@ def test_two_processes_do_not_share_a_journal(tmp_path, reasoner):
 
 def test_damage_and_other_questions_are_named(tmp_path):
     request = Request("p", 0, (1, 2), 7)
-    with open_rollout_journal(tmp_path, {"model": "m"}) as journal:
+    with open_rollout_store(tmp_path, {"model": "m"}) as journal:
         journal.append(Rollout("p", 0, (1, 2), (3, 400), True))
-    with open_rollout_journal(tmp_path, {"model": "m"}) as journal:
+    with open_rollout_store(tmp_path, {"model": "m"}) as journal:
         assert journal.find(request) == Rollout("p", 0, (1, 2), (3, 400), True)
         assert journal.find(Request("p", 1, (1, 2), 7)) is None
         with pytest.raises(OutputError, match="rollouts of another question under the name p"):
@@ -145,6 +145,6 @@ def test_damage_and_other_questions_are_named(tmp_path):
     path.write_bytes(b'{"problem_id": 3}\n' + path.read_bytes())
     with (
         pytest.raises(OutputError, match=r"line 1 of .* is damaged; remove that line"),
-        open_rollout_journal(tmp_path, {"model": "m"}),
+        open_rollout_store(tmp_path, {"model": "m"}),
     ):
         pass

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..config import PruningConfig
-from .metrics import interval, mean_over_seeds
+from ..evaluation.metrics import interval, mean_over_seeds
 
 
 SWEEPS = {"difficulty": ("easiest", "middle", "hardest"), "length": ("shortest", "middle", "longest")}

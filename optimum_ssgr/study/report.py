@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .study import Cell, bands_of, make_report
-from .study_plots import METHODS, plot_study, spread, target_label
+from .cells import Cell, bands_of, make_report
+from .plots import METHODS, plot_study, spread, target_label
 
 
 Table = list[tuple[str, ...]]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from optimum_ssgr.errors import ConfigError
-from optimum_ssgr.evaluation.report import difference_table, findings, write_report
-from optimum_ssgr.evaluation.study import Cell, bands_of, make_report, study_cells
+from optimum_ssgr.study.cells import Cell, bands_of, make_report, study_cells
+from optimum_ssgr.study.report import difference_table, findings, write_report
 
 
 SETTINGS = {

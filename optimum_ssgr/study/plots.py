@@ -14,8 +14,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .metrics import NORMAL_95
-from .study import SWEEPS, bands_of
+from ..evaluation.metrics import NORMAL_95
+from .cells import SWEEPS, bands_of
 
 
 # Okabe and Ito's palette, told apart by readers with any colour vision; markers tell the lines apart without colour.
