@@ -13,6 +13,7 @@ from ..config import (
     PRESETS,
     STRATEGIES,
     CalibrationConfig,
+    LoadingConfig,
     PruningConfig,
     SamplingConfig,
 )
@@ -22,7 +23,10 @@ from ..errors import ConfigError
 if TYPE_CHECKING:
     from argparse import _ActionsContainer
 
+    from ..evaluation.config import EvaluationConfig
+    from ..problems.options import ProblemOptions
     from ..records import Problem
+    from ..study.config import StudyConfig
 
 
 def add_model(parser: ArgumentParser, several: bool = False) -> None:
@@ -266,6 +270,68 @@ def pruning_config(args: Namespace) -> PruningConfig:
 def sampling_config(args: Namespace) -> SamplingConfig:
     """Read a `SamplingConfig` off the flags."""
     return SamplingConfig(**_fields(SamplingConfig, args))
+
+
+def loading_config(args: Namespace) -> LoadingConfig:
+    """Read a `LoadingConfig` off the flags."""
+    return LoadingConfig(**_fields(LoadingConfig, args))
+
+
+def problem_options(args: Namespace) -> "ProblemOptions":
+    """Read how problem sets are to be read off the flags."""
+    from ..problems.options import ProblemOptions
+
+    renamed = {"revision": args.problems_revision, "limit": args.num_problems}
+    return ProblemOptions(**_fields(ProblemOptions, args) | renamed)
+
+
+def evaluation_config(args: Namespace) -> "EvaluationConfig":
+    """Read an `EvaluationConfig` off the flags."""
+    from ..evaluation.config import EvaluationConfig
+
+    return EvaluationConfig(
+        models=tuple(args.model),
+        problems=tuple(args.problems),
+        benchmarks=tuple(args.benchmark),
+        samples=args.samples,
+        baseline=args.baseline,
+        sampling=sampling_config(args),
+        text=args.text,
+        text_split=args.text_split,
+        text_length=args.text_length,
+        engine=args.engine,
+        batch_size=args.batch_size,
+        reading=problem_options(args),
+        loading=loading_config(args),
+    )
+
+
+def study_config(args: Namespace) -> "StudyConfig":
+    """Read a `StudyConfig` off the flags."""
+    from ..study.config import StudyConfig
+
+    calibration = calibration_config(args)
+    own = {name: value for name, value in _fields(StudyConfig, args).items() if name not in ("calibration", "evaluation")}
+    return StudyConfig(
+        **own,
+        calibration=calibration,
+        evaluation=SamplingConfig(
+            args.evaluation_temperature, args.evaluation_top_p, calibration.max_new_tokens, calibration.seed
+        ),
+        reading=problem_options(args),
+        loading=loading_config(args),
+    )
+
+
+def check_at_least_one(**numbers: int) -> None:
+    """Refuse numbers below 1.
+
+    Raises:
+        ConfigError: One is.
+    """
+    for name, number in numbers.items():
+        if number < 1:
+            raise ConfigError(f"{name} must be at least 1, not {number}.")
 
 
 def source_arguments(args: Namespace) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What an evaluation leaves: a row of numbers per model and problem set, every sample, and what the Hub takes."""
 
 import platform
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -15,8 +16,8 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_res
 from ..config import SamplingConfig
 from ..problems.sources import find_source
 from ..records import GradedRollout
+from .benchmarks import find_benchmark
 from .metrics import interval, is_loop, paired_difference, pass_at_k, summarize
-from .presets import find_preset
 
 
 SAMPLES = pyarrow.schema(
@@ -86,6 +87,11 @@ def versions() -> dict[str, str]:
     """Say which versions of what decides the numbers are installed."""
     names = ("optimum-ssgr", "torch", "transformers", "math-verify")
     return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def file_name(text: str) -> str:
+    """Return a text with everything but letters, digits, dots and hyphens replaced."""
+    return re.sub(r"[^\w.-]+", "_", text)
 
 
 def samples_table(model: str, problems: str, graded: Sequence[GradedRollout]) -> pyarrow.Table:
@@ -166,18 +172,18 @@ def leaderboard_files(rows: Sequence[dict[str, Any]], sampling: SamplingConfig, 
     """
     files = {}
     for row in rows:
-        preset = find_preset(row["problems"])
-        if preset is None or preset.benchmark is None:
+        benchmark = find_benchmark(row["problems"])
+        if benchmark is None or benchmark.leaderboard is None:
             continue
         asked = "greedy" if sampling.temperature == 0 else f"temperature {sampling.temperature}, top-p {sampling.top_p}"
         entry = EvalResultEntry(
-            dataset_id=preset.problems,
-            task_id=preset.benchmark,
+            dataset_id=benchmark.problems,
+            task_id=benchmark.leaderboard,
             value=round(100 * row["accuracy"], 2),
             dataset_revision=revisions.get(row["problems"]),
             notes=f"pass@1, mean of {row['samples']} samples, standard error {100 * row['accuracy_se']:.2f}, {asked}, "
             f"at most {sampling.max_new_tokens} tokens",
         )
-        name = f"{preset.problems.split('/')[-1].lower()}.yaml"
+        name = f"{benchmark.problems.split('/')[-1].lower()}.yaml"
         files[name] = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, width=1000)
     return files

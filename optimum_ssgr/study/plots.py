@@ -5,17 +5,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-
-matplotlib.use("Agg")  # no display is needed, nor any window opened
-
-import matplotlib.pyplot as plt
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..evaluation.metrics import NORMAL_95
-from .cells import SWEEPS, bands_of
+from .cells import BANDS, bands_of
+from .statistics import StudyReport
 
 
 # Okabe and Ito's palette, told apart by readers with any colour vision; markers tell the lines apart without colour.
@@ -31,7 +27,7 @@ STYLES: dict[str | None, tuple[str, str, str]] = {
     None: ("#777777", "h", "no calibration"),
 }
 TARGETS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
-METHODS = {"sparsegpt": "SparseGPT", "wanda": "Wanda", "alps": "ALPS", "magnitude": "magnitude"}
+METHOD_LABELS = {"sparsegpt": "SparseGPT", "wanda": "Wanda", "alps": "ALPS", "magnitude": "magnitude"}
 DENSE = "#555555"
 LOOK = {
     "font.size": 9,
@@ -52,13 +48,13 @@ def target_label(target: str) -> str:
     return target if ":" in target else f"{float(target):.0%}".replace("%", " %")
 
 
-def spread(report: dict[str, Any]) -> str:
+def spread(report: StudyReport) -> str:
     """Say what errors are taken over."""
-    seeds = max(row["seeds"] for row in report["rows"])
+    seeds = max(row["seeds"] for row in report.rows)
     return f"problems and {seeds} calibration seeds" if seeds > 1 else "problems alone, as there is one calibration seed"
 
 
-def plot_study(report: dict[str, Any], folder: Path) -> dict[str, str]:
+def plot_study(report: StudyReport, folder: Path) -> dict[str, str]:
     """Draw every figure that the report has numbers for.
 
     Args:
@@ -74,23 +70,22 @@ def plot_study(report: dict[str, Any], folder: Path) -> dict[str, str]:
     def save(name: str, figure: Figure, caption: str) -> None:
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
         figure.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
-        plt.close(figure)
         drawn[name] = caption
 
     bars = f"Bars are 95 % intervals over {spread(report)}."
-    several = any(row["seeds"] > 1 for row in report["rows"])
+    several = any(row["seeds"] > 1 for row in report.rows)
     over_seeds = " Bars are 95 % intervals over calibration seeds." if several else ""
-    with plt.rc_context(LOOK):
-        for number, problems in enumerate(report["settings"]["sets"]):
+    with rc_context(LOOK):
+        for number, problems in enumerate(report.settings["sets"]):
             end = "" if number == 0 else "-transfer"
-            count = report["dense"]["sets"][problems]["problems"]
+            count = report.dense["sets"][problems]["problems"]
             where = f"{count:,} problems of {problems}{'' if number == 0 else ', another domain'}"
             save(f"accuracy{end}", plot_accuracy(report, problems), f"Accuracy against sparsity on {where}. {bars}")
             caption = f"Length and truncation against sparsity on {where}.{over_seeds}"
             save(f"behaviour{end}", plot_length(report, problems), caption)
-            for sweep in report["settings"]["sweeps"]:
-                caption = f"Accuracy by the {sweep} of the traces that were calibrated on, on {where}. {bars}"
-                save(f"sweep-{sweep}{end}", plot_sweep(report, problems, sweep), caption)
+            for quantity in report.settings["bands"]:
+                caption = f"Accuracy by the {quantity} of the traces that were calibrated on, on {where}. {bars}"
+                save(f"bands-{quantity}{end}", plot_bands(report, problems, quantity), caption)
         save(
             "reconstruction",
             plot_reconstruction(report),
@@ -100,10 +95,10 @@ def plot_study(report: dict[str, Any], folder: Path) -> dict[str, str]:
     return drawn
 
 
-def plot_accuracy(report: dict[str, Any], problems: str) -> Figure:
+def plot_accuracy(report: StudyReport, problems: str) -> Figure:
     """Draw accuracy against sparsity by strategy, one panel per method, with error bars."""
     figure, axes = _panels(report, 1)
-    dense = report["dense"]["sets"][problems]
+    dense = report.dense["sets"][problems]
     for axis in axes[0]:
         half = 100 * NORMAL_95 * dense["accuracy_se"]
         level = 100 * dense["accuracy"]
@@ -116,10 +111,10 @@ def plot_accuracy(report: dict[str, Any], problems: str) -> Figure:
     return figure
 
 
-def plot_length(report: dict[str, Any], problems: str) -> Figure:
+def plot_length(report: StudyReport, problems: str) -> Figure:
     """Draw mean length and the share of truncated responses against sparsity, one column per method."""
     figure, axes = _panels(report, 2)
-    dense = report["dense"]["sets"][problems]
+    dense = report.dense["sets"][problems]
     for row_axes, name, scale, text in zip(
         axes, ("mean_tokens", "truncated"), (1, 100), ("tokens in a response", "truncated (%)"), strict=True
     ):
@@ -141,15 +136,16 @@ def plot_length(report: dict[str, Any], problems: str) -> Figure:
     return figure
 
 
-def plot_sweep(report: dict[str, Any], problems: str, sweep: str) -> Figure:
+def plot_bands(report: StudyReport, problems: str, quantity: str) -> Figure:
     """Draw accuracy by band of difficulty or length, one line per sparsity or pattern."""
-    names = bands_of([sweep])
-    rows = [row for row in report["rows"] if row["problems"] == problems and row["calibration"] in names]
-    figure, axis = plt.subplots(figsize=(4.6, 3.4), layout="constrained")
-    for number, target in enumerate(report["settings"]["targets"]):
+    names = bands_of([quantity])
+    rows = [row for row in report.rows if row["problems"] == problems and row["calibration"] in names]
+    figure = Figure(figsize=(4.6, 3.4), layout="constrained")
+    axis = figure.subplots()
+    for number, target in enumerate(report.settings["targets"]):
         found = {row["calibration"]: row for row in rows if row["target"] == target}
         axis.errorbar(
-            [place + 0.04 * (number - len(report["settings"]["targets"]) / 2) for place in range(len(names))],
+            [place + 0.04 * (number - len(report.settings["targets"]) / 2) for place in range(len(names))],
             [100 * found[name]["accuracy"] for name in names],
             [100 * NORMAL_95 * found[name]["accuracy_se"] for name in names],
             color=TARGETS[number % len(TARGETS)],
@@ -161,14 +157,14 @@ def plot_sweep(report: dict[str, Any], problems: str, sweep: str) -> Figure:
             label=target_label(target),
         )
     by = {row["calibration"]: row["calibrated_on"] for row in rows}
-    if sweep == "difficulty":
+    if quantity == "difficulty":
         below = [f"pass rate {by[name]['pass_rate']:.2f}" for name in names]
     else:
         below = [f"{by[name]['mean_tokens']:.0f} tokens" for name in names]
-    axis.set_xticks(range(len(names)), [f"{band}\n{text}" for band, text in zip(SWEEPS[sweep], below, strict=True)])
+    axis.set_xticks(range(len(names)), [f"{band}\n{text}" for band, text in zip(BANDS[quantity], below, strict=True)])
     axis.set_xlabel("traces calibrated on")
     axis.set_ylabel("problems solved (%)")
-    axis.set_title(METHODS[rows[0]["method"]], fontsize=10)
+    axis.set_title(METHOD_LABELS[rows[0]["method"]], fontsize=10)
     axis.grid(axis="x", visible=False)
     axis.margins(x=0.12)
     low, high = axis.get_ylim()
@@ -177,49 +173,47 @@ def plot_sweep(report: dict[str, Any], problems: str, sweep: str) -> Figure:
     return figure
 
 
-def plot_reconstruction(report: dict[str, Any]) -> Figure:
+def plot_reconstruction(report: StudyReport) -> Figure:
     """Draw the error of hidden states by layer and strategy, one panel per method, at the sparsity nearest to one half."""
-    targets = [target for target in report["settings"]["targets"] if ":" not in target] or report["settings"]["targets"]
+    targets = [target for target in report.settings["targets"] if ":" not in target] or report.settings["targets"]
     target = min(targets, key=lambda name: 0 if ":" in name else abs(float(name) - 0.5))
     figure, axes = _panels(report, 1)
-    for axis, method in zip(axes[0], report["settings"]["methods"], strict=True):
-        for name in (*report["settings"]["strategies"], None):
-            for found in report["reconstruction"]:
+    for axis, method in zip(axes[0], report.settings["methods"], strict=True):
+        for name in (*report.settings["strategies"], None):
+            for found in report.reconstruction:
                 if (found["method"], found["target"], found["calibration"]) == (method, target, name):
                     layers = range(1, len(found["errors"]) + 1)
                     axis.errorbar(layers, found["errors"], [NORMAL_95 * error for error in found["se"]], **_style(name))
         axis.set_yscale("log")
         axis.set_xlabel("layer")
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.set_title(f"{METHODS[method]}, {target_label(target)}", fontsize=10)
+        axis.set_title(f"{METHOD_LABELS[method]}, {target_label(target)}", fontsize=10)
     axes[0][0].set_ylabel("relative squared error")
     _legend(figure, axes)
     return figure
 
 
-def _panels(report: dict[str, Any], rows: int) -> tuple[Figure, Any]:
-    methods = report["settings"]["methods"]
+def _panels(report: StudyReport, rows: int) -> tuple[Figure, Any]:
+    methods = report.settings["methods"]
     size = (max(4.6, 2.7 * len(methods) + 0.6), 2.7 * rows + 0.8)
-    figure, axes = plt.subplots(rows, len(methods), figsize=size, sharey="row", squeeze=False, layout="constrained")
-    return figure, axes
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, len(methods), sharey="row", squeeze=False)
 
 
 def _lines(
-    report: dict[str, Any],
+    report: StudyReport,
     problems: str,
     axes: Sequence[Axes],
     value: Callable[[dict[str, Any]], tuple[float, float]],
 ) -> None:
     """Draw one line per strategy over the sparsities, and markers apart from it over the patterns."""
-    targets = report["settings"]["targets"]
+    targets = report.settings["targets"]
     places = {target: place for place, target in enumerate(targets)}
-    for axis, method in zip(axes, report["settings"]["methods"], strict=True):
-        names = [*report["settings"]["strategies"], None]
+    for axis, method in zip(axes, report.settings["methods"], strict=True):
+        names = [*report.settings["strategies"], None]
         for number, name in enumerate(names):
             rows = [
-                row
-                for row in report["rows"]
-                if (row["method"], row["calibration"], row["problems"]) == (method, name, problems)
+                row for row in report.rows if (row["method"], row["calibration"], row["problems"]) == (method, name, problems)
             ]
             shift = 0.06 * (number - (len(names) - 2) / 2) if name else 0
             style = _style(name)
@@ -233,7 +227,7 @@ def _lines(
         axis.set_xticks(range(len(targets)), list(map(target_label, targets)))
         axis.set_xlim(-0.5, len(targets) - 0.5)
         axis.set_xlabel("weights removed")
-        axis.set_title(METHODS[method], fontsize=10)
+        axis.set_title(METHOD_LABELS[method], fontsize=10)
         axis.grid(axis="x", visible=False)
 
 

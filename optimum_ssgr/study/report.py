@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .cells import Cell, bands_of, make_report
-from .plots import METHODS, plot_study, spread, target_label
+from .cells import Cell, bands_of
+from .plots import METHOD_LABELS, plot_study, spread, target_label
+from .statistics import StudyReport, make_report
 
 
 Table = list[tuple[str, ...]]
@@ -52,7 +53,7 @@ pre { background: #8882; padding: .7rem; overflow-x: auto; font-size: 12px; }
 
 def write_report(
     settings: Mapping[str, Any], dense: Mapping[str, Any], results: Mapping[Cell, Any], folder: Path
-) -> dict[str, Any]:
+) -> StudyReport:
     """Write `report.json`, `report.md`, `report.html` and the folder `plots`.
 
     Args:
@@ -65,16 +66,16 @@ def write_report(
         The report as it stands in `report.json`.
     """
     report = make_report(settings, dense, results)
-    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    (folder / "report.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n")
     captions = plot_study(report, folder / "plots")
     (folder / "report.md").write_text(as_markdown(report, captions))
     (folder / "report.html").write_text(as_html(report, captions, folder / "plots"))
     return report
 
 
-def summary(report: dict[str, Any]) -> str:
+def summarize_report(report: StudyReport) -> str:
     """Lay out accuracy on the first problem set and what differs on it, for a terminal."""
-    problems = next(iter(report["settings"]["sets"]))
+    problems = next(iter(report.settings["sets"]))
     table = accuracy_table(report, problems)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
@@ -82,12 +83,12 @@ def summary(report: dict[str, Any]) -> str:
     return "\n".join([*lines, *(["", *found] if found else [])])
 
 
-def accuracy_table(report: dict[str, Any], problems: str) -> Table:
+def accuracy_table(report: StudyReport, problems: str) -> Table:
     """Problems solved, in percent with standard errors: one row per method and strategy, one column per target."""
     return _by_target(report, problems, lambda row: f"{100 * row['accuracy']:.1f} ± {100 * row['accuracy_se']:.1f}")
 
 
-def behaviour_table(report: dict[str, Any], problems: str) -> Table:
+def behaviour_table(report: StudyReport, problems: str) -> Table:
     """Mean tokens and the shares of truncated and looping responses, in percent."""
 
     def cell(row: dict[str, Any]) -> str:
@@ -96,12 +97,12 @@ def behaviour_table(report: dict[str, Any], problems: str) -> Table:
     return _by_target(report, problems, cell)
 
 
-def perplexity_table(report: dict[str, Any]) -> Table:
+def perplexity_table(report: StudyReport) -> Table:
     """Perplexity on general text."""
-    return _by_target(report, next(iter(report["settings"]["sets"])), lambda row: f"{row['text_perplexity']:.2f}")
+    return _by_target(report, next(iter(report.settings["sets"])), lambda row: f"{row['text_perplexity']:.2f}")
 
 
-def difference_table(report: dict[str, Any], problems: str, bands: bool) -> Table:
+def difference_table(report: StudyReport, problems: str, bands: bool) -> Table:
     """Paired differences in points, with 95 % confidence intervals: between strategies, or between bands."""
     found: dict[tuple[str, str, str], dict[str, str]] = {}
     for item in _differences(report, problems, bands):
@@ -109,14 +110,14 @@ def difference_table(report: dict[str, Any], problems: str, bands: bool) -> Tabl
         cells = found.setdefault((item["method"], item["first"], item["second"]), {})
         noise = "" if _sign(item) else " ~"
         cells[item["target"]] = f"{100 * item['difference']:+.1f} ({low:+.1f} to {high:+.1f}){noise}"
-    targets = report["settings"]["targets"]
+    targets = report.settings["targets"]
     table: Table = [("method", "calibrated on", "minus", *map(target_label, targets))]
     for (method, first, second), cells in found.items():
-        table.append((METHODS[method], first, second, *(cells[target] for target in targets)))
+        table.append((METHOD_LABELS[method], first, second, *(cells[target] for target in targets)))
     return table
 
 
-def findings(report: dict[str, Any], problems: str, bands: bool) -> list[str]:
+def findings(report: StudyReport, problems: str, bands: bool) -> list[str]:
     """Say of every pair of strategies, or of bands, how often either is better, and how often that cannot be told."""
     found: dict[tuple[str, str], list[int]] = {}
     for item in _differences(report, problems, bands):
@@ -128,7 +129,7 @@ def findings(report: dict[str, Any], problems: str, bands: bool) -> list[str]:
     ]
 
 
-def precision(report: dict[str, Any], problems: str, bands: bool) -> str:
+def precision(report: StudyReport, problems: str, bands: bool) -> str:
     """Say what differences can be told from noise, and how many would pass for one by chance."""
     items = _differences(report, problems, bands)
     halves = sorted(100 * (item["ci95"][1] - item["ci95"][0]) / 2 for item in items)
@@ -139,10 +140,10 @@ def precision(report: dict[str, Any], problems: str, bands: bool) -> str:
     )
 
 
-def calibration_table(report: dict[str, Any]) -> Table:
+def calibration_table(report: StudyReport) -> Table:
     """What the calibration sets were made of, as means over seeds."""
     table: Table = [("calibrated on", "sequences", "tokens", "tokens in a sequence", "pass rate", "outside the windows")]
-    seen = {row["calibration"]: row["calibrated_on"] for row in report["rows"] if row["calibration"]}
+    seen = {row["calibration"]: row["calibrated_on"] for row in report.rows if row["calibration"]}
     for name, made in seen.items():
         rate = "-" if made["pass_rate"] is None else f"{made['pass_rate']:.2f}"
         sizes = (f"{made['sequences']:.0f}", f"{made['tokens']:,.0f}", f"{made['mean_tokens']:.0f}")
@@ -150,15 +151,15 @@ def calibration_table(report: dict[str, Any]) -> Table:
     return table
 
 
-def sections(report: dict[str, Any]) -> list[Section]:
+def sections(report: StudyReport) -> list[Section]:
     """Return the report's parts."""
-    sets, sweeps = list(report["settings"]["sets"]), report["settings"]["sweeps"]
+    sets, bands = list(report.settings["sets"]), report.settings["bands"]
     over = spread(report)
     paired = f"Differences in problems solved, paired by problem and seed, in points, with 95 % intervals over {over}."
     parts = []
     for number, problems in enumerate(sets):
         end, domain = ("", "") if number == 0 else ("-transfer", ", another domain")
-        dense = report["dense"]["sets"][problems]
+        dense = report.dense["sets"][problems]
         solved = (
             f"Problems solved, in percent ± standard error over {over}. The dense model solves "
             f"{100 * dense['accuracy']:.1f} ± {100 * dense['accuracy_se']:.1f} of {dense['problems']:,} with "
@@ -173,13 +174,13 @@ def sections(report: dict[str, Any]) -> list[Section]:
         told = "Mean tokens / truncated % / verbatim loops %."
         table = behaviour_table(report, problems)
         parts.append(Section("Length, truncation and loops", told, table=table, plots=(f"behaviour{end}",)))
-        if sweeps:
+        if bands:
             told = f"Correct traces cut into thirds, at equal numbers of tokens. {paired} {precision(report, problems, True)}"
             table = difference_table(report, problems, True)
-            plots = tuple(f"sweep-{sweep}{end}" for sweep in sweeps)
+            plots = tuple(f"bands-{quantity}{end}" for quantity in bands)
             parts.append(Section("Difficulty and length of the traces", told, findings(report, problems, True), table, plots))
-    if report["dense"]["text_perplexity"] is not None:
-        told = f"The dense model has {report['dense']['text_perplexity']:.2f}."
+    if report.dense["text_perplexity"] is not None:
+        told = f"The dense model has {report.dense['text_perplexity']:.2f}."
         parts.append(Section("Perplexity on general text", told, table=perplexity_table(report)))
     table = calibration_table(report)
     if len(table) > 1:
@@ -188,9 +189,9 @@ def sections(report: dict[str, Any]) -> list[Section]:
     return parts
 
 
-def as_markdown(report: dict[str, Any], captions: Mapping[str, str]) -> str:
+def as_markdown(report: StudyReport, captions: Mapping[str, str]) -> str:
     """Write the report as Markdown, with the plots beside it."""
-    lines = [f"# Study of {report['settings']['model']}", ""]
+    lines = [f"# Study of {report.settings['model']}", ""]
     for part in sections(report):
         lines += [f"## {part.heading}", "", *([part.text, ""] if part.text else [])]
         if part.findings:
@@ -200,12 +201,12 @@ def as_markdown(report: dict[str, Any], captions: Mapping[str, str]) -> str:
             lines += ["| " + " | ".join(row) + " |" for row in (part.table[0], rule, *part.table[1:])] + [""]
         for name in part.plots:
             lines += [f"![{captions[name]}](plots/{name}.png)", "", captions[name], ""]
-    return "\n".join([*lines, "## Settings", "", "```json", json.dumps(report["settings"], indent=1), "```", ""])
+    return "\n".join([*lines, "## Settings", "", "```json", json.dumps(report.settings, indent=1), "```", ""])
 
 
-def as_html(report: dict[str, Any], captions: Mapping[str, str], plots: Path) -> str:
+def as_html(report: StudyReport, captions: Mapping[str, str], plots: Path) -> str:
     """Write the report as one HTML page with the plots inside; it asks no other server for anything."""
-    title = html.escape(f"Study of {report['settings']['model']}")
+    title = html.escape(f"Study of {report.settings['model']}")
     body = [f"<h1>{title}</h1>"]
     for part in sections(report):
         body.append(f"<h2>{html.escape(part.heading)}</h2>")
@@ -221,7 +222,7 @@ def as_html(report: dict[str, Any], captions: Mapping[str, str], plots: Path) ->
             caption = html.escape(captions[name])
             body.append(f'<figure><img alt="{caption}" src="data:image/svg+xml;base64,{picture}">')
             body.append(f"<figcaption>{caption}</figcaption></figure>")
-    settings = html.escape(json.dumps(report["settings"], indent=1))
+    settings = html.escape(json.dumps(report.settings, indent=1))
     body.append(f"<h2>Settings</h2><pre>{settings}</pre>")
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
     return "\n".join(
@@ -229,10 +230,10 @@ def as_html(report: dict[str, Any], captions: Mapping[str, str], plots: Path) ->
     )
 
 
-def _differences(report: dict[str, Any], problems: str, bands: bool) -> list[dict[str, Any]]:
+def _differences(report: StudyReport, problems: str, bands: bool) -> list[dict[str, Any]]:
     """Those on one problem set between bands, or between strategies."""
-    named = set(bands_of(report["settings"]["sweeps"]))
-    return [item for item in report["differences"] if item["problems"] == problems and (item["first"] in named) == bands]
+    named = set(bands_of(report.settings["bands"]))
+    return [item for item in report.differences if item["problems"] == problems and (item["first"] in named) == bands]
 
 
 def _sign(difference: dict[str, Any]) -> int:
@@ -241,13 +242,13 @@ def _sign(difference: dict[str, Any]) -> int:
     return int(low > 0) - int(high < 0)
 
 
-def _by_target(report: dict[str, Any], problems: str, cell: Any) -> Table:
-    targets = report["settings"]["targets"]
+def _by_target(report: StudyReport, problems: str, cell: Any) -> Table:
+    targets = report.settings["targets"]
     table: Table = [("method", "calibrated on", *map(target_label, targets))]
-    found = {(row["method"], row["calibration"], row["target"]): row for row in report["rows"] if row["problems"] == problems}
+    found = {(row["method"], row["calibration"], row["target"]): row for row in report.rows if row["problems"] == problems}
     for method, calibration in dict.fromkeys(key[:2] for key in found):
         cells = (cell(found[method, calibration, target]) for target in targets)
-        table.append((METHODS[method], calibration or "-", *cells))
+        table.append((METHOD_LABELS[method], calibration or "-", *cells))
     return table
 
 

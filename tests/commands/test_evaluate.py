@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 import pyarrow.parquet
@@ -14,7 +13,7 @@ import pytest
 import torch
 from optimum.commands.optimum_cli import main
 
-from optimum_ssgr.commands.evaluate import is_benchmark
+from optimum_ssgr.evaluation.output import is_whole_benchmark
 from optimum_ssgr.reasoner import WEIGHTS
 
 from ..problems.local_copy import write_gsm8k
@@ -98,7 +97,7 @@ def test_too_little_gpu_memory_is_one_sentence(tmp_path, monkeypatch, capsys):
     def allocate(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of")
 
-    monkeypatch.setattr("optimum_ssgr.evaluation.perplexity.perplexity", allocate)
+    monkeypatch.setattr("optimum_ssgr.evaluation.compare.perplexity", allocate)
     monkeypatch.chdir(tmp_path)
     text = ["--text", "tiny-reasoner", "--text-length", "160"]
     short = ["--problems", "tiny-reasoner", "--num-problems", "2", "--max-new-tokens", "20"]
@@ -136,13 +135,12 @@ def test_a_leaderboard_takes_whole_benchmarks_alone(tmp_path):
 
 
 def test_a_benchmark_lost_no_response():
-    args = Namespace(num_problems=None)
     row = {"problems": "openai/gsm8k", "split": "test", "responses": 8, "samples": 2}
-    assert is_benchmark(args, row, 4)
-    assert not is_benchmark(args, row | {"responses": 7}, 4)
-    assert not is_benchmark(args, row, 5)  # all responses to a problem lost
-    assert not is_benchmark(Namespace(num_problems=4), row, 4)
-    assert is_benchmark(args, row | {"problems": "Idavidrein/gpqa", "split": "train"}, 4)
+    assert is_whole_benchmark(row, 4, False)
+    assert not is_whole_benchmark(row | {"responses": 7}, 4, False)
+    assert not is_whole_benchmark(row, 5, False)  # all responses to a problem lost
+    assert not is_whole_benchmark(row, 4, True)
+    assert is_whole_benchmark(row | {"problems": "Idavidrein/gpqa", "split": "train"}, 4, False)
 
 
 def test_perplexity_beside_the_numbers(tmp_path):

@@ -18,7 +18,7 @@ COMMAND = [
     *("study", "out", "-m", "tiny-reasoner", "--problems", "tiny-reasoner:chain,variables,sum,count"),
     *("--num-problems", "16", "--samples-per-problem", "4", "--num-tokens", "300", "--max-new-tokens", "160"),
     *("--text", "tiny-reasoner", "--text-length", "160", "--strategies", "ssgr", "text", "--methods", "magnitude", "wanda"),
-    *("--patterns", "2:4", "--seed", "2", "--seeds", "1", "--sweeps", "length"),
+    *("--patterns", "2:4", "--seed", "2", "--seeds", "1", "--bands", "length"),
     *("--transfer-problems", "tiny-reasoner:walk", "--num-evaluation-problems", "4", "--evaluation-temperature", "0"),
 ]
 CELLS = 1 + (2 + 3)
@@ -131,8 +131,8 @@ MISTAKES = {
     "unknown strategy": (["--strategies", "best"], 2, "unknown strategy 'best'"),
     "no engine": (["--problems", "no/such", "--engine", "vlm"], 2, "the engine must be transformers or addresses"),
     "no batch": (["--problems", "no/such", "--batch-size", "0"], 2, "batch_size must be at least 1, not 0"),
-    "unknown sweep": (["--sweeps", "width"], 2, "unknown sweep 'width'; choose among difficulty, length"),
-    "sweep of nothing": (["--methods", "magnitude"], 2, "--sweeps needs a method that calibrates"),
+    "unknown bands": (["--bands", "width"], 2, "unknown bands 'width'; choose among difficulty, length"),
+    "bands of nothing": (["--methods", "magnitude"], 2, "--bands needs a method that calibrates"),
     "pattern that does not divide": (["--patterns", "2:5"], 2, "2:5 does not divide the 192 inputs"),
     "the same twice": (["--methods", "wanda", "wanda"], 2, "is named twice"),
     "prompt too long": (["--max-new-tokens", "1000"], 2, "exceed the model's context of 1024 tokens"),

@@ -8,9 +8,9 @@ from huggingface_hub import EvalResultEntry, ModelCard, parse_eval_result_entrie
 
 from optimum_ssgr import SamplingConfig, load_problems
 from optimum_ssgr.errors import ConfigError, DataError
+from optimum_ssgr.evaluation.benchmarks import BENCHMARKS, find_benchmark, lighteval_command
 from optimum_ssgr.evaluation.evaluate import evaluate
 from optimum_ssgr.evaluation.perplexity import perplexity, windows_of
-from optimum_ssgr.evaluation.presets import PRESETS, find_preset, lighteval_command
 from optimum_ssgr.evaluation.results import card_metadata, leaderboard_files, result_row
 from optimum_ssgr.problems.sources import SOURCES
 from optimum_ssgr.rollouts.store import rollout_fingerprint
@@ -82,9 +82,9 @@ def test_results_for_leaderboards_are_in_percent_and_of_registered_benchmarks_al
 
 def test_presets_are_known_sets_with_an_instruction():
     known = {source.id: source for source in SOURCES}
-    for preset in PRESETS.values():
+    for preset in BENCHMARKS.values():
         assert known[preset.problems].instruction
-        assert find_preset(preset.problems.lower()) is preset
+        assert find_benchmark(preset.problems.lower()) is preset
 
 
 def test_cross_check_asks_the_same():

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from optimum_ssgr.errors import ConfigError
-from optimum_ssgr.study.cells import Cell, bands_of, make_report, study_cells
+from optimum_ssgr.study.cells import Cell, bands_of, study_cells
 from optimum_ssgr.study.report import difference_table, findings, write_report
+from optimum_ssgr.study.statistics import make_report
 
 
 SETTINGS = {
@@ -17,7 +18,7 @@ SETTINGS = {
     "strategies": ["text", "ssgr", "self", "rac", "prompts"],
     "methods": ["magnitude", "sparsegpt", "wanda", "alps"],
     "targets": ["0.3", "0.4", "0.5", "0.6", "0.7", "2:4"],
-    "sweeps": ["difficulty", "length"],
+    "bands": ["difficulty", "length"],
     "sets": {"known": 200, "other": 200},
 }
 STRENGTH = {"ssgr": 0.3, "self": 0.27, "rac": 0.25, "prompts": 0.1, "text": 0.05, None: 0.0}
@@ -55,7 +56,7 @@ def results():
     rng = np.random.default_rng(0)
     grid = [SETTINGS[name] for name in ("strategies", "methods", "targets")]
     dense = result(rng, "0", "ssgr")
-    cells = study_cells(*grid, range(3), SETTINGS["sweeps"])
+    cells = study_cells(*grid, range(3), SETTINGS["bands"])
     return dense, {cell: result(rng, cell.target, cell.calibration) for cell in cells}
 
 
@@ -77,7 +78,7 @@ def test_cells():
 def test_rows_and_differences_are_paired_by_problem_and_seed(results):
     dense, cells = results
     report = make_report(SETTINGS, dense, cells)
-    assert len(report["rows"]) == 2 * 6 * (1 + 3 * 5 + 6)
+    assert len(report.rows) == 2 * 6 * (1 + 3 * 5 + 6)
     key = ("wanda", "0.5")
     scores = {
         name: np.array([cells[Cell(*key, name, seed)]["sets"]["other"]["correct"] for seed in range(3)])
@@ -85,7 +86,7 @@ def test_rows_and_differences_are_paired_by_problem_and_seed(results):
     }
     (row,) = (
         row
-        for row in report["rows"]
+        for row in report.rows
         if (row["method"], row["target"], row["calibration"], row["problems"]) == (*key, "ssgr", "other")
     )
     assert row["accuracy"] == pytest.approx(scores["ssgr"].mean())
@@ -97,7 +98,7 @@ def test_rows_and_differences_are_paired_by_problem_and_seed(results):
 
     (found,) = (
         item
-        for item in report["differences"]
+        for item in report.differences
         if (item["method"], item["target"], item["first"], item["second"], item["problems"]) == (*key, "ssgr", "text", "other")
     )
     paired = scores["ssgr"] - scores["text"]
@@ -106,9 +107,9 @@ def test_rows_and_differences_are_paired_by_problem_and_seed(results):
     assert found["difference"] == pytest.approx(paired.mean())
     assert found["se"] == pytest.approx(np.hypot(over_problems, over_seeds))
     assert found["ci95"] == pytest.approx([paired.mean() - 1.96 * found["se"], paired.mean() + 1.96 * found["se"]])
-    swept = {(item["first"], item["second"]) for item in report["differences"] if ":" in item["first"]}
-    assert len(swept) == 6
-    assert ("difficulty:hardest", "difficulty:easiest") in swept
+    banded = {(item["first"], item["second"]) for item in report.differences if ":" in item["first"]}
+    assert len(banded) == 6
+    assert ("difficulty:hardest", "difficulty:easiest") in banded
 
 
 def test_findings_count_the_differences_outside_the_noise(results):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from optimum_ssgr.commands.processes import _deaf_processes, device_environments
+from optimum_ssgr.study.workers import _block_sigint, device_environments
 
 
 def test_every_process_has_a_gpu_of_its_own():
@@ -25,7 +25,7 @@ def test_every_process_has_a_gpu_of_its_own():
 
 def test_ctrl_c_while_processes_start_is_heard_once_and_here():
     listening = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), _deaf_processes():
+    with pytest.raises(KeyboardInterrupt), _block_sigint():
         process = subprocess.Popen([sys.executable, "-S", "-c", "print(input())"], stdin=-1, stdout=-1, text=True)
         process.send_signal(signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)

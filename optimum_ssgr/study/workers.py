@@ -1,57 +1,70 @@
 """The processes of a study: each does a step at a time, has a GPU of its own if there are several, and ends with the study."""
 
+import logging
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.sharedctypes import Synchronized
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
-from .base import be_quiet
-from .setting import Setting
 
 
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
 
+    from .inputs import StudyInputs
+
     Step = tuple[Any, ...]
-    """A function of `cells`, and its arguments besides the setting."""
+    """A function of `steps`, and its arguments besides the inputs."""
+
+LOOK_AGAIN = 0.5
+"""Seconds between looks at how far the steps are."""
 
 
 @contextmanager
-def step_runner(setting: Setting, processes: int) -> "Iterator[Callable[[Sequence[Step]], Iterator[None]]]":
-    """Give a function that runs steps, several at a time, and yields whenever one is done.
+def open_workers(inputs: "StudyInputs", processes: int) -> "Iterator[Callable[[Sequence[Step]], Iterator[int]]]":
+    """Give a function that runs steps, several at a time, and yields the responses generated so far, a few times a minute.
 
-    The processes end with this one, however it ends.
+    The processes end with this one, however it ends. This one's environment and signal handlers are afterwards as before.
 
     Args:
-        setting: What the steps share.
+        inputs: What the steps share.
         processes: Processes to run them in.
     """
     import torch
 
-    os.environ["TQDM_DISABLE"] = "1"  # in the new processes; this one has read it already
     context = multiprocessing.get_context("spawn")
-    environments = context.SimpleQueue()
-    for environment in device_environments(processes, torch.cuda.device_count(), setting.args.device_map, os.environ):
+    environments, generated = context.SimpleQueue(), context.Value("Q", 0)
+    device_map = inputs.config.loading.device_map
+    for environment in device_environments(processes, torch.cuda.device_count(), device_map, os.environ):
         environments.put(environment)
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(setting, environments))
+    # Pickled here, so that nothing heavy is loaded there before the environment is set.
+    arguments = (pickle.dumps(inputs), inputs.config.threads, environments, generated, logging.root.manager.disable)
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_initialize, initargs=arguments)
 
-    def run(steps: "Sequence[Step]") -> Iterator[None]:
-        with _deaf_processes():
-            futures = [pool.submit(_run, *step) for step in steps]
-        for future in as_completed(futures):
-            yield future.result()
+    def run(steps: "Sequence[Step]") -> Iterator[int]:
+        with _block_sigint():
+            waiting = {pool.submit(_run, *step) for step in steps}
+        while waiting:
+            done, waiting = wait(waiting, timeout=LOOK_AGAIN)
+            for future in done:
+                future.result()
+            yield generated.value
 
+    is_main = threading.current_thread() is threading.main_thread()  # only there may handlers be set
     listening = signal.getsignal(signal.SIGINT)
     try:
         yield run
     except BaseException as error:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # this is the end already, and must not be left half done
+        if is_main:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # this is the end already, and must not be left half done
         pool.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
             process.terminate()
@@ -63,7 +76,8 @@ def step_runner(setting: Setting, processes: int) -> "Iterator[Callable[[Sequenc
         raise
     finally:
         pool.shutdown()
-        signal.signal(signal.SIGINT, listening)
+        if is_main:
+            signal.signal(signal.SIGINT, listening)
 
 
 def device_environments(
@@ -88,8 +102,11 @@ def device_environments(
 
 
 @contextmanager
-def _deaf_processes() -> Iterator[None]:
-    """Let processes that are started here never hear Ctrl-C, not even before `_begin`; this one hears it at the end."""
+def _block_sigint() -> Iterator[None]:
+    """Let processes that are started here never hear Ctrl-C, not even before `_initialize`; this one hears it at the end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     heard: list[int] = []
     listening = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
     if hasattr(signal, "pthread_sigmask"):  # Windows has none of it
@@ -104,29 +121,52 @@ def _deaf_processes() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-_setting: Setting | None = None
+_inputs: "StudyInputs | None" = None
 
 
-def _begin(setting: Setting, environments: "SimpleQueue[dict[str, str]]") -> None:
+def _initialize(
+    pickled: bytes,
+    threads: int,
+    environments: "SimpleQueue[dict[str, str]]",
+    generated: "Synchronized[int]",
+    silenced: int,
+) -> None:
     """Prepare a process: leave Ctrl-C to its parent and end with it; compute with as many threads as everywhere."""
-    global _setting
-    _setting = setting
+    global _inputs
     os.environ.update(environments.get())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
-    if setting.args.quiet:
-        be_quiet()
+    threading.Thread(target=_exit_with_parent, args=(multiprocessing.parent_process(),), daemon=True).start()
+    logging.disable(silenced)
     import torch
+
+    torch.set_num_threads(threads)
+    _hide_progress(generated)
+    _inputs = pickle.loads(pickled)
+
+
+def _hide_progress(generated: "Synchronized[int]") -> None:
+    """Draw no progress bars here, and count the responses that they would show, for the one bar of the study."""
     from tqdm import tqdm
 
-    torch.set_num_threads(setting.args.threads)
     tqdm.set_lock(threading.RLock())  # its usual lock is shared between processes, and left behind when this one is ended
+    draw = tqdm.__init__
+
+    def hide(self: tqdm, *args: Any, unit: str = "it", **options: Any) -> None:
+        draw(self, *args, **options | {"disable": True})
+        self.unit = unit
+
+    def count(self: tqdm, n: float | None = 1) -> None:
+        if self.unit == "rollout":
+            with generated.get_lock():
+                generated.value += int(n)
+
+    tqdm.__init__, tqdm.update = hide, count
 
 
-def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
+def _exit_with_parent(parent: multiprocessing.process.BaseProcess) -> None:
     parent.join()
     os._exit(1)
 
 
 def _run(step: Callable[..., None], *arguments: Any) -> None:
-    step(_setting, *arguments)
+    step(_inputs, *arguments)

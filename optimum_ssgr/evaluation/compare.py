@@ -1,0 +1,156 @@
+"""Compare models: each is asked the same problems, and what comes back is put side by side."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..checkpoints.identity import hash_weights
+from ..checkpoints.load import load_model, load_skeleton, load_tokenizer, source_of
+from ..config import IN_PROCESS, LoadingConfig
+from ..errors import DataError
+from ..records import GradedRollout, Problem
+from ..rollouts.choose import choose_engine
+from ..rollouts.store import open_rollout_store, rollout_fingerprint
+from .config import TEXT_WINDOWS, EvaluationConfig
+from .evaluate import MeteredEngine, answer
+from .perplexity import perplexity
+from .prepare import check_answers, check_prompts, cut_windows, load_evaluation_set, load_evaluation_text
+from .results import file_name, result_row
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """What came of asking one model.
+
+    Args:
+        identity: Which weights it has: their commit on the Hub, or the hashes of their files.
+        graded: Its responses by problem set.
+        perplexity: Of the general text; None without any.
+        speed: Tokens it generated in a second; None when all responses were in the journal.
+    """
+
+    identity: dict[str, Any]
+    graded: dict[str, list[GradedRollout]]
+    perplexity: float | None
+    speed: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came of a comparison.
+
+    Args:
+        config: What was compared and how.
+        problems: The problems by the name of their set.
+        results: What came of every model, by its name, the baseline first.
+        rows: One row of numbers for every model and problem set, see `results.result_row`.
+    """
+
+    config: EvaluationConfig
+    problems: Mapping[str, list[Problem]]
+    results: Mapping[str, ModelResult]
+    rows: list[dict[str, Any]]
+
+
+def compare_models(config: EvaluationConfig, journal_dir: str | Path | None = None) -> Comparison:
+    """Ask models the same problems and compare them, problem by problem.
+
+    Everything that can be refused is refused before the first model is asked.
+
+    Args:
+        config: Models, problems and how to ask.
+        journal_dir: Folder for finished responses: when the same call is made again after an interruption, only what is
+            missing is generated.
+
+    Raises:
+        SSGRError: A model, a problem set or a setting cannot be used, or the journal belongs to another run.
+    """
+    # 1. What is to be asked, and whether it can be.
+    sampling, loading = config.sampling, config.loading
+    for model in config.asked_models:
+        check_answers(model, loading)
+    problems = {name: load_evaluation_set(config.reading, name, sampling.seed) for name in config.samples_of}
+    documents: list[str] = []
+    if config.text:
+        documents = load_evaluation_text(config.text, config.text_split, config.text_length * TEXT_WINDOWS)
+    for name, found in problems.items():
+        for model in config.asked_models:
+            check_prompts(model, loading, found, config.reading.instruction_for(name), sampling.max_new_tokens)
+    windows: dict[str, torch.Tensor] = {}
+    if config.text:
+        windows = {
+            model: cut_windows(model, loading, documents, config.text_length, TEXT_WINDOWS) for model in config.asked_models
+        }
+    # 2. One model after the other, so that one at a time is in memory.
+    results = {
+        model: _ask(config, model, problems, windows.get(model), Path(journal_dir) if journal_dir is not None else None)
+        for model in config.asked_models
+    }
+    # 3. Side by side.
+    return Comparison(config, problems, results, _make_rows(config, results))
+
+
+def load_for_engine(model_id: str, engine: str, loading: LoadingConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model and its tokenizer; without its weights, on the meta device, when servers generate in its place.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
+    if engine == IN_PROCESS:
+        return load_model(model_id, dtype=loading.dtype, device_map=loading.device_map, **loading.source)
+    return load_skeleton(model_id, **loading.source), load_tokenizer(model_id, **loading.source)
+
+
+def _ask(
+    config: EvaluationConfig,
+    name: str,
+    problems: Mapping[str, Sequence[Problem]],
+    windows: torch.Tensor | None,
+    journal_dir: Path | None,
+) -> ModelResult:
+    """Ask one model all problems."""
+    model, tokenizer = load_for_engine(name, config.engine, config.loading)
+    sole = len(config.asked_models) == 1
+    engine = MeteredEngine(choose_engine(config.engine, model, tokenizer, config.sampling, config.batch_size, sole))
+    identity = _identify(name, getattr(model.config, "_commit_hash", None))
+    measured = None if windows is None else perplexity(model, windows)
+    graded = {}
+    for set_name, samples in config.samples_of.items():
+        store = None
+        if journal_dir is not None:
+            folder = journal_dir / _store_name(name, set_name)
+            store = open_rollout_store(folder, rollout_fingerprint(model, tokenizer, config.sampling))
+        instruction = config.reading.instruction_for(set_name)
+        graded[set_name] = answer(engine, tokenizer, problems[set_name], config.sampling.seed, samples, instruction, store)
+    speed = engine.tokens / engine.seconds if engine.seconds else None
+    return ModelResult(identity, graded, measured, speed)
+
+
+def _identify(model: str, commit: str | None) -> dict[str, Any]:
+    """Tell which weights a model has, so that its results are taken for no other's; None where a server has them."""
+    folder = Path(source_of(model))
+    try:
+        return {"commit": commit, "weights": hash_weights(folder) if folder.is_dir() else None}
+    except DataError:
+        return {"commit": commit, "weights": None}
+
+
+def _store_name(model: str, problems: str) -> str:
+    """Return a folder's name for a model and a problem set: readable, and different for any two pairs."""
+    return f"{file_name(f'{Path(model).name}-{problems}')}-{hashlib.sha256(f'{model} {problems}'.encode()).hexdigest()[:8]}"
+
+
+def _make_rows(config: EvaluationConfig, results: Mapping[str, ModelResult]) -> list[dict[str, Any]]:
+    """Put the numbers of every model and problem set together."""
+    rows = []
+    for model, result in results.items():
+        for name, graded in result.graded.items():
+            baseline = results[config.baseline].graded[name] if config.baseline and model != config.baseline else None
+            row = result_row(model, name, config.reading.evaluation_split(name), graded, baseline=baseline)
+            rows.append(row | ({} if result.perplexity is None else {"text_perplexity": result.perplexity}))
+    return rows

@@ -1,0 +1,70 @@
+"""What is read and checked before a model is asked: problems, prompts that fit, and general text cut into windows."""
+
+from collections.abc import Sequence
+
+import torch
+
+from ..calibration.text import load_documents
+from ..checkpoints.load import load_config, load_tokenizer
+from ..config import LoadingConfig
+from ..errors import DataError
+from ..problems.options import ProblemOptions
+from ..reasoner import NAME as EMBEDDED
+from ..records import Problem
+from ..rollouts.prompts import check_context, check_lengths, encode_prompts
+from .perplexity import windows_of
+
+
+CHARACTERS_PER_TOKEN = 8
+"""So many characters of text are read for every token wanted, which is more than any tokenizer takes."""
+
+
+def check_answers(model_id: str, loading: LoadingConfig) -> None:
+    """Refuse a model that cannot be loaded or asked, before problems and text are downloaded.
+
+    Raises:
+        ModelError: Its config or tokenizer cannot be loaded, or it has no chat template.
+    """
+    load_config(model_id, **loading.source)
+    encode_prompts(load_tokenizer(model_id, **loading.source), [Problem("any", "Any question?", "")])
+
+
+def check_prompts(
+    model_id: str, loading: LoadingConfig, problems: Sequence[Problem], instruction: str, max_new_tokens: int
+) -> None:
+    """Render every prompt and see whether it fits a model, before any weights are loaded.
+
+    Raises:
+        ConfigError: A prompt, or it and the longest response, exceeds the context.
+        ModelError: The model cannot be loaded or asked.
+    """
+    prompts = encode_prompts(load_tokenizer(model_id, **loading.source), problems, instruction)
+    check_lengths(load_config(model_id, **loading.source), prompts.values(), max_new_tokens)
+
+
+def load_evaluation_set(options: ProblemOptions, name: str, seed: int) -> list[Problem]:
+    """Load problems to evaluate on.
+
+    Raises:
+        DataError: They cannot be read, or there are too few for a standard error.
+    """
+    problems = options.load(name, evaluation=True, seed=seed)
+    if len(problems) < 2:
+        raise DataError(f"'{name}' gives one problem; it takes at least 2 to know a standard error.")
+    return problems
+
+
+def load_evaluation_text(source: str, split: str | None, num_tokens: int) -> list[str]:
+    """Read general text that no model was calibrated on, from another split than the one that calibration takes."""
+    split = split or ("test" if source == EMBEDDED else "validation")
+    return load_documents(source, CHARACTERS_PER_TOKEN * num_tokens, split=split)
+
+
+def cut_windows(model_id: str, loading: LoadingConfig, documents: Sequence[str], length: int, most: int) -> torch.Tensor:
+    """Cut text into windows by a model's tokenizer, before any weights are loaded; int64 [windows, length].
+
+    Raises:
+        SSGRError: A window does not fit the model's context, or the text does not fill one.
+    """
+    check_context(load_config(model_id, **loading.source), length, "a window of text")
+    return windows_of(load_tokenizer(model_id, **loading.source), documents, length, most)

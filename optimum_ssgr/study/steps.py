@@ -1,0 +1,179 @@
+"""The steps of a study; what a step leaves is there whole or not at all."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from ..calibration.bands import difficulty_bands, length_bands
+from ..calibration.dataset import CalibrationSet
+from ..calibration.strategies import WIDENED
+from ..cards.render import dataset_card
+from ..config import IN_PROCESS
+from ..errors import DataError
+from ..evaluation.compare import load_for_engine
+from ..evaluation.evaluate import evaluate
+from ..evaluation.metrics import summarize
+from ..evaluation.perplexity import perplexity
+from ..evaluation.reconstruction import hidden_states, reference_sequences, relative_errors
+from ..files import write_whole
+from ..pruner import SSGRPruner
+from ..records import GradedRollout
+from .cells import Cell, bands_of
+from .inputs import StudyInputs
+
+
+DENSE = "dense"
+REFERENCE_TOKENS = 2048
+"""Tokens of the dense model's own responses on which hidden states are compared."""
+
+
+def evaluate_dense(inputs: StudyInputs) -> None:
+    """Evaluate the dense model, and keep its hidden states on some of its own right answers.
+
+    Raises:
+        DataError: It solves none of the problems.
+    """
+    pruner = _load_pruner(inputs)
+    result, graded = _measure(inputs, pruner)
+    sequences = reference_sequences(graded, REFERENCE_TOKENS)
+    if not sequences:
+        raise DataError("the dense model solves none of the evaluation problems; check the answers or take easier ones.")
+    tensors = {f"ids.{number}": torch.tensor(ids) for number, ids in enumerate(sequences)}
+    tensors |= {f"states.{number}": hidden_states(pruner.model, ids) for number, ids in enumerate(sequences)}
+    write_whole(inputs.reference, lambda partial: save_file(tensors, partial))
+    _write(inputs.result(DENSE), result)
+
+
+def make_calibration_sets(inputs: StudyInputs, seed: int) -> None:
+    """Generate the rollouts of a seed, and select every calibration set from them.
+
+    Raises:
+        DataError: A set would have fewer tokens than the others, or a band would have to take traces from outside.
+    """
+    study, config = inputs.config, dataclasses.replace(inputs.config.calibration, seed=seed)
+    problems, instruction = inputs.calibration_problems[seed], inputs.instructions[None]
+    pruner = _load_pruner(inputs, weights=study.needs_rollouts and study.engine == IN_PROCESS)
+    graded: Sequence[GradedRollout] = ()
+    if study.needs_rollouts:
+        graded = pruner.generate_rollouts(
+            problems,
+            config,
+            journal_dir=inputs.journal / "rollouts" / str(seed),
+            engine=study.engine,
+            batch_size=study.batch_size,
+            instruction=instruction,
+        )
+    windows = _band_windows(study.calibrations, graded)
+    for name in study.calibrations:
+        folder = inputs.calibration_set(seed, name)
+        if folder.exists():
+            continue
+        chosen = dataclasses.replace(study.calibration_for(name), seed=seed, **windows.get(name, {}))
+        built = pruner.build_calibration(problems, chosen, rollouts=graded, text=inputs.text, instruction=instruction)
+        outside = sum(WIDENED in by for by in built.dataset["selected_by"]) if name in windows else 0
+        tokens = built.manifest["counts"]["tokens"]
+        if outside or tokens < config.num_tokens:
+            raise DataError(
+                f"{name} has fewer than {config.num_tokens:,} tokens to select from the rollouts of seed {seed}, so that sets "
+                "of equal size cannot be made; ask more problems, or lower --num-tokens."
+            )
+        if study.keep_checkpoints and (seed, name) == (study.calibration.seed, study.strategies[0]):
+            built.save_to_disk(_emptied(inputs.kept_calibration_set), dataset_card(built.manifest))
+        without = dataclasses.replace(built, rollouts=None, manifest=built.manifest | {"rollouts_hash": None})
+        without.save_to_disk(folder)
+
+
+def run_cell(inputs: StudyInputs, cell: Cell) -> None:
+    """Prune a fresh copy of the model, and measure what is left of it."""
+    pruner = _load_pruner(inputs)
+    calibration = None
+    if cell.calibration is not None:
+        calibration = CalibrationSet.load_from_disk(inputs.calibration_set(cell.seed, cell.calibration))
+    report = pruner.prune(calibration, cell.pruning)
+    if inputs.config.keeps(cell):
+        # Measured as a user would get it: from the checkpoint.
+        folder = _emptied(inputs.checkpoint(cell.calibration))
+        pruner.save_pretrained(folder)
+        pruner = SSGRPruner.from_pretrained(str(folder))
+    result, _ = _measure(inputs, pruner)
+    tensors = load_file(inputs.reference)
+    numbers = range(len(tensors) // 2)
+    sequences = [tensors[f"ids.{number}"].tolist() for number in numbers]
+    errors = relative_errors(pruner.model, sequences, [tensors[f"states.{number}"] for number in numbers])
+    described = {"cell": dataclasses.asdict(cell), "sparsity": report.sparsity, "calibration": _describe(calibration)}
+    _write(inputs.result(cell.name), described | result | {"errors": errors})
+
+
+def _load_pruner(inputs: StudyInputs, weights: bool = True) -> SSGRPruner:
+    config = inputs.config
+    return SSGRPruner(*load_for_engine(config.model, IN_PROCESS if weights else config.engine, config.loading))
+
+
+def _band_windows(calibrations: Sequence[str], graded: Sequence[GradedRollout]) -> dict[str, dict[str, tuple[float, float]]]:
+    """Return the windows of `ssgr` that stand for each band, by its name."""
+    windows: dict[str, dict[str, tuple[float, float]]] = {}
+    for name, window in zip(bands_of(["length"]), length_bands(), strict=True):
+        windows[name] = {"length_window": window, "pass_rate": (0, 1)}
+    if set(bands_of(["difficulty"])) & set(calibrations):
+        for name, window in zip(bands_of(["difficulty"]), difficulty_bands(graded), strict=True):
+            windows[name] = {"pass_rate": window, "length_window": (0, 100)}
+    return windows
+
+
+def _measure(inputs: StudyInputs, pruner: SSGRPruner) -> tuple[dict[str, Any], list[GradedRollout]]:
+    """Evaluate on every set and on text; also return the responses to the first set."""
+    text = perplexity(pruner.model, torch.tensor(inputs.windows)) if inputs.windows else None
+    graded = {
+        name: evaluate(
+            pruner.model,
+            pruner.tokenizer,
+            problems,
+            inputs.config.evaluation,
+            inputs.config.samples,
+            inputs.config.batch_size,
+            inputs.instructions[name],
+        )
+        for name, problems in inputs.evaluation_sets.items()
+    }
+    sets = {name: {"summary": summarize(found), "correct": _shares_correct(found)} for name, found in graded.items()}
+    return {"sets": sets, "text_perplexity": text}, next(iter(graded.values()))
+
+
+def _shares_correct(graded: Sequence[GradedRollout]) -> list[float]:
+    """Share of right samples by problem, in the order of the problems' ids."""
+    verdicts: dict[str, list[bool]] = {}
+    for item in graded:
+        verdicts.setdefault(item.problem.id, []).append(item.verdict.correct)
+    return [sum(found) / len(found) for found in verdicts.values()]
+
+
+def _describe(calibration: CalibrationSet | None) -> dict[str, Any] | None:
+    """Say what a model was calibrated on: how much, and how long and how difficult it was."""
+    if calibration is None:
+        return None
+    rows = calibration.dataset
+    rates = [rate for rate in rows["pass_rate"] if rate is not None]
+    return {
+        "sequences": len(rows),
+        "tokens": sum(rows["num_tokens"]),
+        "mean_tokens": sum(rows["num_tokens"]) / len(rows),
+        "pass_rate": sum(rates) / len(rates) if rates else None,
+        "outside_windows": sum(WIDENED in by for by in rows["selected_by"]) / len(rows),
+    }
+
+
+def _emptied(folder: Path) -> Path:
+    """Remove what a step that was cut off left in a folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, lambda partial: partial.write_text(json.dumps(result) + "\n"))
