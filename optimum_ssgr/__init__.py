@@ -4,13 +4,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _EXPORTS = {
     "SSGRPruner": "pruner",
     "CalibrationConfig": "config",
     "PruningConfig": "config",
     "SamplingConfig": "config",
+    "LoadingConfig": "config",
+    "EvaluationConfig": "evaluation.config",
+    "compare_models": "evaluation.compare",
+    "StudyConfig": "study.config",
+    "run_study": "study.run",
     "CalibrationSet": "calibration.dataset",
     "SSGRError": "errors",
     "Problem": "records",
@@ -21,12 +26,17 @@ __all__ = ["__version__", *_EXPORTS]
 if TYPE_CHECKING:
     from .calibration.dataset import CalibrationSet as CalibrationSet
     from .config import CalibrationConfig as CalibrationConfig
+    from .config import LoadingConfig as LoadingConfig
     from .config import PruningConfig as PruningConfig
     from .config import SamplingConfig as SamplingConfig
     from .errors import SSGRError as SSGRError
+    from .evaluation.compare import compare_models as compare_models
+    from .evaluation.config import EvaluationConfig as EvaluationConfig
     from .problems.load import load_problems as load_problems
     from .pruner import SSGRPruner as SSGRPruner
     from .records import Problem as Problem
+    from .study.config import StudyConfig as StudyConfig
+    from .study.run import run_study as run_study
 
 
 def __getattr__(name: str) -> Any:
