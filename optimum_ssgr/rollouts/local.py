@@ -85,8 +85,8 @@ class _Batch:
     def compact(self, kept: list[int]) -> list[int]:
         """Drop all rows but those kept; the last ones move into the gaps.
 
-        With rows 0 to 4 of which 1 and 2 end, 0, 3 and 4 are kept: 3 becomes row 1 and 4 becomes row 2, and 0 is not touched.
-        Closing the gaps in order would copy the cache of every row after the first gap.
+        When row 1 of five ends, row 4 becomes row 1, and the cache of 0, 2 and 3 is not touched. Moving all rows up would copy
+        that of 2 and 3 too.
 
         Returns:
             For every row the number it had before.
