@@ -35,7 +35,7 @@ from optimum_ssgr.config import SamplingConfig
 from optimum_ssgr.problems.load import load_problems
 from optimum_ssgr.reasoner import NAME
 from optimum_ssgr.rollouts import local
-from optimum_ssgr.rollouts.cache import RoomyLayer
+from optimum_ssgr.rollouts.cache import PreallocatedKVLayer
 from optimum_ssgr.rollouts.engine import Request, request_seed
 from optimum_ssgr.rollouts.prompts import encode_prompts
 
@@ -210,8 +210,8 @@ def clocked(owner: object, name: str, seconds: Counter, part: str) -> Iterator[N
 def print_parts(*work: object) -> None:
     """Print where the engine's time goes."""
     seconds: Counter = Counter()
-    parts = [(local.LocalEngine, "_forward", "model"), (local, "sample_tokens", "sampling"), (local._Batch, "keep", "rows")]
-    parts += [(RoomyLayer, "update", "cache"), (local.LocalEngine, "_join", "prefill")]
+    parts = [(local.LocalEngine, "_forward", "model"), (local, "sample_tokens", "sampling"), (local._Batch, "compact", "rows")]
+    parts += [(PreallocatedKVLayer, "update", "cache"), (local.LocalEngine, "_join", "prefill")]
     stack = [clocked(owner, name, seconds, part) for owner, name, part in parts]
     for context in stack:
         context.__enter__()

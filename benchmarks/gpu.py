@@ -53,10 +53,10 @@ class TimedWeights(ResidentWeights):
         self.seconds: list[float] = []
 
     @contextmanager
-    def block(self, name: str, block: nn.Module) -> Iterator[None]:
+    def onload_block(self, name: str, block: nn.Module) -> Iterator[None]:
         """Hold a block and time it."""
         start = now()
-        with super().block(name, block):
+        with super().onload_block(name, block):
             yield
         self.seconds.append(now() - start)
 
@@ -76,14 +76,14 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["wanda", "sparsegpt"])
     parser.add_argument("--sequences", type=int, default=128)
     parser.add_argument("--length", type=int, default=2048)
-    parser.add_argument("--mode", choices=("staged", "two_pass"), default="two_pass", help="(default %(default)s)")
+    parser.add_argument("--true-sequential", action="store_true", help="run every block once (default: twice)")
     parser.add_argument("--tf32", action="store_true")
     args = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = args.tf32
     name = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else platform.processor() or "CPU"
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     print(f"- {name}, {versions}, bfloat16, TF32 {'on' if args.tf32 else 'off'}")
-    print(f"- {args.sequences} x {args.length} tokens, {args.mode}, 50 %\n")
+    print(f"- {args.sequences} x {args.length} tokens, {'one pass' if args.true_sequential else 'two passes'}, 50 %\n")
     print("| shape | method | seconds per block, median (least-greatest) | total seconds | peak memory [GiB] |")
     print("|---|---|---|---|---|")
     sequences = torch.randint(8192, (args.sequences, args.length)).tolist()
@@ -93,7 +93,8 @@ def main() -> None:
             if args.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
             weights, start = TimedWeights(), now()
-            prune_layerwise(model, sequences, PruningConfig(method=method, sparsity=0.5, mode=args.mode), weights=weights)
+            config = PruningConfig(method=method, sparsity=0.5, true_sequential=args.true_sequential)
+            prune_layerwise(model, sequences, config, weights=weights)
             blocks, total = weights.seconds, now() - start
             peak = f"{torch.cuda.max_memory_allocated() / 2**30:.1f}" if args.device.type == "cuda" else "-"
             times = f"{median(blocks):.2f} ({min(blocks):.2f}-{max(blocks):.2f})"

@@ -1,4 +1,4 @@
-"""Tell which share of the processor's measured matrix-product speed pruning a block with SparseGPT (staged) reaches, and where.
+"""Tell which share of the measured matrix-product speed pruning a block with SparseGPT, in one pass, reaches, and where.
 
     python benchmarks/limit.py --threads 1
 
@@ -107,7 +107,7 @@ def main() -> None:
         operations += per_time * times
         print(as_row(name, per_time * times, peak, seconds(run, args.repeats, times)), flush=True)
     sequences = tokens.tolist()
-    taken = seconds(lambda: prune_layerwise(model, sequences, PruningConfig(sparsity=0.5, mode="staged")), args.repeats)
+    taken = seconds(lambda: prune_layerwise(model, sequences, PruningConfig(sparsity=0.5, true_sequential=True)), args.repeats)
     print(as_row("everything", operations, peak, taken))
 
 

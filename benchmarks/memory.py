@@ -29,7 +29,7 @@ from optimum_ssgr.records import CalibrationSequence
 
 
 CLI = Path(sys.executable).with_name("optimum-cli")
-RUNS = {"in memory, staged": [], "in memory, two_pass": ["--mode", "two_pass"], "streamed": ["--streaming"]}
+RUNS = {"in memory, one pass": [], "in memory, two passes": ["--no-true-sequential"], "streamed": ["--streaming"]}
 
 
 def prepare(folder: Path, args: argparse.Namespace) -> None:

@@ -25,7 +25,7 @@ from peers.setting import Setting, Task, prepare
 
 METHODS = ("sparsegpt", "wanda")
 PATTERNS = ("50%", "2:4")
-MODES = ("two_pass", "staged", "streamed")
+VARIANTS = ("two passes", "one pass", "streamed")
 MIB = 2**20
 Record = dict[str, Any]
 
@@ -53,7 +53,7 @@ def list_tasks(arguments: argparse.Namespace, folder: Path) -> list[list[tuple[s
     for method in arguments.methods:
         for pattern in arguments.patterns:
             common = (method, pattern, str(folder), str(folder / "result.json"), arguments.threads)
-            tasks = [(sys.executable, Task("ours", *common, mode=mode)) for mode in MODES]
+            tasks = [(sys.executable, Task("ours", *common, variant=variant)) for variant in VARIANTS]
             if repo := getattr(arguments, f"{method}_repo"):
                 tasks.append((sys.executable, Task(method, *common, repo=str(repo.resolve()))))
             if python := arguments.llmcompressor_python:
@@ -84,7 +84,7 @@ def label(record: Record) -> str:
     """Name a contender as the table does."""
     if record["contender"] == "llm-compressor":
         return "llm-compressor"
-    return f"ours {record['mode']}".strip() if record["contender"] == "ours" else f"original {record['contender']}"
+    return f"ours {record['variant']}".strip() if record["contender"] == "ours" else f"original {record['contender']}"
 
 
 def spread(values: list[float], digits: int) -> str:

@@ -23,12 +23,12 @@ from optimum_ssgr.reasoner import NAME
 # Of every two rows, the second is compared with the first.
 VARIANTS = {
     "modes": {
-        "sparsegpt 50 % two_pass": PruningConfig(sparsity=0.5, mode="two_pass"),
-        "sparsegpt 50 % staged": PruningConfig(sparsity=0.5, mode="staged"),
-        "sparsegpt 2:4 two_pass": PruningConfig(pattern="2:4", mode="two_pass"),
-        "sparsegpt 2:4 staged": PruningConfig(pattern="2:4", mode="staged"),
-        "wanda 50 % two_pass": PruningConfig(method="wanda", sparsity=0.5, mode="two_pass"),
-        "wanda 50 % staged": PruningConfig(method="wanda", sparsity=0.5, mode="staged"),
+        "sparsegpt 50 % two passes": PruningConfig(sparsity=0.5, true_sequential=False),
+        "sparsegpt 50 % one pass": PruningConfig(sparsity=0.5, true_sequential=True),
+        "sparsegpt 2:4 two passes": PruningConfig(pattern="2:4", true_sequential=False),
+        "sparsegpt 2:4 one pass": PruningConfig(pattern="2:4", true_sequential=True),
+        "wanda 50 % two passes": PruningConfig(method="wanda", sparsity=0.5, true_sequential=False),
+        "wanda 50 % one pass": PruningConfig(method="wanda", sparsity=0.5, true_sequential=True),
     },
     "allocation": {
         "sparsegpt 50 % uniform": PruningConfig(sparsity=0.5),

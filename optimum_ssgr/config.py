@@ -17,7 +17,6 @@ IN_PROCESS = "transformers"
 
 STRATEGIES = ("ssgr", "self", "rac", "resp", "obc", "mix", "prompts", "text")
 METHODS = ("magnitude", "wanda", "sparsegpt", "alps")
-MODES = ("staged", "two_pass")
 ALLOCATIONS = ("uniform", "owl")
 # What is published of each paper's own settings. Of SSGR (arXiv 2511.18864) it is the nearest public reading, which is also the
 # default; RAC (arXiv 2509.12464) says temperatures of 0.6 to 0.7; what RESP (arXiv 2512.02185) shares with it, and OBC-Prune
@@ -212,9 +211,9 @@ class PruningConfig(_JSONConfig):
         sparsity: Share of the weights of every linear layer to set to zero, in [0, 1); None when a pattern is given.
         pattern: N:M pattern such as `2:4`, which keeps N of every M consecutive weights of a row; None for unstructured.
         damping: Share of the mean diagonal added to the Hessian's diagonal (`sparsegpt`, `alps`).
-        mode: `staged` runs every block once and gathers each layer's statistics behind the pruned layers before it; `two_pass`
-            gathers them from the dense block and runs it again, which takes longer and less memory. None takes `staged`, or
-            `two_pass` when the model is streamed.
+        true_sequential: Whether every block is run once, and each layer's statistics are gathered behind the pruned layers
+            before it; else they are gathered from the dense block and it is run again, which takes longer and less memory. None
+            takes True, or False when the model is streamed.
         allocation: `uniform` gives every block the same sparsity, `owl` leaves more weights to blocks with more outliers
             (arXiv 2310.05175).
 
@@ -227,13 +226,16 @@ class PruningConfig(_JSONConfig):
     sparsity: float | None = None
     pattern: str | None = None
     damping: float = 0.01
-    mode: str | None = None
+    true_sequential: bool | None = None
     allocation: str = "uniform"
 
     def __post_init__(self) -> None:
         _require(self.method in METHODS, f"unknown method '{self.method}'; choose one of {', '.join(METHODS)}.")
         _require(0 < self.damping <= 0.5, f"damping must be above 0 and at most 0.5, not {self.damping}.")
-        _require(self.mode in (None, *MODES), f"unknown mode '{self.mode}'; choose one of {', '.join(MODES)}.")
+        _require(
+            isinstance(self.true_sequential, bool | None),
+            f"true_sequential must be true or false, not '{self.true_sequential}'.",
+        )
         _require(
             self.allocation in ALLOCATIONS,
             f"unknown allocation '{self.allocation}'; choose one of {', '.join(ALLOCATIONS)}.",
@@ -250,6 +252,10 @@ class PruningConfig(_JSONConfig):
             bool(match) and 0 < int(match[1]) < int(match[2]),
             f"pattern must be N:M with 0 < N < M, for example 2:4, not '{self.pattern}'.",
         )
+
+    def resolve(self, streamed: bool) -> Self:
+        """Return the settings with `true_sequential` decided."""
+        return self if self.true_sequential is not None else dataclasses.replace(self, true_sequential=not streamed)
 
     @property
     def n_of_m(self) -> tuple[int, int] | None:

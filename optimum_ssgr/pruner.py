@@ -36,7 +36,7 @@ from .problems.load import load_problems, sources_of
 from .problems.sources import find_source
 from .pruning.activations import ActivationStore
 from .pruning.block_store import BlockStore, hash_tensors, open_block_store
-from .pruning.capture import model_device
+from .pruning.capture import find_model_device
 from .pruning.distributed import barrier, rank, world_size
 from .pruning.layerwise import check_prunable, prune_layerwise
 from .pruning.report import PruningReport
@@ -257,7 +257,7 @@ class SSGRPruner:
         check_generation_config(self.model)
         if self.streamed and journal_dir is None:
             raise ConfigError("a streamed model needs a journal_dir, where its pruned blocks are written.")
-        config = dataclasses.replace(config, mode=config.mode or ("two_pass" if self.streamed else "staged"))
+        config = config.resolve(streamed=self.streamed is not None)
         check_prunable(self.model, config)
         sequences, token_weights, manifest = read_sequences(calibration, config, self.model, self.tokenizer)
         provenance = self._origin(config)
@@ -268,7 +268,7 @@ class SSGRPruner:
                     hashed = content_hash(sequences, token_weights)
                     check_fingerprint(journal.folder, provenance | {"calibration": hashed} | self._circumstances())
                 barrier()  # the folder is there, and nobody else's
-                store = ActivationStore(journal.activations(), int(activation_gb * 1e9)) if self.streamed else None
+                store = ActivationStore(journal.make_activation_folder(), int(activation_gb * 1e9)) if self.streamed else None
             self._begun, self._provenance = True, None
             layers = prune_layerwise(
                 self.model,
@@ -320,7 +320,7 @@ class SSGRPruner:
 
     def _circumstances(self) -> dict[str, Any]:
         """Return what else decides the bits that a run ends with, without being told to the user of the checkpoint."""
-        device = self.streamed.device if self.streamed else model_device(self.model)
+        device = self.streamed.device if self.streamed else find_model_device(self.model)
         return {
             "device": device.type,
             "threads": torch.get_num_threads(),

@@ -13,6 +13,7 @@ from optimum_ssgr.errors import ConfigError
         CalibrationConfig(num_tokens=100, pass_rate=(0.1, 0.5)),
         PruningConfig(pattern="2:4"),
         PruningConfig(method="wanda", sparsity=0.7),
+        PruningConfig(true_sequential=False),
         SamplingConfig(seed=3),
     ],
 )
@@ -34,6 +35,7 @@ def test_round_trip(tmp_path, config):
         (lambda: PruningConfig(pattern="2-4"), "for example 2:4, not '2-4'"),
         (lambda: PruningConfig(pattern="2:4", sparsity=0.5), "not both"),
         (lambda: PruningConfig(damping=0), "damping"),
+        (lambda: PruningConfig(true_sequential="staged"), "true_sequential must be true or false, not 'staged'"),
         (lambda: CalibrationConfig(strategy="best"), "unknown strategy 'best'; choose one of ssgr"),
         (lambda: CalibrationConfig(num_sequences=None), "no size"),
         (lambda: CalibrationConfig(num_sequences=0), "at least 1"),
@@ -89,3 +91,10 @@ def test_flags_win_over_a_preset():
     args = parser.parse_args(["--preset", "rac", "--temperature", "0.7", "--num-sequences", "8"])
     config = flags.calibration_config(args)
     assert (config.strategy, config.temperature, config.num_sequences, config.num_tokens) == ("rac", 0.7, 8, None)
+
+
+def test_a_streamed_model_takes_two_passes_unless_told_otherwise():
+    assert [PruningConfig().resolve(streamed).true_sequential for streamed in (False, True)] == [True, False]
+    for chosen in (False, True):
+        config = PruningConfig(true_sequential=chosen)
+        assert config.resolve(False) == config.resolve(True) == config

@@ -139,7 +139,7 @@ def test_provenance_and_card(pruner, calibration, tmp_path):
     pruner.save_pretrained(tmp_path / "out")
     provenance = json.loads((tmp_path / "out" / "ssgr_config.json").read_text())
     assert provenance["base_model"] == "tiny-reasoner"
-    assert provenance["pruning"] == PruningConfig(method="wanda", sparsity=0.6, mode="staged").to_dict()
+    assert provenance["pruning"] == PruningConfig(method="wanda", sparsity=0.6, true_sequential=True).to_dict()
     assert provenance["calibration"] == calibration.manifest
     assert provenance["sparsity"]["zeros"] == report.zeros
     assert len(provenance["sparsity"]["layers"]) == 28

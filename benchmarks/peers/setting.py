@@ -48,7 +48,7 @@ class Task:
         result: File to which the worker writes what it measured, as JSON.
         threads: Threads of PyTorch.
         repo: Clone of the original's repository; empty for the others.
-        mode: Mode of our engine; empty when it has none, and for the others.
+        variant: `two passes`, `one pass` or `streamed`; empty for the others.
         batch: Sequences of a batch of llm-compressor.
     """
 
@@ -59,7 +59,7 @@ class Task:
     result: str
     threads: int
     repo: str = ""
-    mode: str = ""
+    variant: str = ""
     batch: int = 1
 
 

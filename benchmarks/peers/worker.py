@@ -59,10 +59,9 @@ def make_contender(task: Task, calibration: torch.Tensor) -> tuple[str, Callable
     from optimum_ssgr.pruning.layerwise import prune_layerwise
 
     share = {"pattern": "2:4"} if task.pattern == "2:4" else {"sparsity": 0.5}
-    mode = "two_pass" if task.mode == "streamed" else task.mode
-    config = PruningConfig(method=task.method, **share, **({"mode": mode} if mode else {}))
+    config = PruningConfig(method=task.method, **share, true_sequential=task.variant == "one pass")
     sequences = calibration.tolist()
-    if task.mode == "streamed":
+    if task.variant == "streamed":
         return "transformers", lambda model: prune_streamed(model, task.folder, sequences, config)
     return "transformers", lambda model: prune_layerwise(model, sequences, config)
 
@@ -73,10 +72,15 @@ def prune_streamed(model: Qwen2ForCausalLM, folder: str, sequences: list[list[in
     from optimum_ssgr.pruning.activations import ActivationStore
     from optimum_ssgr.pruning.block_store import open_block_store
     from optimum_ssgr.pruning.layerwise import prune_layerwise
+    from optimum_ssgr.pruning.memory import map_large_tensors
 
+    map_large_tensors()  # as `ssgr prune --streaming` does
     shutil.rmtree(Path(folder) / JOURNAL, ignore_errors=True)
     with open_block_store(Path(folder) / JOURNAL) as journal:
-        weights, store = StreamedWeights(Path(folder), model, torch.device("cpu")), ActivationStore(journal.activations())
+        weights, store = (
+            StreamedWeights(Path(folder), model, torch.device("cpu")),
+            ActivationStore(journal.make_activation_folder()),
+        )
         prune_layerwise(model, sequences, config, journal=journal, weights=weights, store=store)
 
 
@@ -101,7 +105,7 @@ def main() -> None:
     torch.set_num_threads(task.threads)
     calibration = read(task.folder, "calibration")
     package, prune = make_contender(task, calibration)
-    if task.mode == "streamed":
+    if task.variant == "streamed":
         model = load_skeleton(task.folder)
     else:
         model = Qwen2ForCausalLM.from_pretrained(task.folder, dtype="auto").eval()
@@ -112,7 +116,7 @@ def main() -> None:
     prune(model)
     seconds, processed = time.perf_counter() - began, time.process_time() - began_processing
     peak = memory("VmHWM")
-    if task.mode == "streamed":
+    if task.variant == "streamed":
         model = load_pruned(task.folder)
     result = {
         **dataclasses.asdict(task),

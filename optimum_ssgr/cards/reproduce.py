@@ -73,8 +73,8 @@ def pruning_commands(provenance: dict[str, Any]) -> list[str]:
     flags.append(("--method", config.method))
     flags += _settings(config, PruningConfig(), ("damping", "allocation"))
     flags.append(("--pattern", config.pattern) if config.pattern else ("--sparsity", config.sparsity))
-    if config.mode == "two_pass":
-        flags.append(("--mode", config.mode))
+    if config.true_sequential is False:
+        flags.append(("--no-true-sequential",))
     return [*before, _command("prune", ["sparse"], flags)]
 
 

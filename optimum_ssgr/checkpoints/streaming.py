@@ -40,7 +40,6 @@ from transformers.initialization import no_init_weights
 from ..errors import DataError, ModelError, OutputError
 from ..files import new_folder
 from ..pruning.blocks import find_blocks
-from ..pruning.memory import map_large_tensors
 from ..pruning.weights import modules_outside
 from .inspect import INDEX, checkpoint_files, fetch_weights
 from .load import LOADING_ERRORS, cannot_load, commit_of, dtype_of, name_origin, source_of
@@ -91,7 +90,6 @@ class StreamedWeights:
     """
 
     def __init__(self, folder: Path, model: PreTrainedModel, device: torch.device) -> None:
-        map_large_tensors()
         self.device = device
         self.dtype = model.dtype
         self.config = model.config
@@ -139,20 +137,20 @@ class StreamedWeights:
         dtype = torch.float32 if self._kept_in_float32(name) else self.dtype
         return tensor.to(self.device, dtype if tensor.is_floating_point() else None)
 
-    def probed(self, model: PreTrainedModel) -> PreTrainedModel:
+    def make_probe(self, model: PreTrainedModel) -> PreTrainedModel:
         """Return a model like this one that is wholly on the meta device, so that running it takes no weights."""
         with torch.device("meta"):
             return type(model)(copy.deepcopy(model.config)).eval()
 
     @contextmanager
-    def around(self, model: PreTrainedModel) -> Iterator[None]:
-        """Hold what comes before the blocks: everything outside of them but the output head."""
+    def onload_embeddings(self, model: PreTrainedModel) -> Iterator[None]:
+        """Hold everything outside of the blocks but the output head."""
         head = model.get_output_embeddings()
         with self._held({name: module for name, module in modules_outside(model).items() if module is not head}):
             yield
 
     @contextmanager
-    def block(self, name: str, block: nn.Module) -> Iterator[None]:
+    def onload_block(self, name: str, block: nn.Module) -> Iterator[None]:
         """Hold a block's weights; what is done to them is lost unless it is written elsewhere."""
         with self._held({f"{name}.{child}".rstrip("."): module for child, module in block.named_modules()}):
             yield
@@ -163,7 +161,7 @@ class StreamedWeights:
         stack = ExitStack()
 
         def bring_in(name: str, block: nn.Module, _: object) -> None:
-            stack.enter_context(self.block(name, block))
+            stack.enter_context(self.onload_block(name, block))
 
         hooks = []
         for name, block in find_blocks(model).items():

@@ -9,7 +9,6 @@ from ..config import (
     ALLOCATIONS,
     IN_PROCESS,
     METHODS,
-    MODES,
     PRESETS,
     STRATEGIES,
     CalibrationConfig,
@@ -200,7 +199,10 @@ def add_pruning(parser: ArgumentParser) -> None:
     group.add_argument("--method", default="sparsegpt", help=f"{', '.join(METHODS)} (default: %(default)s)")
     group.add_argument("--sparsity", type=float, help="share of weights to remove (default: 0.5)")
     group.add_argument(
-        "--mode", help=f"{' or '.join(MODES)}: one pass behind the pruned layers, or two with less memory (default: staged)"
+        "--true-sequential",
+        action=BooleanOptionalAction,
+        help="run every block once, each layer behind the pruned ones before it, or twice with less memory (default: once, or "
+        "twice with --streaming)",
     )
     group.add_argument(
         "--allocation", default="uniform", help=f"{' or '.join(ALLOCATIONS)}: sparsity of the blocks (default: %(default)s)"

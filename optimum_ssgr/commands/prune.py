@@ -1,6 +1,5 @@
 """`optimum-cli ssgr prune`: prune a model, block by block."""
 
-import dataclasses
 import os
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
@@ -70,6 +69,7 @@ class PruneCommand(SSGRSubcommand):
         from ..pruning.block_store import BlockStore
         from ..pruning.distributed import barrier, rank, start_processes
         from ..pruning.layerwise import check_prunable
+        from ..pruning.memory import map_large_tensors
 
         check_unused(args.output)
         calibrate.check_push_allowed(args, "model")
@@ -95,6 +95,8 @@ class PruneCommand(SSGRSubcommand):
                 calibrate.plan(args, calibration_config, problems)
             return
         start_processes()
+        if args.streaming:
+            map_large_tensors()  # this process is the command's own
         pruner = SSGRPruner.from_pretrained(args.model, **flags.load_arguments(args), streaming=args.streaming)
         journal = journal_folder(args.output)
         if needs_building:
@@ -141,7 +143,7 @@ def predict(
     found = make_plan(
         skeleton,
         [len(ids) for ids in sequences],
-        dataclasses.replace(config, mode=config.mode or ("two_pass" if args.streaming else "staged")),
+        config.resolve(args.streaming),
         dtype=dtype,
         device=device,
         streaming=args.streaming,

@@ -10,7 +10,7 @@ from ..errors import OutputError
 
 
 class ActivationStore:
-    """Makes places for activations, on disk once those in memory would exceed a limit.
+    """Keeps activations in memory, and on disk once those in memory would exceed a limit.
 
     Args:
         folder: Where to write what does not fit; None keeps everything where it is computed.
@@ -27,8 +27,8 @@ class ActivationStore:
         """Count from nothing again; what was kept before must not be used any more."""
         self.bytes = self.files = 0
 
-    def new(self, value: torch.Tensor) -> "Activation":
-        """Keep a value in a place of its own."""
+    def add(self, value: torch.Tensor) -> "Activation":
+        """Keep one more value."""
         self.bytes += value.nbytes
         if self.folder is None or self.bytes <= self.limit:
             return Activation(value, None, self.folder is not None)

@@ -44,14 +44,14 @@ class BlockStore:
             OutputError: The disk is full.
         """
         tensors = {f"{name}.{key}": tensor.cpu().contiguous() for key, tensor in block.state_dict().items()}
-        about = {"dense": dense_hash, "layers": [asdict(report) for report in reports]}
+        record = {"dense": dense_hash, "layers": [asdict(report) for report in reports]}
 
         def write(partial: Path) -> None:
             save_file(tensors, partial, {"format": "pt"})
-            about["sha256"] = _hash_file(partial)
-            # Beside the tensors, because the order of entries in a safetensors header is not always the same; and before they
-            # have their name, because a block counts as finished once its tensors are there.
-            write_whole(self.path(index).with_suffix(".json"), lambda beside: beside.write_text(json.dumps(about) + "\n"))
+            record["sha256"] = _hash_file(partial)
+            # Apart from the tensors, because the order of entries in a safetensors header is not always the same; and before
+            # they have their name, because a block counts as finished once its tensors are there.
+            write_whole(self.path(index).with_suffix(".json"), lambda file: file.write_text(json.dumps(record) + "\n"))
 
         write_whole(self.path(index), write)
 
@@ -66,9 +66,9 @@ class BlockStore:
             return None
         damaged = OutputError(f"{path} is damaged; remove it and run the same command again to prune its block anew.")
         try:
-            about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-            dense, whole = about["dense"], about["sha256"]
-            reports = [LayerReport(**{**layer, "shape": tuple(layer["shape"])}) for layer in about["layers"]]
+            record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            dense, whole = record["dense"], record["sha256"]
+            reports = [LayerReport(**{**layer, "shape": tuple(layer["shape"])}) for layer in record["layers"]]
             if _hash_file(path) != whole:
                 raise damaged
             return dense, reports, load_file(path)
@@ -79,7 +79,7 @@ class BlockStore:
         """Return the files of the finished blocks, in order."""
         return sorted(self.folder.glob("block-*.safetensors"))
 
-    def activations(self) -> Path:
+    def make_activation_folder(self) -> Path:
         """Make an empty folder for activations that do not fit in memory."""
         folder = self.folder / f"activations-{rank()}"
         shutil.rmtree(folder, ignore_errors=True)

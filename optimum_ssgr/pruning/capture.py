@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from ..errors import ModelError
 from .activations import Activation, ActivationStore
-from .weights import brought_in
+from .weights import onloaded
 
 
 # Enough for fast matrix products, few enough that what a block makes of them inside stays small.
@@ -57,8 +57,8 @@ class MicroBatch:
         return output[0] if isinstance(output, tuple) else output
 
 
-class _Stop(Exception):
-    """Ends a forward pass after the last block."""
+class _LastBlockReached(Exception):
+    """Ends a forward pass at the last block, since nobody needs what comes after."""
 
 
 def make_batches(sequences: Sequence[TokenSequence]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -68,7 +68,7 @@ def make_batches(sequences: Sequence[TokenSequence]) -> Iterator[tuple[torch.Ten
         Token ids, int64 [sequences, positions], and their weights, float of the same shape, 0 on padding.
     """
     waiting = sorted(sequences, key=lambda sequence: len(sequence.ids))
-    while waiting:
+    while waiting:  # the longest come first
         longest = len(waiting[-1].ids)
         count = max(1, BATCH_TOKENS // longest)
         chosen, waiting = waiting[-count:], waiting[:-count]
@@ -81,7 +81,7 @@ def make_batches(sequences: Sequence[TokenSequence]) -> Iterator[tuple[torch.Ten
 
 
 @contextmanager
-def _replaced_forwards(blocks: Sequence[nn.Module], forwards: Sequence[Any]) -> Iterator[None]:
+def _replace_forwards(blocks: Sequence[nn.Module], forwards: Sequence[Any]) -> Iterator[None]:
     previous = [block.__dict__.get("forward") for block in blocks]
     for block, forward in zip(blocks, forwards, strict=True):
         block.forward = forward
@@ -95,26 +95,33 @@ def _replaced_forwards(blocks: Sequence[nn.Module], forwards: Sequence[Any]) -> 
                 block.forward = forward
 
 
-def call_arguments(
+def capture_arguments(
     model: PreTrainedModel, blocks: Sequence[nn.Module], tuples: Sequence[bool], ids: torch.Tensor
 ) -> tuple[torch.Tensor, list[Arguments]]:
     """Return what goes into the first block, and every block's other arguments.
 
-    The blocks stand aside: each hands its input on unchanged and the last one ends the pass, so the cost is the embeddings'.
+    Masks and rotary tables are made by the model around the blocks, each architecture in its own way. So the model itself is
+    run, with blocks that do nothing: each passes its input through and the last one ends the pass. The cost is the embeddings'.
+
+    Args:
+        model: The model; its blocks may be on the meta device.
+        blocks: Its decoder blocks.
+        tuples: Whether each block returns a tuple, as the code around it then expects.
+        ids: Token ids, int64 [sequences, positions].
     """
     calls: list[tuple[torch.Tensor, Arguments]] = []
 
-    def stand_aside(index: int) -> Any:
+    def passthrough(index: int) -> Any:
         def forward(*args: Any, **kwargs: Any) -> Any:
             hidden = args[0] if args else kwargs.pop("hidden_states")
             calls.append((hidden, (args[1:], kwargs)))
             if index == len(blocks) - 1:
-                raise _Stop
+                raise _LastBlockReached
             return (hidden,) if tuples[index] else hidden
 
         return forward
 
-    with _replaced_forwards(blocks, [stand_aside(index) for index in range(len(blocks))]), suppress(_Stop):
+    with _replace_forwards(blocks, [passthrough(index) for index in range(len(blocks))]), suppress(_LastBlockReached):
         model(ids, use_cache=ids.is_meta)  # see `probe_outputs`
     return calls[0][0], [arguments for _, arguments in calls]
 
@@ -144,10 +151,10 @@ def check_chain(model: PreTrainedModel, blocks: Sequence[nn.Module], outputs: Se
     Raises:
         ModelError: The blocks hand more to each other than hidden states.
     """
-    hidden, arguments = call_arguments(model, blocks, [isinstance(output, tuple) for output in outputs], ids)
+    hidden, arguments = capture_arguments(model, blocks, [isinstance(output, tuple) for output in outputs], ids)
     batch = MicroBatch(Activation(hidden, None, False), None, arguments)
     for index, block in enumerate(blocks):
-        with brought_in(block):
+        with onloaded(block):
             batch.hidden.write(batch.run(index, block))
     expected = outputs[-1][0] if isinstance(outputs[-1], tuple) else outputs[-1]
     if (batch.hidden.read(expected.device) - expected).norm() > 0.02 * expected.norm():
@@ -164,7 +171,7 @@ def capture_inputs(
     sequences: Sequence[TokenSequence],
     store: ActivationStore,
 ) -> list[MicroBatch]:
-    """Run the part of the model before the blocks and note what each block is called with.
+    """Run the part of the model before the blocks and record what each block is called with.
 
     Args:
         model: The model; its blocks may be on the meta device.
@@ -174,34 +181,35 @@ def capture_inputs(
         store: Where to keep the hidden states.
     """
     tuples = [isinstance(output, tuple) for output in outputs]
-    device = model_device(model)
+    device = find_model_device(model)
     batches: list[MicroBatch] = []
-    held: list[torch.Tensor] = []  # by the longest sequences, which come first
+    held: list[torch.Tensor] = []  # masks and rotary tables of the longest sequences, which come first
     for ids, weights in make_batches(sequences):
-        hidden, arguments = call_arguments(model, blocks, tuples, ids.to(device))
-        arguments = _held_once(arguments, held)
+        hidden, arguments = capture_arguments(model, blocks, tuples, ids.to(device))
+        arguments = _deduplicate(arguments, held)
         importance = None if bool((weights == 1).all()) else weights.flatten().to(hidden.device)
-        batches.append(MicroBatch(store.new(hidden), importance, arguments))
+        batches.append(MicroBatch(store.add(hidden), importance, arguments))
     return batches
 
 
-def model_device(model: PreTrainedModel) -> torch.device:
+def find_model_device(model: PreTrainedModel) -> torch.device:
     """Return the device that takes the token ids: the first that holds anything, or the meta device when none does."""
     tensors = chain(model.parameters(), model.buffers())
     return next((tensor.device for tensor in tensors if not tensor.is_meta), torch.device("meta"))
 
 
-def _held_once(arguments: list[Arguments], held: list[torch.Tensor]) -> list[Arguments]:
+def _deduplicate(arguments: list[Arguments], held: list[torch.Tensor]) -> list[Arguments]:
     """Return arguments whose tensors are parts of held ones where they are equal to them.
 
-    Masks and rotary tables of a sequence are the beginnings of a longer one's, so that few are held; what is equal to none is
-    held from now on. Blocks share most of them, so each is looked at once.
+    Every micro-batch has the arguments of every block, which would be more than its hidden states. But masks and rotary tables
+    of a sequence are the leading part of a longer one's, so that few are held; what is equal to none is held from now on.
+    Blocks share most of them, so each tensor object is compared once.
     """
     known: dict[int, torch.Tensor] = {}
 
     def find(tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in known:
-            parts = (_beginning(other, tensor) for other in held)
+            parts = (_leading_part(other, tensor) for other in held)
             part = next((part for part in parts if part is not None and torch.equal(part, tensor)), None)
             if part is None:
                 held.append(tensor)
@@ -211,8 +219,8 @@ def _held_once(arguments: list[Arguments], held: list[torch.Tensor]) -> list[Arg
     return tree_map_only(torch.Tensor, find, arguments)
 
 
-def _beginning(tensor: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor | None:
-    """Return a view of a tensor's first entries, repeated where it has one, of the wanted shape; None where there is none."""
+def _leading_part(tensor: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor | None:
+    """Return a view of a tensor's first entries of the wanted shape, expanded where its size is 1; None where there is none."""
     alike = (tensor.ndim, tensor.dtype, tensor.device) == (wanted.ndim, wanted.dtype, wanted.device)
     if not alike or any(size < other and size != 1 for size, other in zip(tensor.shape, wanted.shape, strict=True)):
         return None

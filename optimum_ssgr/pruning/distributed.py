@@ -17,7 +17,7 @@ from ..errors import ConfigError
 
 Item = TypeVar("Item")
 # The others wait while one process saves and reloads a model of any size; a launcher ends them if it fails.
-PATIENCE = timedelta(days=7)
+PROCESS_GROUP_TIMEOUT = timedelta(days=7)
 
 
 def start_processes() -> None:
@@ -25,7 +25,7 @@ def start_processes() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PROCESS_GROUP_TIMEOUT)
         atexit.register(distributed.destroy_process_group)  # left to the interpreter's end, its threads may abort the process
 
 
@@ -39,8 +39,8 @@ def rank() -> int:
     return distributed.get_rank() if world_size() > 1 else 0
 
 
-def own_share(items: Sequence[Item]) -> Sequence[Item]:
-    """Return this process's share of the calibration sequences.
+def take_shard(items: Sequence[Item]) -> Sequence[Item]:
+    """Return this process's shard of the calibration sequences.
 
     Raises:
         ConfigError: There are fewer sequences than processes.
@@ -53,13 +53,13 @@ def own_share(items: Sequence[Item]) -> Sequence[Item]:
 def all_reduce(tensor: torch.Tensor) -> None:
     """Replace a tensor by its sum over all processes."""
     if world_size() > 1:
-        _on_backend(tensor, distributed.all_reduce)
+        _run_on_backend(tensor, distributed.all_reduce)
 
 
 def broadcast(tensor: torch.Tensor, source: int) -> None:
     """Replace a tensor by that of one process."""
     if world_size() > 1:
-        _on_backend(tensor, lambda moved: distributed.broadcast(moved, source))
+        _run_on_backend(tensor, lambda moved: distributed.broadcast(moved, source))
 
 
 def barrier() -> None:
@@ -68,7 +68,7 @@ def barrier() -> None:
         distributed.barrier()
 
 
-def _on_backend(tensor: torch.Tensor, operation: Callable[[torch.Tensor], object]) -> None:
+def _run_on_backend(tensor: torch.Tensor, operation: Callable[[torch.Tensor], object]) -> None:
     """Run a collective on a contiguous tensor that lies where the backend can reach it: NCCL wants CUDA memory."""
     device = torch.device("cuda") if distributed.get_backend() == "nccl" else tensor.device
     moved = tensor.to(device).contiguous()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from weakref import WeakKeyDictionary
 
 import torch
@@ -10,10 +11,11 @@ from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 
-NAME = "ssgr"
 # Called with the parameter's name, the inputs of every expert [routed tokens, in], and which tokens of the batch those are.
 Observer = Callable[[str, list[torch.Tensor], list[torch.Tensor]], None]
+# transformers calls `_run_experts` with the module alone, so that it looks its observer up here.
 _observers: "WeakKeyDictionary[nn.Module, Observer]" = WeakKeyDictionary()
+_registrations = count()
 
 
 def is_fused(module: nn.Module) -> bool:
@@ -27,8 +29,8 @@ def fused_parameters(module: nn.Module) -> tuple[str, str]:
 
 
 @contextmanager
-def observed(module: nn.Module, observer: Observer) -> Iterator[None]:
-    """Show the inputs of a module's experts to an observer, stage by stage: first all that go in, then all that go out."""
+def observe_experts(module: nn.Module, observer: Observer) -> Iterator[None]:
+    """Show the inputs of a module's experts to an observer: first all that go in, then all that go out."""
     _observers[module] = observer
     try:
         yield
@@ -37,23 +39,35 @@ def observed(module: nn.Module, observer: Observer) -> Iterator[None]:
 
 
 @contextmanager
-def observable(model: PreTrainedModel) -> Iterator[None]:
-    """Have a model run its fused experts expert by expert."""
+def use_observable_experts(model: PreTrainedModel) -> Iterator[None]:
+    """Have a model run its fused experts expert by expert.
+
+    transformers finds the function by a name in the model's config, in a registry that the whole process shares. It is in there
+    during this context only, each time under a name of its own: contexts may be nested, on one model too, and may overlap.
+    """
+    name = f"ssgr-{next(_registrations)}"
     configs = {id(module.config): module.config for module in model.modules() if is_fused(module)}.values()
     previous = [config._experts_implementation for config in configs]
-    for config in configs:
-        config._experts_implementation = NAME
+    ALL_EXPERTS_FUNCTIONS[name] = _run_experts
     try:
+        for config in configs:
+            config._experts_implementation = name
         yield
     finally:
-        for config, name in zip(configs, previous, strict=True):
-            config._experts_implementation = name
+        for config, implementation in zip(configs, previous, strict=True):
+            config._experts_implementation = implementation
+        del ALL_EXPERTS_FUNCTIONS[name]
 
 
 def _run_experts(
     module: nn.Module, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
 ) -> torch.Tensor:
-    """Compute what transformers' own loop over experts computes, all experts one layer at a time."""
+    """Compute what transformers' own loop over experts computes, all experts one layer at a time.
+
+    transformers takes each expert through both of its layers before it comes to the next. Here all experts' first layers come
+    before all second ones, so that the observer sees the inputs of a whole parameter at once; it may prune that parameter
+    before this function goes on, which therefore reads the weights only afterwards.
+    """
     observer = _observers.get(module, lambda *_: None)
     into, out_of = fused_parameters(module)
     experts = range(module.num_experts)
@@ -61,20 +75,26 @@ def _run_experts(
         observer(into, [], [])
         observer(out_of, [], [])
         return torch.empty_like(hidden_states)
+
+    # 1. Route: for every expert the tokens that chose it, and as which of their choices.
     routes = [torch.where(top_k_index == expert) for expert in experts]
     tokens = [token for token, _ in routes]
+
+    # 2. Into the hidden layers.
     inputs = [hidden_states[token] for token in tokens]
     observer(into, inputs, tokens)
     apply = module._apply_gate if module.has_gate else module.act_fn
     inputs = [apply(_linear(module, into, expert, inputs[expert])) for expert in experts]
+
+    # 3. Out of them, and back to the tokens. A slot for every choice of a token is filled first and then summed over, because
+    # summing over a dimension is deterministic on every device and adding by index is not.
     observer(out_of, inputs, tokens)
-    # Summing over a dimension is deterministic on every device, adding by index is not.
     outputs = hidden_states.new_zeros(*top_k_index.shape, hidden_states.shape[-1])
-    for expert, (token, place) in enumerate(routes):
+    for expert, (token, slot) in enumerate(routes):
         output = _linear(module, out_of, expert, inputs[expert])
         if module.has_post_expert_norm:
             output = module.post_expert_norm(output)
-        outputs[token, place] = (output * top_k_weights[token, place, None]).to(outputs.dtype)
+        outputs[token, slot] = (output * top_k_weights[token, slot, None]).to(outputs.dtype)
     return outputs.sum(dim=1)
 
 
@@ -82,6 +102,3 @@ def _linear(module: nn.Module, name: str, expert: int, inputs: torch.Tensor) -> 
     weight = getattr(module, name)[expert]
     bias = getattr(module, f"{name}_bias")[expert] if module.has_bias else None
     return nn.functional.linear(inputs, weight.T if module.is_transposed else weight, bias)
-
-
-ALL_EXPERTS_FUNCTIONS.register(NAME, _run_experts)

@@ -15,14 +15,14 @@ from .activations import ActivationStore
 from .allocation import outlier_ratio, owl_sparsities
 from .block_store import BlockStore, hash_block
 from .blocks import Matrix, find_blocks, find_matrices
-from .capture import MicroBatch, TokenSequence, capture_inputs, check_chain, model_device, probe_outputs
-from .distributed import barrier, own_share, rank
-from .experts import observable
-from .memory import give_back_freed
+from .capture import MicroBatch, TokenSequence, capture_inputs, check_chain, find_model_device, probe_outputs
+from .distributed import barrier, rank, take_shard
+from .experts import use_observable_experts
+from .input_groups import HookPoint, trace_input_groups
+from .memory import trim_heap
 from .patterns import Pattern
-from .solve import FEWEST_TOKENS, SECOND_ORDER, LayerReport, as_pattern, prune_by_magnitude, prune_stage
-from .stages import Stage, noted
-from .traversal import TRAVERSALS, advance, count_dense
+from .solve import MIN_EXPERT_TOKENS, SECOND_ORDER, LayerReport, make_pattern, prune_by_magnitude, prune_groups
+from .traversal import advance, gather_dense_statistics, traverse_in_one_pass, traverse_in_two_passes
 from .weights import ResidentWeights, Weights, check_in_memory
 
 
@@ -41,6 +41,13 @@ def check_prunable(model: PreTrainedModel, config: PruningConfig) -> dict[str, d
     """
     check_in_memory(model)
     matrices = {name: find_matrices(name, block) for name, block in find_blocks(model).items()}
+    _refuse_shared_layers(matrices)
+    if config.n_of_m:
+        _check_divisible(matrices, config)
+    return matrices
+
+
+def _refuse_shared_layers(matrices: Mapping[str, Mapping[str, Matrix]]) -> None:
     owners: dict[nn.Module, str] = {}
     for block_name, members in matrices.items():
         for name, matrix in members.items():
@@ -49,16 +56,17 @@ def check_prunable(model: PreTrainedModel, config: PruningConfig) -> dict[str, d
                     f"{block_name}.{name} is also a layer of {owners[matrix.module]}; blocks that share weights cannot be "
                     "pruned one after the other."
                 )
-    if config.n_of_m:
-        for block_name, members in matrices.items():
-            for name, matrix in members.items():
-                columns = matrix.weight().shape[1]
-                if columns % config.n_of_m[1]:
-                    raise ConfigError(
-                        f"pattern {config.pattern} does not divide the {columns} inputs of {block_name}.{name}; "
-                        "choose a group size that does."
-                    )
-    return matrices
+
+
+def _check_divisible(matrices: Mapping[str, Mapping[str, Matrix]], config: PruningConfig) -> None:
+    for block_name, members in matrices.items():
+        for name, matrix in members.items():
+            columns = matrix.weight().shape[1]
+            if columns % config.n_of_m[1]:
+                raise ConfigError(
+                    f"pattern {config.pattern} does not divide the {columns} inputs of {block_name}.{name}; "
+                    "choose a group size that does."
+                )
 
 
 @dataclass(frozen=True)
@@ -66,12 +74,12 @@ class _Calibration:
     """What the loop over the blocks needs to know of the calibration.
 
     Args:
-        batches: This process's share of the sequences, on their way.
-        stages: For every block's name its stages.
+        batches: This process's shard of the sequences, on their way.
+        points: For every block's name its hook points.
     """
 
     batches: list[MicroBatch]
-    stages: Mapping[str, list[Stage]]
+    points: Mapping[str, list[HookPoint]]
 
 
 @torch.no_grad()
@@ -90,7 +98,7 @@ def prune_layerwise(
     Args:
         model: Causal language model.
         sequences: Token ids of the calibration sequences; unused by magnitude pruning.
-        config: Method, sparsity, mode and damping.
+        config: Method, sparsity, damping, and whether to run every block once or twice.
         token_weights: Importance of every token in the statistics, 0 or more; None counts every token once.
         journal: Where finished blocks are kept, and found again after an interruption; None keeps none.
         weights: Where the model's weights are; in the model when None.
@@ -108,28 +116,31 @@ def prune_layerwise(
     """
     model.eval()
     weights, store = weights or ResidentWeights(), store or ActivationStore()
+    # 1. What is there, and whether all of it can be pruned.
     matrices = check_prunable(model, config)
     blocks = find_blocks(model)
-    reports: list[LayerReport] = []
-    with observable(model):
-        calibration, patterns = _Calibration([], {}), dict.fromkeys(blocks, as_pattern(config))
+    with use_observable_experts(model):
+        # 2. Bring the calibration sequences up to the first block, and give every block its sparsity.
+        calibration, patterns = _Calibration([], {}), dict.fromkeys(blocks, make_pattern(config))
         if config.needs_calibration:
-            shared = own_share(_token_sequences(sequences, token_weights))
+            shard = take_shard(_make_token_sequences(sequences, token_weights))
             if config.allocation == "owl":
-                calibration = _calibrate(model, blocks, matrices, shared, weights, store)
-                patterns = _allocate(blocks, matrices, calibration, config, weights)
-                del calibration  # its hidden states are not held beside the next ones
+                calibration = _calibrate(model, blocks, matrices, shard, weights, store)
+                patterns = _allocate_sparsities(blocks, matrices, calibration, config, weights)
+                del calibration  # its hidden states, which are at the last block now, are not held besides the next ones
                 store.clear()
-            calibration = _calibrate(model, blocks, matrices, shared, weights, store)
+            calibration = _calibrate(model, blocks, matrices, shard, weights, store)
+        # 3. Prune block after block. Each takes the hidden states from where the pruned block before it left them.
+        reports: list[LayerReport] = []
         progress = tqdm(blocks.items(), desc=f"prune ({config.method})", unit="block", disable=None if rank() == 0 else True)
         for index, (name, block) in enumerate(progress):
-            with weights.block(name, block):
+            with weights.onload_block(name, block):
                 reports += _prune_or_restore(index, name, block, matrices[name], calibration, config, patterns[name], journal)
     _warn_of_unseen_experts(reports, config)
     return reports
 
 
-def _token_sequences(
+def _make_token_sequences(
     sequences: Sequence[Sequence[int]], token_weights: Sequence[Sequence[float]] | None
 ) -> list[TokenSequence]:
     """Pair sequences with their weights, and refuse what cannot be calibrated on."""
@@ -155,21 +166,22 @@ def _calibrate(
     store: ActivationStore,
 ) -> _Calibration:
     """Learn how the blocks use their matrices, and bring the sequences up to the first block."""
-    members = list(blocks.values())
-    probed = weights.probed(model)
-    probed_members = list(find_blocks(probed).values())
-    probed_matrices = matrices if probed is model else {n: find_matrices(n, b) for n, b in find_blocks(probed).items()}
-    ids = torch.tensor([list(sequences[0].ids[:4])], device=model_device(probed))
-    with observable(probed), noted(probed_matrices) as stages:
-        outputs = probe_outputs(probed, probed_members, ids)
-    if probed is model:
-        check_chain(model, members, outputs, ids)
-    with weights.around(model):
-        batches = capture_inputs(model, members, outputs, sequences, store)
-    return _Calibration(batches, stages)
+    # 1. See how the model is wired: what shares inputs, and what the blocks return. A few tokens show it.
+    probe = weights.make_probe(model)
+    probe_blocks = find_blocks(probe)
+    probe_matrices = matrices if probe is model else {name: find_matrices(name, block) for name, block in probe_blocks.items()}
+    ids = torch.tensor([list(sequences[0].ids[:4])], device=find_model_device(probe))
+    with use_observable_experts(probe), trace_input_groups(probe_matrices) as points:
+        outputs = probe_outputs(probe, list(probe_blocks.values()), ids)
+    if probe is model:
+        check_chain(model, list(blocks.values()), outputs, ids)
+    # 2. Run what comes before the blocks on all sequences.
+    with weights.onload_embeddings(model):
+        batches = capture_inputs(model, list(blocks.values()), outputs, sequences, store)
+    return _Calibration(batches, points)
 
 
-def _allocate(
+def _allocate_sparsities(
     blocks: Mapping[str, nn.Module],
     matrices: Mapping[str, Mapping[str, Matrix]],
     calibration: _Calibration,
@@ -179,21 +191,22 @@ def _allocate(
     """Run the dense model once and give every block a sparsity by its share of outliers (OWL)."""
     ratios = []
     for index, (name, block) in enumerate(tqdm(blocks.items(), desc="count outliers", unit="block")):
-        with weights.block(name, block):
-            ratios.append(count_outliers(index, block, matrices[name], calibration.stages[name], calibration.batches))
+        with weights.onload_block(name, block):
+            ratios.append(measure_outliers(index, block, matrices[name], calibration.points[name], calibration.batches))
     sparsities = owl_sparsities(ratios, config.sparsity)
-    return {name: as_pattern(config, sparsity) for name, sparsity in zip(blocks, sparsities, strict=True)}
+    return {name: make_pattern(config, sparsity) for name, sparsity in zip(blocks, sparsities, strict=True)}
 
 
-def count_outliers(
-    index: int, block: nn.Module, matrices: Mapping[str, Matrix], stages: Sequence[Stage], batches: Sequence[MicroBatch]
+def measure_outliers(
+    index: int, block: nn.Module, matrices: Mapping[str, Matrix], points: Sequence[HookPoint], batches: Sequence[MicroBatch]
 ) -> float:
     """Return a dense block's outlier ratio; the hidden states move on."""
     scored: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for stage, statistics in zip(stages, count_dense(index, block, matrices, stages, batches, full=False), strict=True):
-        for share, of_share in zip(stage.shares, statistics, strict=True):
-            of_share.finish()
-            scored += [(matrices[member].weight(), of_share.squared_norms.sqrt()) for member in share]
+    gathered = gather_dense_statistics(index, block, matrices, points, batches, full=False)
+    for point, statistics in zip(points, gathered, strict=True):
+        for group, seen in zip(point.groups, statistics, strict=True):
+            seen.finish()
+            scored += [(matrices[name].weight(), seen.squared_norms.sqrt()) for name in group.matrices]
     return outlier_ratio(scored)
 
 
@@ -207,20 +220,19 @@ def _prune_or_restore(
     pattern: Pattern,
     journal: BlockStore | None,
 ) -> list[LayerReport]:
-    """Prune one block and note it in the journal, or take it from there; the hidden states move on in either case."""
+    """Prune one block and write it to the journal, or take it from there; the hidden states move on in either case."""
     finished = journal.read(index) if journal else None
     barrier()  # all processes have looked before the first of them writes
-    dense = hash_block(block) if journal else ""
+    dense_hash = hash_block(block) if journal else ""
     if finished is None:
-        reports = list(
-            prune_block(index, name, block, matrices, calibration.stages.get(name, []), calibration.batches, config, pattern)
-        )
+        points = calibration.points.get(name, [])
+        reports = list(prune_block(index, name, block, matrices, points, calibration.batches, config, pattern))
         if journal and rank() == 0:
-            journal.write(index, name, block, dense, reports)
+            journal.write(index, name, block, dense_hash, reports)
         barrier()
         return reports
-    dense_then, reports, tensors = finished
-    if dense_then != dense:
+    journaled_hash, reports, tensors = finished
+    if journaled_hash != dense_hash:
         raise OutputError(
             f"the weights of {name} are not those that {journal.folder} was begun with; "
             "use the same model, or remove the folder to start anew."
@@ -235,7 +247,7 @@ def prune_block(
     name: str,
     block: nn.Module,
     matrices: Mapping[str, Matrix],
-    stages: Sequence[Stage],
+    points: Sequence[HookPoint],
     batches: Sequence[MicroBatch],
     config: PruningConfig,
     pattern: Pattern,
@@ -247,9 +259,9 @@ def prune_block(
         name: Its name.
         block: The block, with its weights.
         matrices: Its prunable matrices by name.
-        stages: Its stages.
-        batches: This process's share of the calibration tokens.
-        config: Method and mode.
+        points: Its hook points.
+        batches: This process's shard of the calibration tokens.
+        config: Method, damping, and whether to run the block once or twice.
         pattern: What to prune to.
 
     Yields:
@@ -260,14 +272,13 @@ def prune_block(
         reports = {key: prune_by_magnitude(name, matrix, pattern) for key, matrix in matrices.items()}
         advance(index, block, batches)
     else:
-        traverse = TRAVERSALS[config.mode or "staged"]
-        full = config.method in SECOND_ORDER
-        for stage, statistics in traverse(index, block, matrices, stages, batches, full):
-            give_back_freed()  # by the forward pass; solving takes large matrices of other sizes
-            for of_share in statistics:
-                of_share.finish()
-            shares = [[matrices[member] for member in share] for share in stage.shares]
-            reports |= prune_stage(name, shares, statistics, config, pattern)
+        traverse = traverse_in_two_passes if config.true_sequential is False else traverse_in_one_pass
+        for point, statistics in traverse(index, block, matrices, points, batches, full=config.method in SECOND_ORDER):
+            trim_heap()  # of what the forward pass freed: solving takes large matrices of other sizes
+            for seen in statistics:
+                seen.finish()
+            groups = [[matrices[member] for member in group.matrices] for group in point.groups]
+            reports |= prune_groups(name, groups, statistics, config, pattern)
     yield from (reports[key] for key in matrices)
 
 
@@ -275,7 +286,7 @@ def _warn_of_unseen_experts(reports: Sequence[LayerReport], config: PruningConfi
     fallen_back = [report for report in reports if report.method != config.method]
     if fallen_back:
         logger.warning(
-            f"{len(fallen_back)} of {len(reports)} matrices belong to experts that fewer than {FEWEST_TOKENS} calibration "
+            f"{len(fallen_back)} of {len(reports)} matrices belong to experts that fewer than {MIN_EXPERT_TOKENS} calibration "
             f"tokens were routed to, and were pruned by magnitude, the first being {fallen_back[0].name}; "
             "more calibration tokens would reach more experts."
         )

@@ -33,12 +33,12 @@ class NofM:
 Pattern = Unstructured | NofM
 
 
-def at_position(scores: torch.Tensor, position: int) -> torch.Tensor:
-    """Return the score of every row that would stand at a position if the row were sorted, counted from 0; [..., 1]."""
+def kth_lowest(scores: torch.Tensor, k: int) -> torch.Tensor:
+    """Return the k-th lowest score of every row, counted from 0; [..., 1]."""
     if scores.device.type != "cpu" or scores.dtype != torch.float32:
-        return scores.kthvalue(position + 1, dim=-1, keepdim=True).values
+        return scores.kthvalue(k + 1, dim=-1, keepdim=True).values
     # Ten times as fast as `kthvalue`; a NaN sorts last in both.
-    return torch.from_numpy(np.partition(scores.numpy(), position)[..., position : position + 1].copy())
+    return torch.from_numpy(np.partition(scores.numpy(), k)[..., k : k + 1].copy())
 
 
 def lowest_overall(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
@@ -70,7 +70,7 @@ def lowest_per_row(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
 def lowest_per_group(scores: torch.Tensor, pattern: NofM) -> torch.Tensor:
     """Mark all but the `kept` highest scores of every group of `size` columns.
 
-    A score's place in its group is counted by comparing it with the others, which needs no sorting.
+    A score's rank in its group is counted by comparing it with the others, which needs no sorting.
 
     Args:
         scores: float [rows, columns]; columns must be a multiple of `size`.
@@ -80,19 +80,19 @@ def lowest_per_group(scores: torch.Tensor, pattern: NofM) -> torch.Tensor:
         bool [rows, columns], True where pruned.
     """
     groups = scores.unflatten(-1, (-1, pattern.size))
-    places = torch.zeros_like(groups, dtype=torch.int16)
+    ranks = torch.zeros_like(groups, dtype=torch.int16)
     for other in range(pattern.size):
         rival = groups[..., other : other + 1]
-        places[..., :other] += rival < groups[..., :other]
-        places[..., other + 1 :] += rival <= groups[..., other + 1 :]
-    return (places < pattern.size - pattern.kept).flatten(-2)
+        ranks[..., :other] += rival < groups[..., :other]
+        ranks[..., other + 1 :] += rival <= groups[..., other + 1 :]
+    return (ranks < pattern.size - pattern.kept).flatten(-2)
 
 
 def _lowest(scores: torch.Tensor, count: int) -> torch.Tensor:
     """Mark exactly `count` entries of every row: those below the count-th lowest, and the first of those that tie with it."""
     if count == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
-    threshold = at_position(scores, count - 1)
+    threshold = kth_lowest(scores, count - 1)
     below, ties = scores < threshold, scores == threshold
     missing = count - below.sum(dim=-1, keepdim=True)
     if bool((ties.sum(dim=-1, keepdim=True) == missing).all()):

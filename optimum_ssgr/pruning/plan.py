@@ -17,11 +17,11 @@ from ..config import PruningConfig
 from .activations import Activation
 from .block_store import BlockStore, hash_block
 from .blocks import Matrix, find_blocks, find_matrices
-from .capture import BATCH_TOKENS, Arguments, MicroBatch, call_arguments, probe_outputs
-from .experts import observable
-from .layerwise import count_outliers, prune_block
-from .solve import SECOND_ORDER, as_pattern
-from .stages import Stage, noted
+from .capture import BATCH_TOKENS, Arguments, MicroBatch, capture_arguments, probe_outputs
+from .experts import use_observable_experts
+from .input_groups import HookPoint, trace_input_groups
+from .layerwise import measure_outliers, prune_block
+from .solve import SECOND_ORDER, make_pattern
 
 
 # Tokens of the micro-batch that is timed.
@@ -43,6 +43,21 @@ class Plan:
     seconds: float
 
 
+@dataclass(frozen=True)
+class _BlockBytes:
+    """What one block takes.
+
+    Args:
+        weights: Its parameters.
+        fused: Each of its fused parameters.
+        pruning: Hidden states, statistics and solving, while it is pruned.
+    """
+
+    weights: int
+    fused: list[int]
+    pruning: int
+
+
 @torch.no_grad()
 def make_plan(
     skeleton: PreTrainedModel,
@@ -59,7 +74,7 @@ def make_plan(
     Args:
         skeleton: The model on the meta device.
         lengths: Tokens of every calibration sequence.
-        config: Method, sparsity and mode.
+        config: Method, sparsity, and whether to run every block once or twice.
         dtype: Weight type.
         device: Where the blocks are pruned.
         streaming: Whether the model is streamed.
@@ -72,49 +87,64 @@ def make_plan(
     ids = longest[:, :TIMED_TOKENS]
     called_with: dict[str, Arguments] = {}
     shared, seconds = 0, 0.0
-    with observable(skeleton):
-        with noted(matrices) as stages:
+    with use_observable_experts(skeleton):
+        # 1. How the model is wired, which shows without weights, and what its blocks are called with.
+        with trace_input_groups(matrices) as points:
             outputs = probe_outputs(skeleton, list(blocks.values()), ids)
         if config.needs_calibration:
             tuples = [isinstance(output, tuple) for output in outputs]
-            shared = argument_bytes(call_arguments(skeleton, list(blocks.values()), tuples, longest)[1])
-            called_with = dict(zip(blocks, call_arguments(skeleton, list(blocks.values()), tuples, ids)[1], strict=True))
-        for name, count in _kinds(blocks).items():
+            shared = count_argument_bytes(capture_arguments(skeleton, list(blocks.values()), tuples, longest)[1])
+            called_with = dict(zip(blocks, capture_arguments(skeleton, list(blocks.values()), tuples, ids)[1], strict=True))
+        # 2. Time one block of each kind.
+        for name, count in _count_kinds(blocks).items():
             called = called_with.get(name, ((), {}))
-            taken = _time_block(name, blocks[name], called, stages[name], config, dtype, device, ids.shape[1], sum(lengths))
+            taken = _time_block(name, blocks[name], called, points[name], config, dtype, device, ids.shape[1], sum(lengths))
             seconds += count * (taken + _time_files(name, blocks[name], dtype, streaming))
+    # 3. Count bytes.
     size, text = dtype.itemsize, skeleton.config.get_text_config()
-    sizes = {name: size * sum(parameter.numel() for parameter in block.parameters()) for name, block in blocks.items()}
     whole = size * skeleton.num_parameters()
-    outside = whole - sum(sizes.values())
     hidden = sum(lengths) * text.hidden_size * size
     routes = getattr(text, "num_experts_per_tok", None) or 1
-    pruning = {
-        name: shared
-        + _activation_bytes(stages[name], matrices[name], lengths, hidden, size, config, routes)
-        + _solver_bytes(stages[name], matrices[name], config)
-        for name in blocks
-    }
-    fused = {name: _fused_bytes(matrices[name], size) for name in blocks}
-    if not streaming:
-        # Pruning, with the blocks in the journal; then the saved checkpoint is loaded beside the model and compared with it.
-        loading = whole + sum(map(sum, fused.values()))
-        return Plan(whole + max(*pruning.values(), loading), 2 * whole - outside, seconds)
-    spilled = max(0, hidden - activation_bytes)
+    counted = [
+        _BlockBytes(
+            size * sum(parameter.numel() for parameter in block.parameters()),
+            _count_fused_bytes(matrices[name], size),
+            shared
+            + _count_activation_bytes(points[name], matrices[name], lengths, hidden, size, config, routes)
+            + _count_solver_bytes(points[name], matrices[name], config),
+        )
+        for name, block in blocks.items()
+    ]
+    if streaming:
+        return Plan(*_count_streamed(counted, whole, shared, hidden, spilled=max(0, hidden - activation_bytes)), seconds)
+    return Plan(*_count_resident(counted, whole), seconds)
+
+
+def _count_resident(blocks: Sequence[_BlockBytes], whole: int) -> tuple[int, int]:
+    """Count memory and disk of pruning a model in memory, with the blocks in the journal."""
+    # The saved checkpoint is loaded next to the model and compared with it.
+    loading = whole + sum(sum(block.fused) for block in blocks)
+    memory = whole + max(*(block.pruning for block in blocks), loading)
+    return memory, whole + sum(block.weights for block in blocks)
+
+
+def _count_streamed(blocks: Sequence[_BlockBytes], whole: int, shared: int, hidden: int, spilled: int) -> tuple[int, int]:
+    """Count memory and disk of pruning a model block by block, with some of the hidden states spilled to disk."""
+    outside = whole - sum(block.weights for block in blocks)
     memory = max(
         max(
-            sizes[name] + pruning[name] - spilled,
-            # The block is read, to prune it and to check what was written.
-            sizes[name] + max(fused[name], default=0) + max(shared + hidden - spilled, outside),
+            block.weights + block.pruning - spilled,
+            # It is read, to prune it and to check what was written.
+            block.weights + max(block.fused, default=0) + max(shared + hidden - spilled, outside),
             # It is taken apart and written.
-            2 * sizes[name] + max(fused[name]) if fused[name] else 0,
+            2 * block.weights + max(block.fused) if block.fused else 0,
         )
-        for name in blocks
+        for block in blocks
     )
-    return Plan(memory, whole + spilled + sum(sizes[name] for name in blocks if fused[name]), seconds)
+    return memory, whole + spilled + sum(block.weights for block in blocks if block.fused)
 
 
-def _kinds(blocks: Mapping[str, nn.Module]) -> dict[str, int]:
+def _count_kinds(blocks: Mapping[str, nn.Module]) -> dict[str, int]:
     """Count the blocks of each kind, dense or mixture, by the first's name: their parameters have the same names and shapes."""
     kinds: dict[tuple[tuple[str, torch.Size], ...], list[str]] = {}
     for name, block in blocks.items():
@@ -122,14 +152,14 @@ def _kinds(blocks: Mapping[str, nn.Module]) -> dict[str, int]:
     return {names[0]: len(names) for names in kinds.values()}
 
 
-def argument_bytes(arguments: Sequence[Arguments]) -> int:
+def count_argument_bytes(arguments: Sequence[Arguments]) -> int:
     """Count masks and rotary tables, which blocks share: those of the longest sequence hold those of the others."""
     tensors = {id(leaf): leaf for leaf in tree_leaves(arguments) if isinstance(leaf, torch.Tensor)}
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def _activation_bytes(
-    stages: Sequence[Stage],
+def _count_activation_bytes(
+    points: Sequence[HookPoint],
     matrices: Mapping[str, Matrix],
     lengths: Sequence[int],
     hidden: int,
@@ -140,18 +170,18 @@ def _activation_bytes(
     """Count the hidden states of all tokens, and what they grow to inside a block, where each goes to some experts."""
     if not config.needs_calibration:
         return 0
-    leaders = [matrices[stage.shares[0][0]] for stage in stages]
-    width = max(leader.weight().shape[1] * (1 if leader.expert is None else routes) for leader in leaders)
+    firsts = [matrices[point.groups[0].first] for point in points]
+    width = max(first.weight().shape[1] * (1 if first.expert is None else routes) for first in firsts)
     tokens = sum(lengths)
     batch = min(tokens, max(BATCH_TOKENS, *lengths))
     inside = batch * (3 * width * size + width * 4)  # gate, up, their product, and that in float32
-    if config.mode == "two_pass":
+    if config.true_sequential is False:
         return hidden + inside
-    # Every micro-batch waits with its residual stream and the input of the stage.
+    # Every micro-batch waits with its residual stream and the inputs of the hook point.
     return 2 * hidden + tokens * width * size + inside
 
 
-def _fused_bytes(matrices: Mapping[str, Matrix], size: int) -> list[int]:
+def _count_fused_bytes(matrices: Mapping[str, Matrix], size: int) -> list[int]:
     """Count each of a block's fused parameters: from files that hold every expert by itself, it is put together from copies."""
     counted: Counter[tuple[nn.Module, str]] = Counter()
     for matrix in matrices.values():
@@ -160,13 +190,14 @@ def _fused_bytes(matrices: Mapping[str, Matrix], size: int) -> list[int]:
     return list(counted.values())
 
 
-def _solver_bytes(stages: Sequence[Stage], matrices: Mapping[str, Matrix], config: PruningConfig) -> int:
+def _count_solver_bytes(points: Sequence[HookPoint], matrices: Mapping[str, Matrix], config: PruningConfig) -> int:
     """Count the statistics that are held together, and what solving the largest of them takes."""
     if config.method not in SECOND_ORDER:
         return max(matrix.weight().numel() for matrix in matrices.values()) * 4 * 3
-    squares = [[matrices[share[0]].weight().shape[1] ** 2 for share in stage.shares] for stage in stages]
-    held = max(map(sum, squares)) if config.mode == "staged" else sum(map(sum, squares))
-    stacked = max(sum(matrices[name].weight().numel() for name in share) for stage in stages for share in stage.shares)
+    squares = [[matrices[group.first].weight().shape[1] ** 2 for group in point.groups] for point in points]
+    held = sum(map(sum, squares)) if config.true_sequential is False else max(map(sum, squares))
+    groups = [group for point in points for group in point.groups]
+    stacked = max(sum(matrices[name].weight().numel() for name in group.matrices) for group in groups)
     factors = 2 if config.method == "sparsegpt" else 8  # ALPS decomposes in float64
     return 4 * (held + factors * max(map(max, squares)) + 2 * stacked)
 
@@ -175,7 +206,7 @@ def _time_block(
     name: str,
     skeleton: nn.Module,
     arguments: Arguments,
-    stages: Sequence[Stage],
+    points: Sequence[HookPoint],
     config: PruningConfig,
     dtype: torch.dtype,
     device: torch.device,
@@ -199,8 +230,8 @@ def _time_block(
         waiting = [MicroBatch(Activation(part, None, False), None, twofold) for part in hidden]
         start = time.perf_counter()
         if config.allocation == "owl":
-            count_outliers(0, block, matrices, stages, waiting)
-        list(prune_block(0, name, block, matrices, stages, waiting, config, as_pattern(config)))
+            measure_outliers(0, block, matrices, points, waiting)
+        list(prune_block(0, name, block, matrices, points, waiting, config, make_pattern(config)))
         if device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - start

@@ -1,6 +1,6 @@
 """Prune the weight matrices that share one input, with whichever method is asked for."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -21,9 +21,9 @@ from .statistics import InputStatistics
 
 
 logger = logging.get_logger(__name__)
-MOST_DAMPING = 0.5
+MAX_DAMPING = 0.5
 # An expert that fewer calibration tokens were routed to is pruned by magnitude: its statistics would be noise.
-FEWEST_TOKENS = 32
+MIN_EXPERT_TOKENS = 32
 # Methods that need the full second moments of the inputs.
 SECOND_ORDER = ("sparsegpt", "alps")
 
@@ -54,7 +54,7 @@ class LayerReport:
         return self.shape[0] * self.shape[1]
 
 
-def as_pattern(config: PruningConfig, sparsity: float | None = None) -> Pattern:
+def make_pattern(config: PruningConfig, sparsity: float | None = None) -> Pattern:
     """Return the pattern that the settings ask for, at a block's own sparsity where one is given."""
     if config.n_of_m:
         return NofM(*config.n_of_m)
@@ -65,22 +65,22 @@ def prune_by_magnitude(block_name: str, matrix: Matrix, pattern: Pattern) -> Lay
     """Prune one matrix in place without looking at its inputs."""
     weight = matrix.weight()
     weight.copy_(magnitude(weight, pattern))
-    return _report(block_name, matrix, 0, "magnitude", None)
+    return _make_report(block_name, matrix, 0, "magnitude", None)
 
 
-def prune_stage(
+def prune_groups(
     block_name: str,
-    shares: Sequence[Sequence[Matrix]],
+    groups: Sequence[Sequence[Matrix]],
     statistics: Sequence[InputStatistics],
     config: PruningConfig,
     pattern: Pattern,
 ) -> dict[str, LayerReport]:
-    """Prune the matrices of a stage in place; several processes solve some of them each, at the same time.
+    """Prune in place the matrices of a hook point; several processes solve some of them each, at the same time.
 
     Args:
         block_name: Name of their block.
-        shares: The matrices, those that share one input together.
-        statistics: Statistics of each share's input, with all that every process has seen.
+        groups: The matrices, those that share one input together.
+        statistics: Statistics of each group's input, with all that every process has seen.
         config: Method and damping.
         pattern: What to prune to.
 
@@ -90,53 +90,74 @@ def prune_stage(
     Raises:
         NumericalError: Statistics or weights are not finite, or a Hessian resists all damping, in whichever process.
     """
-    labels = [f"{block_name}.{'/'.join(matrix.name for matrix in share)}" for share in shares]
-    for label, of_share in zip(labels, statistics, strict=True):
-        if not of_share.is_finite():
+    # 1. Every process has the same statistics by now, so all of them refuse and decide alike.
+    labels = [f"{block_name}.{'/'.join(matrix.name for matrix in group)}" for group in groups]
+    for label, seen in zip(labels, statistics, strict=True):
+        if not seen.is_finite():
             raise NumericalError(f"the inputs of {label} are not finite; load the model in float32.")
     methods = [
-        "magnitude" if share[0].expert is not None and of_share.tokens < FEWEST_TOKENS else config.method
-        for share, of_share in zip(shares, statistics, strict=True)
+        "magnitude" if group[0].expert is not None and seen.tokens < MIN_EXPERT_TOKENS else config.method
+        for group, seen in zip(groups, statistics, strict=True)
     ]
-    owners = {matrix.name: number % world_size() for number, matrix in enumerate(chain.from_iterable(shares))}
-    outcomes = torch.zeros(2, len(shares), dtype=torch.float64)  # of each share its damping, and how many processes failed
+    # 2. Each solves its own matrices.
+    owners = {matrix.name: number % world_size() for number, matrix in enumerate(chain.from_iterable(groups))}
+    dampings = _solve_own(labels, groups, owners, statistics, methods, config.damping, pattern)
+    # 3. All get all of them.
+    reports = {}
+    for group, seen, method, damping in zip(groups, statistics, methods, dampings, strict=True):
+        for matrix in group:
+            broadcast(matrix.weight(), owners[matrix.name])
+            used = damping if method in SECOND_ORDER else None
+            reports[matrix.name] = _make_report(block_name, matrix, seen.tokens, method, used)
+    return reports
+
+
+def _solve_own(
+    labels: Sequence[str],
+    groups: Sequence[Sequence[Matrix]],
+    owners: Mapping[str, int],
+    statistics: Sequence[InputStatistics],
+    methods: Sequence[str],
+    damping: float,
+    pattern: Pattern,
+) -> list[float]:
+    """Prune the matrices that this process owns, and return the damping that each group took, 0 for methods without one.
+
+    Raises:
+        NumericalError: Here or in another process: none may wait in a collective for one that gave up.
+    """
+    outcomes = torch.zeros(2, len(groups), dtype=torch.float64)  # of each group its damping, and how many processes failed
     failure = None
-    for number, share in enumerate(shares):
-        mine = [matrix for matrix in share if owners[matrix.name] == rank()]
+    for number, group in enumerate(groups):
+        mine = [matrix for matrix in group if owners[matrix.name] == rank()]
         if not mine:
             continue
         try:
-            damping = _solve(labels[number], mine, statistics[number], methods[number], config.damping, pattern)
+            used = _solve_group(labels[number], mine, statistics[number], methods[number], damping, pattern)
         except NumericalError as error:
             failure, outcomes[1, number] = error, 1
             break
-        if mine[0] is share[0]:
-            outcomes[0, number] = damping or 0
+        if mine[0] is group[0]:  # one process says it for all that solve a part of the group
+            outcomes[0, number] = used or 0
     all_reduce(outcomes)
     if failure:
         raise failure
     for label, failed in zip(labels, outcomes[1].tolist(), strict=True):
         if failed:
             raise NumericalError(f"another process could not prune {label}; its own error says why.")
-    reports = {}
-    for share, of_share, method, damping in zip(shares, statistics, methods, outcomes[0].tolist(), strict=True):
-        for matrix in share:
-            broadcast(matrix.weight(), owners[matrix.name])
-            used = damping if method in SECOND_ORDER else None
-            reports[matrix.name] = _report(block_name, matrix, of_share.tokens, method, used)
-    return reports
+    return outcomes[0].tolist()
 
 
-def _solve(
+def _solve_group(
     label: str, matrices: Sequence[Matrix], statistics: InputStatistics, method: str, damping: float, pattern: Pattern
 ) -> float | None:
     """Prune in place matrices that share one input, and return the damping that took; None for methods without one."""
     weights, used = [matrix.weight() for matrix in matrices], None
     if method == "sparsegpt":
-        factors, used = _with_enough_damping(factorize, label, statistics.hessian, damping)
+        factors, used = _factorize_with_damping(factorize, label, statistics.hessian, damping)
         pruned = sparsegpt(weights, *factors, pattern)
     elif method == "alps":
-        spectrum, used = _with_enough_damping(decompose, label, statistics.hessian, damping)
+        spectrum, used = _factorize_with_damping(decompose, label, statistics.hessian, damping)
         pruned = [alps(weight, spectrum, pattern) for weight in weights]
     elif method == "wanda":
         pruned = [wanda(weight.float(), statistics.squared_norms, pattern) for weight in weights]
@@ -149,25 +170,25 @@ def _solve(
     return used
 
 
-def _report(block_name: str, matrix: Matrix, tokens: int, method: str, damping: float | None) -> LayerReport:
+def _make_report(block_name: str, matrix: Matrix, tokens: int, method: str, damping: float | None) -> LayerReport:
     weight = matrix.weight()
     zeros = weight.numel() - int(weight.count_nonzero())
     return LayerReport(f"{block_name}.{matrix.name}", tuple(weight.shape), zeros, tokens, method, damping)
 
 
-def _with_enough_damping(
+def _factorize_with_damping(
     prepare: Callable[[torch.Tensor, float], Any], label: str, hessian: torch.Tensor, damping: float
 ) -> tuple[Any, float]:
-    """Factorize, doubling the damping up to `MOST_DAMPING` while the Hessian is not positive definite."""
+    """Factorize, doubling the damping up to `MAX_DAMPING` while the Hessian is not positive definite."""
     while True:
         try:
             return prepare(hessian, damping), damping
         except torch.linalg.LinAlgError:
             pass
-        if damping >= MOST_DAMPING:
+        if damping >= MAX_DAMPING:
             raise NumericalError(
                 f"the Hessian of {label} is not positive definite even with damping {damping}; "
                 "use more calibration tokens or method wanda."
             )
-        damping = min(2 * damping, MOST_DAMPING)
+        damping = min(2 * damping, MAX_DAMPING)
         logger.warning(f"the Hessian of {label} is not positive definite; trying damping {damping}.")

@@ -16,13 +16,13 @@ from .blocks import find_blocks
 class Weights(Protocol):
     """Brings parts of a model into memory and takes them away again."""
 
-    def probed(self, model: PreTrainedModel) -> PreTrainedModel:
+    def make_probe(self, model: PreTrainedModel) -> PreTrainedModel:
         """Return the model, or one like it, that a few tokens can be run through to see how it is wired."""
 
-    def around(self, model: PreTrainedModel) -> AbstractContextManager[None]:
-        """Hold what comes before the blocks."""
+    def onload_embeddings(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+        """Hold everything outside of the blocks but the output head: what the tokens run through before the first block."""
 
-    def block(self, name: str, block: nn.Module) -> AbstractContextManager[None]:
+    def onload_block(self, name: str, block: nn.Module) -> AbstractContextManager[None]:
         """Hold a block's weights; what was changed is kept."""
 
     def outside(self, model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
@@ -32,17 +32,17 @@ class Weights(Protocol):
 class ResidentWeights:
     """The weights are in the model, or accelerate brings them in from the CPU."""
 
-    def probed(self, model: PreTrainedModel) -> PreTrainedModel:
+    def make_probe(self, model: PreTrainedModel) -> PreTrainedModel:
         """Return the model itself."""
         return model
 
-    def around(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+    def onload_embeddings(self, model: PreTrainedModel) -> AbstractContextManager[None]:
         """Do nothing: everything is there."""
         return nullcontext()
 
-    def block(self, name: str, block: nn.Module) -> AbstractContextManager[None]:
+    def onload_block(self, name: str, block: nn.Module) -> AbstractContextManager[None]:
         """Hold a block's offloaded weights on their execution device."""
-        return brought_in(block)
+        return onloaded(block)
 
     def outside(self, model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield name and value of every tensor outside of the blocks, offloaded ones from where they are."""
@@ -79,7 +79,7 @@ def modules_outside(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def brought_in(block: nn.Module) -> Iterator[None]:
+def onloaded(block: nn.Module) -> Iterator[None]:
     """Hold a block's offloaded weights on the execution device, and put them back at the end as they are then."""
     modules = [module for module in block.modules() if has_offloaded_params(module)]
     for module in modules:

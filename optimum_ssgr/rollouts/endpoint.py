@@ -1,4 +1,4 @@
-"""One server: what it can do, whether it is awake, and one request to it."""
+"""One server: what it can do, whether it is healthy, and one request to it."""
 
 import dataclasses
 import os
@@ -95,9 +95,9 @@ class Endpoint:
         context: Longest sequence it takes, in tokens; None when it does not say.
         running: Requests that it is working on.
         failures: Failures since its last good answer.
-        resting_since: When it was given up for now, in seconds of the event loop's clock; None when it is awake.
+        unhealthy_since: When it was given up for now, in seconds of the event loop's clock; None while it is healthy.
         paused_until: When it may be asked again, on the same clock.
-        trouble: What went wrong last.
+        last_failure: What went wrong last.
 
     Raises:
         ConfigError: The address is not one.
@@ -110,9 +110,9 @@ class Endpoint:
     context: int | None = None
     running: int = 0
     failures: int = 0
-    resting_since: float | None = None
+    unhealthy_since: float | None = None
     paused_until: float = 0.0
-    trouble: str = ""
+    last_failure: str = ""
     name: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -128,7 +128,7 @@ class Endpoint:
         sampling: SamplingConfig,
         tokenizer: PreTrainedTokenizerBase,
         timeout: float,
-        stand_in: bool = False,
+        accept_only_model: bool = False,
     ) -> None:
         """Find out what the server can do, with one token of a real request.
 
@@ -141,7 +141,7 @@ class Endpoint:
             sampling: How to sample.
             tokenizer: The model's tokenizer.
             timeout: Seconds to wait for each answer.
-            stand_in: Whether a server's only model, of whatever name, is taken for one that it does not know.
+            accept_only_model: Whether a server's only model, of whatever name, is taken for one that it does not know.
 
         Raises:
             TransientFailure: The server cannot be reached or is not ready.
@@ -149,7 +149,7 @@ class Endpoint:
             ModelError: The server refuses access or saw another prompt.
         """
         served = await self._served_models(client, timeout)
-        single = list(served) if stand_in and model not in served and len(served) == 1 else []
+        single = list(served) if accept_only_model and model not in served and len(served) == 1 else []
         sampling = dataclasses.replace(sampling, max_new_tokens=1)
         refusals: list[str] = []
         for name in [model, *single]:
@@ -158,7 +158,7 @@ class Endpoint:
                     client, completion_body(request, name, sampling, tokenizer, dialect), timeout=timeout
                 )
                 if status == 200:
-                    self._adopt(name, model, dialect, served.get(name))
+                    self._set_capabilities(name, model, dialect, served.get(name))
                     self._read(content, request, tokenizer, may_be_inexact=True)
                     return
                 refusals.append(f"{status}, {content}")
@@ -168,12 +168,12 @@ class Endpoint:
             raise ModelRefused(f"{self.name} serves {', '.join(sorted(served)[:5])}, but not {model}; give one of its models.")
         raise ModelRefused(f"{self.name} refuses to generate with {model} ({refusals[-1]}).")
 
-    def _adopt(self, name: str, model: str, dialect: Dialect, context: int | None) -> None:
+    def _set_capabilities(self, name: str, model: str, dialect: Dialect, context: int | None) -> None:
         if self.dialect is None:
             how = "token ids" if dialect == "ids" else "text"
-            asked = "" if name == model else f", its only model, for {model}"
-            logger.info(f"{self.name} takes prompts as {how} and serves {name}{asked}.")
-            if asked:
+            note = "" if name == model else f", its only model, for {model}"
+            logger.info(f"{self.name} takes prompts as {how} and serves {name}{note}.")
+            if note:
                 logger.warning(f"{self.name} does not know {model}; its only model, {name}, is used.")
         self.model, self.dialect, self.context = name, dialect, context
 
@@ -182,7 +182,7 @@ class Endpoint:
         try:
             response = await client.get(f"{self.url}/models", timeout=httpx2.Timeout(timeout, connect=CONNECT_TIMEOUT))
         except httpx2.TransportError as error:
-            raise _broken(error) from None
+            raise _as_transient(error) from None
         if response.status_code in (401, 403):
             raise ModelError(f"{self.name} refuses access ({response.status_code}, {server_message(response)}); {_KEY_ADVICE}")
         try:
@@ -211,7 +211,7 @@ class Endpoint:
         try:
             response = await client.post(f"{self.url}/completions", json=body, **options)
         except (httpx2.TransportError, httpx2.DecodingError) as error:
-            raise _broken(error) from None
+            raise _as_transient(error) from None
         status = response.status_code
         if status in TRANSIENT or status >= 500:
             raise TransientFailure(f"{status}, {server_message(response)}", _retry_after(response))
@@ -242,7 +242,7 @@ class Endpoint:
 _KEY_ADVICE = "put its key into the environment variable VLLM_API_KEY or OPENAI_API_KEY."
 
 
-def _broken(error: Exception) -> TransientFailure:
+def _as_transient(error: Exception) -> TransientFailure:
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, httpx2.TimeoutException):
         reason = "no connection in time" if isinstance(error, httpx2.ConnectTimeout) else "no answer in time"

@@ -43,6 +43,6 @@ class Engine(Protocol):
 
 
 def request_seed(seed: int, problem_id: str, sample: int) -> int:
-    """Derive a request's own seed, so that its randomness does not depend on which other requests run beside it."""
+    """Derive a request's own seed, so that its randomness does not depend on which other requests run at the same time."""
     digest = hashlib.sha256(f"{seed}/{problem_id}/{sample}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

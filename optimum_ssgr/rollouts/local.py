@@ -12,7 +12,7 @@ from transformers.cache_utils import DynamicLayer
 from ..config import SamplingConfig
 from ..errors import ConfigError, ModelError
 from ..records import Rollout
-from .cache import RoomyLayer
+from .cache import PreallocatedKVLayer
 from .engine import Request
 from .prompts import check_lengths
 
@@ -60,7 +60,10 @@ def _nucleus(probabilities: torch.Tensor, top_p: float) -> tuple[torch.Tensor, t
 
 @dataclass
 class _Row:
-    """A response in the making, and the random numbers that it is drawn with."""
+    """A response in the making, and the random numbers that it is drawn with.
+
+    They are the request's own, one for every token that may come, so that a response does not depend on the rows around it.
+    """
 
     request: Request
     uniforms: np.ndarray
@@ -79,21 +82,24 @@ class _Batch:
     cache: DynamicCache
     logits: torch.Tensor
 
-    def keep(self, kept: list[int]) -> list[int]:
-        """Drop all rows but those kept; the last ones move into the places of dropped ones.
+    def compact(self, kept: list[int]) -> list[int]:
+        """Drop all rows but those kept; the last ones move into the gaps.
+
+        When row 1 of five ends, row 4 becomes row 1, and the cache of 0, 2 and 3 is not touched. Moving all rows up would copy
+        that of 2 and 3 too.
 
         Returns:
             For every row the number it had before.
         """
         order = list(range(len(kept)))
-        free = sorted(set(order).difference(kept))
-        for place, row in zip(free, (row for row in kept if row >= len(kept)), strict=True):
-            order[place] = row
+        gaps = sorted(set(order).difference(kept))
+        for gap, row in zip(gaps, (row for row in kept if row >= len(kept)), strict=True):
+            order[gap] = row
         self.rows = [self.rows[row] for row in order]
-        # The token drawn last is not cached yet.
+        # The cache need be no wider than the longest row left. The token drawn last is not cached yet.
         width = max((row.length - 1 for row in self.rows), default=0)
         for layer in self.cache.layers:
-            layer.keep(order, width)
+            layer.compact(order, width)
         return order
 
 
@@ -101,8 +107,7 @@ class _Batch:
 class LocalEngine:
     """Samples with a transformers model in this process.
 
-    Rows that end leave the batch at once; when a quarter of the places is free, waiting requests are prefilled together and
-    join.
+    Rows that end leave the batch at once; when a quarter of the rows is free, waiting requests are prefilled together and join.
 
     The cache takes, for each of `batch_size` rows, as many tokens as the longest row in the making has, and up to 256 more; a
     token takes 2 x layers x key-value heads x head size x bytes per number (57 kB in a Qwen2.5-7B of 16 bits: 30 GB for 64 rows
@@ -151,10 +156,11 @@ class LocalEngine:
         try:
             while queue or (batch and batch.rows):
                 running = len(batch.rows) if batch else 0
+                # A prefill holds all rows up, so it is put off until there is room for many prompts at once.
                 if queue and running <= self.batch_size * 3 // 4:
                     fresh = [queue.popleft() for _ in range(min(self.batch_size - running, len(queue)))]
                     batch = self._join(batch, fresh)
-                yield from self._step(batch, more=bool(queue))
+                yield from self._step(batch, more_waiting=bool(queue))
         except torch.OutOfMemoryError as error:
             raise ModelError(
                 f"{self.batch_size} responses at a time take more memory than the GPU has; take fewer (--batch-size or "
@@ -162,7 +168,9 @@ class LocalEngine:
             ) from error
 
     def _join(self, batch: _Batch | None, requests: list[Request]) -> _Batch:
-        """Run the model on the prompts, once on each, and append rows for them to the batch."""
+        """Run the model on the prompts and append rows for them to the batch."""
+        # 1. Run each prompt once, however many samples of it are asked for: their rows pick the same row of the result. Prompts
+        # are padded on the left, so that all of them end in the last column, as all rows of the batch do.
         prompts = {prompt: row for row, prompt in enumerate(dict.fromkeys(request.prompt_ids for request in requests))}
         picked = [prompts[request.prompt_ids] for request in requests]
         width = max(map(len, prompts))
@@ -177,16 +185,17 @@ class LocalEngine:
                 f"{type(self.model).__name__} keeps a state that the in-process engine cannot batch; "
                 "generate with a server instead (--engine http://host:port/v1)."
             )
-        if batch is None:  # as many requests as there will ever be rows
+        # 2. Copy what came out into the batch's own cache, which the first requests make: as many as there will ever be rows.
+        if batch is None:
             batch = _Batch([], DynamicCache(), logits[:0])
-            batch.cache.layers = [RoomyLayer(layer, places=len(requests)) for layer in cache.layers]
-        batch.rows += [_Row(request, self._uniforms(request)) for request in requests]
+            batch.cache.layers = [PreallocatedKVLayer(layer, max_rows=len(requests)) for layer in cache.layers]
+        batch.rows += [_Row(request, self._draw_uniforms(request)) for request in requests]
         batch.logits = torch.cat([batch.logits, logits])
-        for mine, fresh in zip(batch.cache.layers, cache.layers, strict=True):
-            mine.join(fresh, picked)
+        for own, fresh in zip(batch.cache.layers, cache.layers, strict=True):
+            own.join(fresh, picked)
         return batch
 
-    def _uniforms(self, request: Request) -> np.ndarray:
+    def _draw_uniforms(self, request: Request) -> np.ndarray:
         generator = torch.Generator().manual_seed(request.seed)
         return torch.rand(self.sampling.max_new_tokens, generator=generator, dtype=torch.float64).numpy()
 
@@ -194,7 +203,8 @@ class LocalEngine:
         """Score the next tokens, [rows, vocabulary], of rows of the given lengths whose last tokens are the inputs."""
         device = self.model.get_input_embeddings().weight.device
         width = max(lengths)
-        # Negative left of a row's first token.
+        # Rows end in the same column, so a short one begins further right. Positions count from its first token and are
+        # negative left of it, where the cache holds padding or what another row left behind: the mask hides that.
         positions = torch.arange(width, device=device) - torch.tensor([[width - length] for length in lengths], device=device)
         output = self.model(
             inputs.to(device),
@@ -206,14 +216,16 @@ class LocalEngine:
         )
         return output.logits[:, -1]
 
-    def _step(self, batch: _Batch, more: bool) -> Iterator[Rollout]:
-        """Draw one token for every row, hand out the rows that end with it, and run the model on the others.
+    def _step(self, batch: _Batch, more_waiting: bool) -> Iterator[Rollout]:
+        """Draw one token for every row, yield the rows that end with it, and run the model on the others.
 
-        Where no more requests wait, the cache keeps no places for them.
+        Where no more requests wait, the cache keeps no rows for them.
         """
+        # 1. Draw. The scores are there: the step before, or the prefill, left them.
         uniforms = torch.tensor([row.uniforms[len(row.response)] for row in batch.rows], device=batch.logits.device)
         tokens = sample_tokens(batch.logits, uniforms, self.sampling.temperature, self.sampling.top_p)
-        going = []
+        # 2. Part finished rows from unfinished ones.
+        unfinished = []
         for number, (row, token) in enumerate(zip(batch.rows, tokens.tolist(), strict=True)):
             row.response.append(token)
             finished = token in self.eos_token_ids
@@ -221,13 +233,15 @@ class LocalEngine:
                 request = row.request
                 yield Rollout(request.problem_id, request.sample, request.prompt_ids, tuple(row.response), finished)
             else:
-                going.append(number)
-        if len(going) < len(batch.rows):
-            tokens = tokens[batch.keep(going)]
-        if not more:
+                unfinished.append(number)
+        # 3. Close the gaps, so that the model does not run on rows that ended.
+        if len(unfinished) < len(batch.rows):
+            tokens = tokens[batch.compact(unfinished)]
+        if not more_waiting:
             for layer in batch.cache.layers:
-                layer.places = len(going)
-        if going:
+                layer.max_rows = len(unfinished)
+        # 4. Score the next tokens.
+        if unfinished:
             batch.logits = self._forward(tokens[:, None], [row.length for row in batch.rows], batch.cache)
         else:
             batch.logits = batch.logits[:0]

@@ -290,7 +290,7 @@ def test_the_commands_ask_for_the_same_settings(provenance, manifest):
     manifest["calibration"] |= changed
     manifest |= {"model": "org/model", "model_commit": COMMIT, "instruction": "Think.\nIt's 'hard': \\boxed{} \t!"}
     provenance |= {"calibration": manifest, "base_model": "org/model", "base_commit": COMMIT}
-    provenance["pruning"] |= {"mode": "two_pass", "allocation": "owl", "sparsity": 0.3, "damping": 0.02}
+    provenance["pruning"] |= {"true_sequential": False, "allocation": "owl", "sparsity": 0.3, "damping": 0.02}
     calibrate, prune = commands(model_card(provenance))
     assert commands(dataset_card(manifest)) == [calibrate]
     args = arguments(calibrate, CalibrateCommand)

@@ -35,12 +35,10 @@ def stored_names(folder):
     return {key for path in folder.glob("*.safetensors") for key in load_file(path)}
 
 
-@pytest.mark.parametrize(
-    "name, mode", [*itertools.product(CONFIGS, ["two_pass", "staged"]), *((n, "staged") for n in MIXTURES)]
-)
-def test_streamed_equals_resident(tmp_path, name, mode):
+@pytest.mark.parametrize("name, true_sequential", [*itertools.product(CONFIGS, [False, True]), *((n, True) for n in MIXTURES)])
+def test_streamed_equals_resident(tmp_path, name, true_sequential):
     source = save(random_model(name), tmp_path / "dense")
-    config = PruningConfig(sparsity=0.5, mode=mode)
+    config = PruningConfig(sparsity=0.5, true_sequential=true_sequential)
     saved, names = {}, {}
     for streaming in (False, True):
         pruner = SSGRPruner.from_pretrained(source, streaming=streaming)
@@ -65,7 +63,7 @@ def test_unusual_architectures_stream_too(tmp_path, name):
     saved, names = [], []
     for streaming in (False, True):
         pruner = SSGRPruner.from_pretrained(source, streaming=streaming)
-        pruner.prune(DATA, PruningConfig(mode="staged"), journal_dir=tmp_path / f"journal-{streaming}")
+        pruner.prune(DATA, PruningConfig(true_sequential=True), journal_dir=tmp_path / f"journal-{streaming}")
         pruner.save_pretrained(tmp_path / f"sparse-{streaming}")
         saved.append(AutoModelForCausalLM.from_pretrained(tmp_path / f"sparse-{streaming}").state_dict())
         names.append(stored_names(tmp_path / f"sparse-{streaming}"))
@@ -77,7 +75,7 @@ def test_unusual_architectures_stream_too(tmp_path, name):
 @pytest.mark.parametrize("method, allocation", [("magnitude", "uniform"), ("wanda", "owl")])
 def test_other_methods_stream_too(tmp_path, method, allocation):
     source = save(random_model("qwen3"), tmp_path / "dense")
-    config = PruningConfig(method=method, sparsity=0.5, allocation=allocation, mode="two_pass")
+    config = PruningConfig(method=method, sparsity=0.5, allocation=allocation, true_sequential=False)
     saved = []
     for streaming in (False, True):
         pruner = SSGRPruner.from_pretrained(source, streaming=streaming)
@@ -140,7 +138,7 @@ def test_nothing_but_what_is_held_takes_memory(tmp_path):
     model, _, weights = load_streamed(source)
     assert all(parameter.is_meta for parameter in model.parameters())
     block = model.model.layers[0]
-    with weights.block("model.layers.0", block):
+    with weights.onload_block("model.layers.0", block):
         assert not any(parameter.is_meta for parameter in block.parameters())
         assert all(parameter.is_meta for parameter in model.model.layers[1].parameters())
     assert all(parameter.is_meta for parameter in model.parameters())

@@ -65,7 +65,8 @@ from optimum_ssgr.config import PruningConfig
 from optimum_ssgr.pruner import SSGRPruner
 
 pruner = SSGRPruner.from_pretrained("alice/dense", revision="{oid}", streaming=True)
-pruner.prune(Dataset.from_dict({{"input_ids": {sequences}}}), PruningConfig(mode="staged"), journal_dir="{folder}/journal")
+data, config = Dataset.from_dict({{"input_ids": {sequences}}}), PruningConfig(true_sequential=True)
+pruner.prune(data, config, journal_dir="{folder}/journal")
 pruner.save_pretrained("{folder}/sparse")
 print(json.load(open("{folder}/sparse/ssgr_config.json"))["base_commit"])
 """
@@ -129,7 +130,7 @@ def test_models_stream_from_the_hub(hub, in_fresh_process, reasoner, tmp_path, s
     push_folder(tmp_path / "later", "alice/dense")
 
     pruner = SSGRPruner.from_pretrained(str(tmp_path / "dense"))
-    pruner.prune(Dataset.from_dict({"input_ids": SEQUENCES}), PruningConfig(mode="staged"))
+    pruner.prune(Dataset.from_dict({"input_ids": SEQUENCES}), PruningConfig(true_sequential=True))
     oids = in_fresh_process(STREAMED.format(oid=commit.oid, sequences=SEQUENCES, folder=str(tmp_path)))
     assert oids.split() == [commit.oid]
     streamed = AutoModelForCausalLM.from_pretrained(tmp_path / "sparse").state_dict()

@@ -52,7 +52,7 @@ def test_outliers_are_counted_with_one_micro_batch_at_a_time(monkeypatch):
     under_way, most = [], []
     run = MicroBatch.run
 
-    def watched_run(self, *args):
+    def counted_run(self, *args):
         under_way.append(self)
         most.append(len(under_way))
         try:
@@ -60,8 +60,8 @@ def test_outliers_are_counted_with_one_micro_batch_at_a_time(monkeypatch):
         finally:
             under_way.remove(self)
 
-    monkeypatch.setattr(MicroBatch, "run", watched_run)
-    config = PruningConfig(method="wanda", sparsity=0.5, allocation="owl", mode="two_pass")
+    monkeypatch.setattr(MicroBatch, "run", counted_run)
+    config = PruningConfig(method="wanda", sparsity=0.5, allocation="owl", true_sequential=False)
     prune_layerwise(random_model("llama"), random_sequences(), config)
     assert max(most) == 1
     assert len(most) > 6
@@ -70,11 +70,11 @@ def test_outliers_are_counted_with_one_micro_batch_at_a_time(monkeypatch):
 def test_spilled_activations_begin_anew_after_the_outliers_are_counted(tmp_path):
     """Those of the dense pass are gone, so their room in memory and their files are free again."""
     store = ActivationStore(tmp_path, 8000)
-    config = PruningConfig(method="wanda", sparsity=0.5, allocation="owl", mode="two_pass")
+    config = PruningConfig(method="wanda", sparsity=0.5, allocation="owl", true_sequential=False)
     reports = prune_layerwise(random_model("llama"), random_sequences(), config, store=store)
     once = ActivationStore(tmp_path / "once", 8000)
     once.folder.mkdir()
-    uniform = PruningConfig(method="wanda", sparsity=0.5, mode="two_pass")
+    uniform = PruningConfig(method="wanda", sparsity=0.5, true_sequential=False)
     assert len(prune_layerwise(random_model("llama"), random_sequences(), uniform, store=once)) == len(reports)
     assert (store.bytes, store.files) == (once.bytes, once.files)
 

@@ -21,7 +21,7 @@ from .test_layerwise import random_sequences
 
 
 SEQUENCES = random_sequences((60, 40, 55, 30, 48, 52, 31, 44, 20))
-# Prunes with the others of a torchrun job; argv: model, method, mode, folder for the outcome.
+# Prunes with the others of a torchrun job; argv: model, method, whether to run every block once, folder for the outcome.
 SCRIPT = """
 import sys
 from safetensors.torch import save_file
@@ -30,10 +30,11 @@ from optimum_ssgr.pruning.distributed import rank, start_processes
 from optimum_ssgr.pruning.layerwise import prune_layerwise
 from tests.models import random_model
 from tests.pruning.test_distributed import SEQUENCES
-name, method, mode, folder = sys.argv[1:]
+name, method, sequential, folder = sys.argv[1:]
 start_processes()
 model = random_model(name)
-reports = prune_layerwise(model, SEQUENCES, PruningConfig(method=method, sparsity=0.5, mode=mode))
+config = PruningConfig(method=method, sparsity=0.5, true_sequential=sequential == "True")
+reports = prune_layerwise(model, SEQUENCES, config)
 tokens = {report.tokens for report in reports if "experts" not in report.name}
 assert tokens == {sum(map(len, SEQUENCES))}, tokens
 save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items()}, f"{folder}/{rank()}.safetensors")
@@ -41,23 +42,23 @@ save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items(
 
 
 @pytest.mark.parametrize(
-    "name, method, mode, processes",
+    "name, method, true_sequential, processes",
     [
-        ("qwen3", "sparsegpt", "staged", 2),
-        ("qwen3", "sparsegpt", "two_pass", 4),
-        ("llama", "wanda", "staged", 4),
-        ("llama", "alps", "staged", 2),
-        ("qwen3 moe", "sparsegpt", "staged", 2),
+        ("qwen3", "sparsegpt", True, 2),
+        ("qwen3", "sparsegpt", False, 4),
+        ("llama", "wanda", True, 4),
+        ("llama", "alps", True, 2),
+        ("qwen3 moe", "sparsegpt", True, 2),
     ],
 )
-def test_processes_end_with_the_masks_of_one(tmp_path, name, method, mode, processes):
+def test_processes_end_with_the_masks_of_one(tmp_path, name, method, true_sequential, processes):
     (tmp_path / "job.py").write_text(SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    arguments = [tmp_path / "job.py", name, method, mode, tmp_path]
+    arguments = [tmp_path / "job.py", name, method, true_sequential, tmp_path]
     done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr
     alone = random_model(name)
-    prune_layerwise(alone, SEQUENCES, PruningConfig(method=method, sparsity=0.5, mode=mode))
+    prune_layerwise(alone, SEQUENCES, PruningConfig(method=method, sparsity=0.5, true_sequential=true_sequential))
     first, *others = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(processes))
     for other in others:
         assert all(torch.equal(first[key], other[key]) for key in first)  # bit for bit the same in all processes
@@ -172,21 +173,21 @@ def test_more_processes_than_sequences_are_refused(tmp_path):
     (tmp_path / "job.py").write_text(SCRIPT.replace("SEQUENCES,", "SEQUENCES[:1],"))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", tmp_path / "job.py"]
     done = subprocess.run(
-        list(map(str, [*command, "llama", "wanda", "staged", tmp_path])), capture_output=True, text=True, env=environment()
+        list(map(str, [*command, "llama", "wanda", True, tmp_path])), capture_output=True, text=True, env=environment()
     )
     assert done.returncode != 0
     assert "1 calibration sequences cannot be split over 2 processes" in done.stderr
 
 
-@pytest.mark.parametrize("mode", ["staged", "two_pass"])
+@pytest.mark.parametrize("true_sequential", [True, False])
 @pytest.mark.parametrize("spread", ["whole model", "one block"])
-def test_weights_offloaded_to_the_cpu_are_pruned_where_they_are(mode, spread):
+def test_weights_offloaded_to_the_cpu_are_pruned_where_they_are(true_sequential, spread):
     resident, offloaded = random_model("llama"), random_model("llama")
     if spread == "whole model":
         cpu_offload(offloaded, execution_device="cpu")
     else:
         cpu_offload(offloaded.model.layers[1], execution_device="cpu")
-    config = PruningConfig(sparsity=0.5, mode=mode)
+    config = PruningConfig(sparsity=0.5, true_sequential=true_sequential)
     hashed = [hash_tensors(sorted(ResidentWeights().outside(model))) for model in (resident, offloaded)]
     assert hashed[0] == hashed[1]  # the journal's fingerprint sees offloaded weights too
     prune_layerwise(resident, SEQUENCES, config)

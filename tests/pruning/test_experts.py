@@ -1,13 +1,16 @@
 """Mixtures of experts: fused 3-D parameters, every expert on the tokens that are routed to it."""
 
+import contextlib
+
 import pytest
 import torch
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from optimum_ssgr.config import PruningConfig
-from optimum_ssgr.errors import ModelError
+from optimum_ssgr.errors import DataError, ModelError
 from optimum_ssgr.pruning import solve
 from optimum_ssgr.pruning.blocks import find_blocks, find_matrices
-from optimum_ssgr.pruning.experts import observable
+from optimum_ssgr.pruning.experts import observe_experts, use_observable_experts
 from optimum_ssgr.pruning.layerwise import prune_layerwise
 
 from ..models import MIXTURES, random_model
@@ -46,17 +49,45 @@ def test_experts_run_as_transformers_runs_them(name):
     model.config._experts_implementation = "eager"
     with torch.no_grad():
         expected = model(ids).logits
-        with observable(model):
+        with use_observable_experts(model):
             ours = model(ids).logits
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
     assert model.config._experts_implementation == "eager"
+
+
+@pytest.mark.parametrize("sequences", [SEQUENCES, []], ids=["done", "failed"])
+def test_transformers_registry_is_as_before_when_pruning_ends(sequences):
+    before = dict(ALL_EXPERTS_FUNCTIONS)
+    assert not [function for function in before.values() if function.__module__.startswith("optimum_ssgr")]
+    with contextlib.suppress(DataError):
+        prune_layerwise(random_model("qwen3 moe"), sequences, PruningConfig(method="wanda"))
+    assert dict(ALL_EXPERTS_FUNCTIONS) == before
+
+
+def test_experts_stay_observable_while_any_context_is_open():
+    """Nested on one model, as the pruning loop does it, and ended in another order, as threads may."""
+    first, second, ids = random_model("qwen3 moe"), random_model("qwen3 moe"), torch.tensor(SEQUENCES[0])[None]
+    before, implementation = dict(ALL_EXPERTS_FUNCTIONS), first.config._experts_implementation
+    contexts = [use_observable_experts(model) for model in (first, second, second)]
+    seen = []
+    with torch.no_grad(), observe_experts(second.model.layers[1].mlp.experts, lambda key, *_: seen.append(key)):
+        for context in contexts:
+            context.__enter__()
+        for context in (contexts[0], contexts[2]):
+            context.__exit__(None, None, None)
+            second(ids)
+        contexts[1].__exit__(None, None, None)
+        second(ids)
+    assert seen == 2 * ["gate_up_proj", "down_proj"]
+    assert (dict(ALL_EXPERTS_FUNCTIONS), first.config._experts_implementation) == (before, implementation)
+    assert second.config._experts_implementation == implementation
 
 
 @pytest.mark.parametrize("name", MIXTURES)
 @pytest.mark.parametrize("method", ["sparsegpt", "wanda"])
 def test_first_block_equals_the_naive_solution_expert_by_expert(name, method):
     model, dense = random_model(name), random_model(name)
-    reports = prune_layerwise(model, SEQUENCES, PruningConfig(method=method, sparsity=0.5, mode="two_pass"))
+    reports = prune_layerwise(model, SEQUENCES, PruningConfig(method=method, sparsity=0.5, true_sequential=False))
     solver = naive_sparsegpt if method == "sparsegpt" else naive_wanda
     with torch.no_grad():
         into, out_of = expert_inputs(dense, 0, SEQUENCES)
@@ -66,7 +97,7 @@ def test_first_block_equals_the_naive_solution_expert_by_expert(name, method):
             [report] = [r for r in reports if r.name == f"model.layers.0.mlp.experts.{key}.{e}"]
             assert report.tokens == len(inputs[e])
             if report.method == "magnitude":  # a router's bias keeps some experts idle
-                assert report.tokens < solve.FEWEST_TOKENS
+                assert report.tokens < solve.MIN_EXPERT_TOKENS
                 continue
             compared += 1
             found, given = (getattr(m.model.layers[0].mlp.experts, key)[e] for m in (model, dense))
@@ -104,8 +135,8 @@ def test_an_expert_that_hardly_saw_a_token_is_pruned_by_magnitude_and_reported(m
     reports = prune_layerwise(model, sequences, PruningConfig(method="wanda", sparsity=0.5))
     poor = [report for report in reports if report.method == "magnitude"]
     assert poor
-    assert {report.tokens < solve.FEWEST_TOKENS for report in poor} == {True}
-    assert {report.method for report in reports if report.tokens >= solve.FEWEST_TOKENS} == {"wanda"}
+    assert {report.tokens < solve.MIN_EXPERT_TOKENS for report in poor} == {True}
+    assert {report.method for report in reports if report.tokens >= solve.MIN_EXPERT_TOKENS} == {"wanda"}
     assert "were pruned by magnitude" in told[0]
     for report in poor:
         assert report.zeros == report.weights // 2  # not wiped

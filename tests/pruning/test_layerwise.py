@@ -10,7 +10,7 @@ from optimum_ssgr.pruning.activations import ActivationStore
 from optimum_ssgr.pruning.blocks import find_blocks, find_matrices
 from optimum_ssgr.pruning.capture import TokenSequence, capture_inputs, probe_outputs
 from optimum_ssgr.pruning.layerwise import prune_layerwise
-from optimum_ssgr.pruning.plan import argument_bytes
+from optimum_ssgr.pruning.plan import count_argument_bytes
 from optimum_ssgr.pruning.report import PruningReport
 from optimum_ssgr.pruning.solvers.sparsegpt import factorize
 
@@ -72,14 +72,12 @@ def agreement(model, reference):
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("method", ["sparsegpt", "wanda"])
-@pytest.mark.parametrize("mode", ["two_pass", "staged"])
-def test_every_architecture_equals_the_naive_loop(name, method, mode):
+@pytest.mark.parametrize("true_sequential", [False, True])
+def test_every_architecture_equals_the_naive_loop(name, method, true_sequential):
     model, reference, sequences = random_model(name), random_model(name), random_sequences()
-    reports = prune_layerwise(model, sequences, PruningConfig(method=method, sparsity=0.5, mode=mode))
+    reports = prune_layerwise(model, sequences, PruningConfig(method=method, sparsity=0.5, true_sequential=true_sequential))
     solver = naive_sparsegpt if method == "sparsegpt" else naive_wanda
-    naive_prune(
-        reference, sequences, lambda weights, inputs: solver(weights, inputs, sparsity=0.5)[0].float(), mode == "staged"
-    )
+    naive_prune(reference, sequences, lambda weights, inputs: solver(weights, inputs, sparsity=0.5)[0].float(), true_sequential)
     assert agreement(model, reference) >= 0.999
     ids = torch.tensor([sequences[0]])
     torch.testing.assert_close(model(ids).logits, reference(ids).logits, rtol=0.02, atol=0.02)
@@ -98,7 +96,7 @@ def test_other_weights_are_left_alone():
 
 
 def test_captured_inputs_are_those_of_the_dense_model():
-    """Standing aside must not change what a block is called with, window masks and rotary tables included."""
+    """Passing through must not change what a block is called with, window masks and rotary tables included."""
     model, sequences = random_model("gemma3, sliding"), random_sequences((9, 9))
     blocks = list(find_blocks(model).values())
     with torch.no_grad():
@@ -148,8 +146,8 @@ def test_many_lengths_hold_the_masks_and_tables_of_the_longest(name, monkeypatch
     outputs = probe_outputs(skeleton, list(find_blocks(skeleton).values()), torch.zeros(1, 4, dtype=torch.long, device="meta"))
     tuples = [isinstance(output, tuple) for output in outputs]
     ids = torch.zeros(1, 48, dtype=torch.long, device="meta")
-    _, arguments = capture.call_arguments(skeleton, list(find_blocks(skeleton).values()), tuples, ids)
-    assert argument_bytes(arguments) == held(many)
+    _, arguments = capture.capture_arguments(skeleton, list(find_blocks(skeleton).values()), tuples, ids)
+    assert count_argument_bytes(arguments) == held(many)
 
 
 def test_blocks_that_hand_on_more_than_hidden_states_are_refused():
@@ -164,8 +162,8 @@ def test_blocks_that_hand_on_more_than_hidden_states_are_refused():
         prune_layerwise(model, random_sequences(), PruningConfig(method="wanda"))
 
 
-@pytest.mark.parametrize("mode", ["two_pass", "staged"])
-def test_shared_inputs_share_statistics(monkeypatch, mode):
+@pytest.mark.parametrize("true_sequential", [False, True])
+def test_shared_inputs_share_statistics(monkeypatch, true_sequential):
     made = []
     original = traversal.InputStatistics
 
@@ -174,7 +172,7 @@ def test_shared_inputs_share_statistics(monkeypatch, mode):
         return original(*args)
 
     monkeypatch.setattr(traversal, "InputStatistics", counting)
-    prune_layerwise(random_model("llama"), random_sequences(), PruningConfig(sparsity=0.5, mode=mode))
+    prune_layerwise(random_model("llama"), random_sequences(), PruningConfig(sparsity=0.5, true_sequential=true_sequential))
     assert len(made) == 2 * 4  # a block's q/k/v, o, gate/up and down
 
 
@@ -205,11 +203,11 @@ def test_more_damping_is_tried_and_told(monkeypatch, caplog):
     indefinite = torch.eye(4) - 0.55 * torch.ones(4, 4) / 2
     caplog.set_level("WARNING")
     monkeypatch.setattr(solve.logger, "warning", lambda message: caplog.records.append(message))
-    _, damping = solve._with_enough_damping(factorize, "layer", indefinite, 0.01)
+    _, damping = solve._factorize_with_damping(factorize, "layer", indefinite, 0.01)
     assert damping == 0.16
     assert len(caplog.records) == 4
     with pytest.raises(NumericalError, match=r"layer is not positive definite even with damping 0\.5"):
-        solve._with_enough_damping(factorize, "layer", torch.eye(4) - torch.ones(4, 4), 0.01)
+        solve._factorize_with_damping(factorize, "layer", torch.eye(4) - torch.ones(4, 4), 0.01)
 
 
 def test_infinite_inputs_are_refused():
@@ -243,7 +241,7 @@ def test_tokens_without_weight_are_as_if_they_were_not_counted():
     """The prompt masked by zeros: statistics from the last tokens only, which still see the first ones."""
     model, reference, sequences = random_model("llama"), random_model("llama"), random_sequences()
     weights = [[0.0] * (len(ids) // 2) + [1.0] * (len(ids) - len(ids) // 2) for ids in sequences]
-    config = PruningConfig(method="wanda", sparsity=0.5, mode="two_pass")
+    config = PruningConfig(method="wanda", sparsity=0.5, true_sequential=False)
     reports = prune_layerwise(model, sequences, config, token_weights=weights)
     assert {report.tokens for report in reports} == {int(sum(map(sum, weights)))}
 

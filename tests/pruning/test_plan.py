@@ -40,7 +40,7 @@ def skeleton(config):
 
 
 def planned(config, streaming=False, activation_bytes=10**9, **settings):
-    settings = {"sparsity": 0.5, "mode": "two_pass"} | settings
+    settings = {"sparsity": 0.5, "true_sequential": False} | settings
     where = {"dtype": torch.float32, "device": torch.device("cpu")}
     return make_plan(
         skeleton(config),
@@ -52,21 +52,21 @@ def planned(config, streaming=False, activation_bytes=10**9, **settings):
     )
 
 
-@pytest.mark.parametrize("mode", ["two_pass", "staged"])
-def test_a_dense_model_takes_its_weights_its_statistics_and_its_activations(mode):
-    found = planned(CONFIGS["llama"], streaming=True, mode=mode)
+@pytest.mark.parametrize("true_sequential", [False, True])
+def test_a_dense_model_takes_its_weights_its_statistics_and_its_activations(true_sequential):
+    found = planned(CONFIGS["llama"], streaming=True, true_sequential=true_sequential)
     block = 4 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32)
     hidden, inside = 4 * TOKENS * 32, TOKENS * (3 * 64 * 4 + 64 * 4)
-    # of q/k/v, o, gate/up and down; one after the other where they are staged
-    squares = 3 * 32**2 + 64**2 if mode == "two_pass" else 64**2
+    # of q/k/v, o, gate/up and down; one after the other where every block is run once
+    squares = 64**2 if true_sequential else 3 * 32**2 + 64**2
     solver = 4 * (squares + 2 * 64**2 + 2 * 2 * 64 * 32)
-    waiting = 0 if mode == "two_pass" else hidden + 4 * TOKENS * 64
+    waiting = hidden + 4 * TOKENS * 64 if true_sequential else 0
     arguments = found.memory - (block + hidden + waiting + inside + solver)
     assert 4 * 60 * 8 <= arguments <= 60 * (60 + 2 * 8 * 4 + 16)  # rotary tables, and perhaps a mask and positions
     whole = 4 * sum(parameter.numel() for parameter in skeleton(CONFIGS["llama"]).parameters())
     assert found.disk == whole  # the pruned blocks are linked
-    assert planned(CONFIGS["llama"], streaming=True, mode=mode, activation_bytes=0).disk == whole + hidden
-    resident = planned(CONFIGS["llama"], mode=mode)
+    assert planned(CONFIGS["llama"], streaming=True, true_sequential=true_sequential, activation_bytes=0).disk == whole + hidden
+    resident = planned(CONFIGS["llama"], true_sequential=true_sequential)
     assert (resident.memory, resident.disk) == (whole + max(whole, found.memory - block), whole + 2 * block)
 
 
@@ -103,19 +103,19 @@ def test_what_fused_experts_are_put_together_from_is_counted(monkeypatch, vocabu
     assert planned(config, method="magnitude").memory == 2 * whole + 2 * (fused + fused // 2)
 
 
-@pytest.mark.parametrize("mode", ["two_pass", "staged"])
+@pytest.mark.parametrize("true_sequential", [False, True])
 @pytest.mark.parametrize("name", [*MIXTURES, "deepseek"])
-def test_every_mixture_is_timed_with_its_experts_seen(name, mode, monkeypatch):
+def test_every_mixture_is_timed_with_its_experts_seen(name, true_sequential, monkeypatch):
     """As in the real run, whose statistics the plan counts: the second moments held at a time."""
     made = []
     create = InputStatistics.__init__
     monkeypatch.setattr(InputStatistics, "__init__", lambda self, *of: create(self, *of) or made.append(self))
     config = (MIXTURES | {"deepseek": DEEPSEEK})[name]
-    found = planned(config, mode=mode)
+    found = planned(config, true_sequential=true_sequential)
     assert found.seconds > 0
     assert sum(statistics.tokens for statistics in made) > 0
     of_plan = {len(statistics.hessian) for statistics in made if statistics.tokens}
     made.clear()
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    prune_layerwise(model, random_sequences(LENGTHS), PruningConfig(sparsity=0.5, mode=mode))
+    prune_layerwise(model, random_sequences(LENGTHS), PruningConfig(sparsity=0.5, true_sequential=true_sequential))
     assert {len(statistics.hessian) for statistics in made} == of_plan

@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from optimum_ssgr.pruning.patterns import NofM, Unstructured, at_position
+from optimum_ssgr.pruning.patterns import NofM, Unstructured, kth_lowest
 from optimum_ssgr.pruning.solvers.magnitude import magnitude
 from optimum_ssgr.pruning.solvers.sparsegpt import factorize, sparsegpt
 from optimum_ssgr.pruning.solvers.wanda import wanda
@@ -133,7 +133,7 @@ def test_thresholds_are_those_of_kthvalue(shape):
         before = scores.clone()
         for position in {0, shape[-1] // 2, shape[-1] - 1}:
             expected = scores.kthvalue(position + 1, dim=-1, keepdim=True).values
-            torch.testing.assert_close(at_position(scores, position), expected, rtol=0, atol=0, equal_nan=True)
+            torch.testing.assert_close(kth_lowest(scores, position), expected, rtol=0, atol=0, equal_nan=True)
         torch.testing.assert_close(scores, before, rtol=0, atol=0, equal_nan=True)
 
 

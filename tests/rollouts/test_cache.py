@@ -1,7 +1,7 @@
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from optimum_ssgr.rollouts.cache import SPARE_COLUMNS, RoomyLayer
+from optimum_ssgr.rollouts.cache import SPARE_COLUMNS, PreallocatedKVLayer
 
 
 def states(rows, tokens, generator):
@@ -20,7 +20,7 @@ def test_every_row_holds_what_was_written_to_it():
             fresh = DynamicLayer()
             fresh.update(*states(3, 1 + step % 7 * 50, generator))
             picked = [0, 2, 2, 1][: 6 - len(expected)]
-            layer = layer or RoomyLayer(fresh, places=6)
+            layer = layer or PreallocatedKVLayer(fresh, max_rows=6)
             layer.join(fresh, picked)
             expected += [(fresh.keys[row], fresh.values[row]) for row in picked]
         new = states(len(expected), 1, generator)
@@ -37,4 +37,4 @@ def test_every_row_holds_what_was_written_to_it():
         if step % 13 == 0:
             order = torch.randperm(len(expected), generator=draws)[: int(torch.randint(0, 5, (), generator=draws))].tolist()
             expected = [expected[row] for row in order]
-            layer.keep(order, max((pair[0].shape[1] for pair in expected), default=0))
+            layer.compact(order, max((pair[0].shape[1] for pair in expected), default=0))

@@ -4,7 +4,7 @@ from transformers import AutoModelForCausalLM, MambaConfig
 
 from optimum_ssgr.config import SamplingConfig
 from optimum_ssgr.errors import ConfigError, ModelError
-from optimum_ssgr.rollouts.cache import RoomyLayer
+from optimum_ssgr.rollouts.cache import PreallocatedKVLayer
 from optimum_ssgr.rollouts.engine import Request, request_seed
 from optimum_ssgr.rollouts.local import LocalEngine, sample_tokens
 
@@ -98,17 +98,17 @@ def test_temperature_zero_is_greedy():
     assert sample_tokens(logits, torch.tensor([0.999], dtype=torch.float64), 0.0, 1.0).tolist() == [1]
 
 
-def test_places_of_rows_that_ended_are_given_up_once_nobody_waits(monkeypatch):
-    model, rooms = random_model("llama"), []
-    make_room = RoomyLayer._make_room
+def test_rows_that_ended_are_given_up_once_nobody_waits(monkeypatch):
+    model, grown = random_model("llama"), []
+    grow = PreallocatedKVLayer._grow
     monkeypatch.setattr("optimum_ssgr.rollouts.cache.SPARE_COLUMNS", 4)
-    monkeypatch.setattr(RoomyLayer, "_make_room", lambda layer, width: (rooms.append(layer.places), make_room(layer, width)))
+    monkeypatch.setattr(PreallocatedKVLayer, "_grow", lambda layer, width: (grown.append(layer.max_rows), grow(layer, width)))
     sampling = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=40)
     alone = by_request(LocalEngine(model, sampling, 1, ENDINGS).generate(requests()))
-    rooms.clear()
+    grown.clear()
     assert by_request(LocalEngine(model, sampling, 6, ENDINGS).generate(requests())) == alone
-    assert rooms == sorted(rooms, reverse=True)
-    assert (rooms[0], rooms[-1] < 6) == (6, True)
+    assert grown == sorted(grown, reverse=True)
+    assert (grown[0], grown[-1] < 6) == (6, True)
 
 
 def test_too_little_memory_is_one_sentence_after_everything_finished():

@@ -96,7 +96,13 @@ def stub():
 @pytest.fixture
 def make_engine(reasoner):
     def make(*servers, **options):
-        options = {"concurrency": 8, "patience": 20.0, "read_timeout": 20.0, "backoff": 0.01, "max_backoff": 0.05} | options
+        options = {
+            "concurrency": 8,
+            "give_up_after": 20.0,
+            "read_timeout": 20.0,
+            "backoff": 0.01,
+            "max_backoff": 0.05,
+        } | options
         sampling = options.pop("sampling", SamplingConfig(temperature=0.7, top_p=0.9, max_new_tokens=50))
         urls = [getattr(server, "url", server) for server in servers]
         return ServerEngine(urls, options.pop("model", "stub/model"), reasoner[1], sampling, **options)
@@ -164,7 +170,7 @@ def test_a_server_killed_in_mid_run_and_restarted_loses_nothing(serve, reasoner,
     problems = load_problems("tiny-reasoner", limit=30)
     asked = make_requests(problems, encode_prompts(reasoner[1], problems), range(2), 0)
     sampling = SamplingConfig(temperature=0.8, top_p=1.0, max_new_tokens=300)
-    engine = make_engine(serve, model=str(WEIGHTS), sampling=sampling, patience=120.0, max_backoff=0.5)
+    engine = make_engine(serve, model=str(WEIGHTS), sampling=sampling, give_up_after=120.0, max_backoff=0.5)
     found = []
     for rollout in engine.generate(asked):
         found.append(rollout)
@@ -232,7 +238,7 @@ def test_endpoints_share_the_load_up_to_their_concurrency(stub, make_engine):
 
 
 def test_a_request_that_failed_goes_to_another_endpoint(stub, make_engine, monkeypatch):
-    monkeypatch.setattr(server_module, "FAILURES_TO_REST", 1000)  # the broken one stays in use
+    monkeypatch.setattr(server_module, "UNHEALTHY_AFTER", 1000)  # the broken one stays in use
     broken, sound = stub(always="500"), stub()
     assert_exactly_one_each(list(make_engine(broken, sound).generate(requests())), requests())
     failed = {tuple(body["prompt"]) for body in broken.bodies}
@@ -262,7 +268,7 @@ def test_a_dead_cluster_ends_in_one_sentence_after_everything_finished(stub, mak
     server = stub()
     found = []
     with pytest.raises(ModelError) as caught:
-        for rollout in make_engine(server, concurrency=1, patience=0.3).generate(requests(50)):
+        for rollout in make_engine(server, concurrency=1, give_up_after=0.3).generate(requests(50)):
             found.append(rollout)
             if len(found) == 1:
                 server.always, server.probe_fault = "500", "500"
@@ -276,7 +282,7 @@ def test_a_dead_cluster_ends_in_one_sentence_after_everything_finished(stub, mak
 
 
 def test_a_request_that_no_try_mends_is_left_out_and_counted(stub, make_engine, monkeypatch, caplog):
-    monkeypatch.setattr(server_module, "FAILURES_TO_REST", 1000)
+    monkeypatch.setattr(server_module, "UNHEALTHY_AFTER", 1000)
     server = stub()
     poison = requests()[7]
     plain = server.server.RequestHandlerClass.completion
@@ -287,7 +293,7 @@ def test_a_request_that_no_try_mends_is_left_out_and_counted(stub, make_engine, 
         return plain(handler, body, probe)
 
     server.server.RequestHandlerClass.completion = completion
-    engine = make_engine(server, patience=0.2)
+    engine = make_engine(server, give_up_after=0.2)
     rest = [request for request in requests() if request != poison]
     assert_exactly_one_each(list(engine.generate(requests())), rest)
     assert list(engine.lost) == [(poison.problem_id, 0)]
@@ -313,7 +319,7 @@ def test_the_key_is_sent_but_appears_nowhere(stub, make_engine, monkeypatch, cap
         with pytest.raises(ModelError) as caught:
             if fault == "500":
                 server.always = server.probe_fault = "500"
-            list(make_engine(server, patience=0.1).generate(requests()))
+            list(make_engine(server, give_up_after=0.1).generate(requests()))
         assert "***" in str(caught.value)
         assert KEY not in repr(caught.value)
     assert KEY not in caplog.text
@@ -381,12 +387,12 @@ def test_a_run_that_loses_most_responses_stops(stub, make_engine, reasoner):
 
 
 def test_a_small_run_that_loses_everything_says_why(stub, make_engine, reasoner, monkeypatch):
-    monkeypatch.setattr(server_module, "FAILURES_TO_REST", 1000)
+    monkeypatch.setattr(server_module, "UNHEALTHY_AFTER", 1000)
     inexact = stub(token_ids=False, always="miscount", decode=reasoner[1].decode)
     with pytest.raises(NothingUsable, match=r"5 of the first 5 responses could not be used.*a server that returns token ids"):
         list(make_engine(inexact).generate(requests(5)))
     with pytest.raises(NothingUsable, match=r"3 of the first 3 .* failed [0-9]+ times .500, .*see what the server's log says"):
-        list(make_engine(stub(always="500"), patience=0.1).generate(requests(3)))
+        list(make_engine(stub(always="500"), give_up_after=0.1).generate(requests(3)))
 
 
 def test_what_is_lost_again_does_not_undo_what_was_there(stub, make_engine, reasoner, tmp_path):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..patterns import NofM, Pattern, Unstructured, at_position, lowest_per_group
+from ..patterns import NofM, Pattern, Unstructured, kth_lowest, lowest_per_group
 
 
 # Columns between two choices of what to prune (unstructured), and columns whose errors are handed on one by one. A group of an
@@ -105,5 +105,5 @@ def _block_mask(block: torch.Tensor, inverse: torch.Tensor, rows: list[int], pat
     if isinstance(pattern, Unstructured) and pattern.sparsity > 0:
         for layer, mask in zip(block.split(rows, dim=1), pruned.split(rows, dim=1), strict=True):
             scores = (layer * inverse).square_()
-            mask.copy_(scores <= at_position(scores.flatten(), int(scores.numel() * pattern.sparsity)))
+            mask.copy_(scores <= kth_lowest(scores.flatten(), int(scores.numel() * pattern.sparsity)))
     return pruned
