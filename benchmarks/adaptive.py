@@ -12,10 +12,10 @@ import dataclasses
 from unittest.mock import patch
 
 import numpy as np
+from setting import BATCH_SIZE, CALIBRATION, EVALUATION
 
 from optimum_ssgr import CalibrationConfig, PruningConfig, SSGRPruner
 from optimum_ssgr.calibration import gather
-from optimum_ssgr.commands.demo import BATCH_SIZE, CALIBRATION, EVALUATION
 from optimum_ssgr.evaluation.evaluate import evaluate
 from optimum_ssgr.evaluation.metrics import mean_over_seeds
 from optimum_ssgr.problems.load import load_problems

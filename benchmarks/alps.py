@@ -10,10 +10,10 @@ outputs, relative to the outputs. The table gives the mean over the layers, and 
 from functools import partial
 
 import torch
+from setting import calibrate
 from torch import nn
 
 from optimum_ssgr import SSGRPruner
-from optimum_ssgr.commands.demo import calibrate
 from optimum_ssgr.pruning.patterns import NofM, Pattern, Unstructured
 from optimum_ssgr.pruning.solvers.alps import alps, decompose
 from optimum_ssgr.pruning.solvers.magnitude import magnitude
@@ -37,7 +37,7 @@ def gather(pruner: SSGRPruner) -> dict[str, tuple[torch.Tensor, InputStatistics]
             statistics = InputStatistics(module.in_features, True, torch.device("cpu"))
             module.register_forward_pre_hook(partial(lambda into, _, args: into.add(args[0].flatten(0, 1)), statistics))
             found[name] = (module.weight.data, statistics)
-    for sequence in calibrate(pruner, 0)["ssgr"].sequences:
+    for sequence in calibrate(pruner, 0).sequences:
         pruner.model(torch.tensor([sequence]))
     for _, statistics in found.values():
         statistics.finish()

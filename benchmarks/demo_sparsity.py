@@ -6,23 +6,28 @@ dense model solves.
 """
 
 import argparse
+import dataclasses
 import tempfile
 from pathlib import Path
 
-from optimum_ssgr.commands import demo
-from optimum_ssgr.config import PruningConfig
-from optimum_ssgr.problems.load import load_problems
+from optimum_ssgr import run_study
+from optimum_ssgr.study.demo import demo_config
+from optimum_ssgr.study.report import summarize_report
 
 
-parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--sparsities", type=float, nargs="+", default=[0.3, 0.4, 0.5, 0.6])
-parser.add_argument("--num-problems", type=int, default=300)
-arguments = parser.parse_args()
-
-problems = load_problems("tiny-reasoner", split="dev", limit=arguments.num_problems)
-for sparsity in arguments.sparsities:
-    configs = {method: PruningConfig(method=method, sparsity=sparsity) for method in demo.METHODS}
+def main() -> None:
+    """Run the demo's study on the dev split at several sparsities."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sparsities", type=float, nargs="+", default=[0.3, 0.4, 0.5, 0.6])
+    parser.add_argument("--num-problems", type=int, default=300)
+    args = parser.parse_args()
+    config = demo_config(split="dev", num_problems=args.num_problems)
+    config = dataclasses.replace(config, sparsities=tuple(args.sparsities), keep_checkpoints=False)
     with tempfile.TemporaryDirectory() as folder:
-        report = demo.run(problems, configs, Path(folder) / "checkpoints")
-    print(f"\nsparsity {sparsity}, {len(problems)} dev problems, {len(demo.SEEDS)} calibration seeds")
-    print(demo.as_text(report), flush=True)
+        report = run_study(config, Path(folder) / "study", processes=2)
+    print(f"{args.num_problems} dev problems, {config.seeds} calibration seeds")
+    print(summarize_report(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -14,10 +14,10 @@ import dataclasses
 from collections import Counter
 
 import numpy as np
+from setting import BATCH_SIZE, CALIBRATION, CALIBRATION_PROBLEMS, EVALUATION
 
 from optimum_ssgr import PruningConfig, SSGRPruner
 from optimum_ssgr.calibration.strategies import STRATEGIES
-from optimum_ssgr.commands.demo import BATCH_SIZE, CALIBRATION, CALIBRATION_PROBLEMS, EVALUATION
 from optimum_ssgr.evaluation.evaluate import evaluate
 from optimum_ssgr.evaluation.metrics import mean_over_seeds, summarize
 from optimum_ssgr.evaluation.perplexity import perplexity

@@ -11,9 +11,9 @@ import argparse
 import copy
 
 import numpy as np
+from setting import BATCH_SIZE, EVALUATION, calibrate
 
 from optimum_ssgr import PruningConfig, SSGRPruner
-from optimum_ssgr.commands.demo import BATCH_SIZE, EVALUATION, calibrate
 from optimum_ssgr.evaluation.evaluate import evaluate
 from optimum_ssgr.evaluation.metrics import mean_over_seeds
 from optimum_ssgr.problems.load import load_problems
@@ -51,7 +51,7 @@ def main() -> None:
     rows = VARIANTS[args.variants]
     correct: dict[str, list[list[bool]]] = {name: [] for name in rows}
     for seed in range(args.seeds):
-        calibration = calibrate(dense, seed)["ssgr"]
+        calibration = calibrate(dense, seed)
         for name, config in rows.items():
             pruner = SSGRPruner(copy.deepcopy(dense.model), dense.tokenizer)
             pruner.prune(calibration, config)
