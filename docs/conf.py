@@ -106,6 +106,7 @@ def setup(app: Sphinx) -> None:
     """Connect what Sphinx does not do by itself."""
     app.connect("source-read", add_contents)
     app.connect("autodoc-process-docstring", escape_markup, priority=100)  # before napoleon
+    app.connect("autodoc-process-signature", name_factories)
     app.connect("build-finished", add_index)
 
 
@@ -120,6 +121,15 @@ def escape_markup(app: Sphinx, what: str, name: str, obj: object, options: objec
     for number, line in enumerate(lines):
         parts = re.split("(`[^`]*`)", line)
         lines[number] = "".join(part if part.startswith("`") else re.sub(r"([|*]|_\b)", r"\\\1", part) for part in parts)
+    if what in ("attribute", "data", "property"):
+        lines.insert(0, "")  # or napoleon takes what stands before a colon in the first line for a type
+
+
+def name_factories(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Write the defaults that dataclasses make afresh as Python, so that the signature is laid out as all others are."""
+    return signature and signature.replace("<factory>", "..."), returns
 
 
 def add_index(app: Sphinx, exception: Exception | None) -> None:

@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from optimum_ssgr import PruningConfig, SamplingConfig, SSGRPruner, compare_models
-from optimum_ssgr.evaluation.config import EvaluationConfig
+from optimum_ssgr import EvaluationConfig, PruningConfig, SamplingConfig, SSGRPruner, compare_models
 from optimum_ssgr.problems.options import ProblemOptions
 
 

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from datasets import Dataset
 
 from optimum_ssgr import CalibrationConfig, PruningConfig, SamplingConfig, SSGRPruner, load_problems
-from optimum_ssgr.calibration.selection import pass_rates, within_budget
+from optimum_ssgr.calibration.windows import compute_pass_rates, cut_to_budget
 from optimum_ssgr.records import CalibrationSequence, GradedRollout
 
 
 def longest_of_the_hardest(rollouts: Sequence[GradedRollout]) -> Iterator[CalibrationSequence]:
     """Yield one trace a problem, best first; the budget is applied by whoever takes them."""
-    rates = pass_rates(rollouts)
+    rates = compute_pass_rates(rollouts)
     longest: dict[str, GradedRollout] = {}
     for item in rollouts:
         best = longest.get(item.problem.id)
@@ -33,7 +33,7 @@ model_id = parser.parse_args().model
 config = CalibrationConfig(strategy="self", samples_per_problem=4, max_new_tokens=300, num_sequences=None, num_tokens=3000)
 pruner = SSGRPruner.from_pretrained(model_id)
 rollouts = pruner.generate_rollouts(load_problems("tiny-reasoner", limit=48), config)
-mine = within_budget(longest_of_the_hardest(rollouts), config.num_sequences, config.num_tokens)
+mine = cut_to_budget(longest_of_the_hardest(rollouts), config.num_sequences, config.num_tokens)
 theirs = pruner.select_calibration(rollouts, config)
 
 problems = load_problems("tiny-reasoner", split="test", limit=60)

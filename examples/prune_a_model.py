@@ -16,8 +16,8 @@ model_id = parser.parse_args().model
 config = CalibrationConfig(strategy="self", samples_per_problem=4, max_new_tokens=300, num_sequences=None, num_tokens=3000)
 pruner = SSGRPruner.from_pretrained(model_id)
 calibration = pruner.build_calibration(load_problems("tiny-reasoner", limit=24), config)
-counts = calibration.manifest["counts"]
-print(f"{counts['rollouts']} rollouts, {counts['correct']} of them right, {counts['tokens']} tokens selected")
+right = calibration.rollouts["correct"]
+print(f"{len(right)} rollouts, {sum(right)} of them right, {sum(calibration.dataset['num_tokens'])} tokens selected")
 
 # Problems of the test split: none of them is among those that were calibrated on.
 problems = load_problems("tiny-reasoner", split="test", limit=60)

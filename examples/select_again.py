@@ -20,6 +20,6 @@ for strategy in ("ssgr", "self", "rac"):
     chosen = pruner.select_calibration(rollouts, CalibrationConfig(strategy=strategy, **sampling, **budget))
     rates = [row["pass_rate"] for row in chosen.dataset]
     print(
-        f"{strategy:<5} {len(chosen.dataset):>3} sequences, {chosen.manifest['counts']['tokens']} tokens, "
+        f"{strategy:<5} {len(chosen.dataset):>3} sequences, {sum(chosen.dataset['num_tokens'])} tokens, "
         f"mean pass rate of their problems {sum(rates) / len(rates):.2f}"
     )

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -47,8 +48,8 @@ def tokens_of(path):
 @functools.cache
 def anchors_of(path):
     """The names that GitHub gives to a page's headings."""
-    tokens, anchors = tokens_of(path), []
-    for heading, inline in zip(tokens, tokens[1:], strict=False):
+    anchors: list[str] = []
+    for heading, inline in pairwise(tokens_of(path)):
         if heading.type == "heading_open":
             text = "".join(child.content for child in inline.children)
             name = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
