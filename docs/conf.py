@@ -122,7 +122,7 @@ def escape_markup(app: Sphinx, what: str, name: str, obj: object, options: objec
         parts = re.split("(`[^`]*`)", line)
         lines[number] = "".join(part if part.startswith("`") else re.sub(r"([|*]|_\b)", r"\\\1", part) for part in parts)
     if what in ("attribute", "data", "property"):
-        lines.insert(0, "")  # or napoleon takes what stands before a colon in the first line for a type
+        lines[:0] = ["..", ""]  # an empty comment: napoleon takes what stands before a colon in the first line for a type
 
 
 def name_factories(
