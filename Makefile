@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-hub test browser check style clean
+.PHONY: demo demo-hub test browser check style docs clean
 
 demo: $(VENV)/installed
 	rm -rf demo
@@ -32,10 +32,15 @@ style: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# A warning, such as a link that leads nowhere, is an error; tests/test_docs.py builds the same.
+docs: $(VENV)/installed
+	$(BIN)/python -m sphinx -W --keep-going -q -d site/.doctrees -c docs . site
+	@echo "open site/index.html"
+
 clean:
-	rm -rf $(VENV) demo dist
+	rm -rf $(VENV) demo dist site
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	touch $@
