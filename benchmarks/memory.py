@@ -20,12 +20,12 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from optimum_ssgr.calibration.build import tokenizer_hash
 from optimum_ssgr.calibration.dataset import CalibrationSet
 from optimum_ssgr.checkpoints.load import load_model
 from optimum_ssgr.config import CalibrationConfig
 from optimum_ssgr.reasoner import NAME
 from optimum_ssgr.records import CalibrationSequence
+from optimum_ssgr.tokens import tokenizer_hash
 
 
 CLI = Path(sys.executable).with_name("optimum-cli")

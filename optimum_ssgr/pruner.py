@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from . import __version__
 from .calibration.build import build_set, describe_origin, encode_text
-from .calibration.dataset import CalibrationSet, content_hash
+from .calibration.dataset import CalibrationSet
 from .calibration.gather import gather_rollouts
 from .calibration.sequences import read_sequences
 from .calibration.strategies import Sources
@@ -44,8 +44,9 @@ from .pruning.weights import ResidentWeights
 from .records import GradedRollout, Problem
 from .resume import check_fingerprint
 from .rollouts.choose import choose_engine
-from .rollouts.prompts import check_context, encode_prompts
+from .rollouts.prompts import encode_prompts
 from .rollouts.store import open_rollout_store, rollout_fingerprint
+from .tokens import check_context, content_hash
 
 
 ProblemSource = str | Path | Iterable[Problem | Mapping[str, Any]]

@@ -1,6 +1,5 @@
 """Build a calibration set out of what its strategy selects from."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from .. import __version__
 from ..config import CalibrationConfig
 from ..errors import DataError
 from ..records import GradedRollout
+from ..tokens import tokenizer_hash
 from .dataset import CalibrationSet
 from .selection import meets_budget
 from .strategies import Sources, select
@@ -21,12 +21,6 @@ from .text import encode_documents
 
 
 logger = logging.get_logger(__name__)
-
-
-def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash what a tokenizer does, so that token ids can be told to belong to it."""
-    vocabulary = "\n".join(f"{index}\t{token}" for token, index in sorted(tokenizer.get_vocab().items()))
-    return hashlib.sha256(vocabulary.encode()).hexdigest()
 
 
 def describe_origin(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

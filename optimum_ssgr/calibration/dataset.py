@@ -19,6 +19,7 @@ from ..config import CalibrationConfig
 from ..errors import DataError
 from ..files import new_folder
 from ..records import CalibrationSequence, GradedRollout, Problem, Rollout, Verdict
+from ..tokens import content_hash
 from .funnel import funnel
 from .selection import pass_rates
 
@@ -59,14 +60,6 @@ ROLLOUT_FEATURES = Features(
         "pass_rate": Value("float32"),
     }
 )
-
-
-def content_hash(sequences: Sequence[Sequence[int]], token_weights: Sequence[Sequence[float]] | None = None) -> str:
-    """Hash token ids and their weights, so that two sets are the same exactly when their hashes are."""
-    digest = hashlib.sha256()
-    for values in (*sequences, *(token_weights or ())):
-        digest.update((",".join(map(str, values)) + "\n").encode())
-    return digest.hexdigest()
 
 
 def rollouts_hash(rollouts: Dataset | None) -> str | None:

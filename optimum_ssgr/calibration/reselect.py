@@ -9,7 +9,8 @@ from transformers.utils import logging
 
 from ..config import CalibrationConfig
 from ..errors import DataError
-from .build import build_set, encode_text, tokenizer_hash
+from ..tokens import tokenizer_hash
+from .build import build_set, encode_text
 from .dataset import CalibrationSet
 from .strategies import Sources
 

@@ -8,8 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..config import PruningConfig
 from ..errors import ConfigError, DataError
-from ..rollouts.prompts import check_context
-from .build import tokenizer_hash
+from ..tokens import check_context, tokenizer_hash
 from .dataset import CalibrationSet
 
 

@@ -177,7 +177,7 @@ def text_windows(args: Namespace, model: str, documents: list[str], length: int,
     """
     from ..checkpoints.load import load_config, load_tokenizer
     from ..evaluation.perplexity import windows_of
-    from ..rollouts.prompts import check_context
+    from ..tokens import check_context
 
     shared = flags.source_arguments(args)
     check_context(load_config(model, **shared), length, "a window of text")

@@ -3,11 +3,12 @@ import json
 
 import pytest
 
-from optimum_ssgr.calibration.build import build_set, encode_text, tokenizer_hash
+from optimum_ssgr.calibration.build import build_set, encode_text
 from optimum_ssgr.calibration.reselect import reselect
 from optimum_ssgr.calibration.strategies import Sources, select
 from optimum_ssgr.config import CalibrationConfig
 from optimum_ssgr.errors import DataError
+from optimum_ssgr.tokens import tokenizer_hash
 
 from .test_strategies import graded
 
