@@ -140,13 +140,13 @@ def test_provenance_and_card(pruner, calibration, tmp_path):
     provenance = json.loads((tmp_path / "out" / "ssgr_config.json").read_text())
     assert provenance["base_model"] == "tiny-reasoner"
     assert provenance["pruning"] == PruningConfig(method="wanda", sparsity=0.6, mode="staged").to_dict()
-    assert provenance["calibration"] == calibration.manifest
+    assert provenance["calibration"] == calibration.manifest.to_dict()
     assert provenance["sparsity"]["zeros"] == report.zeros
     assert len(provenance["sparsity"]["layers"]) == 28
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("---\n")
     assert f"{report.zeros:,} of the {report.prunable:,} weights" in card
-    assert calibration.manifest["content_hash"] in card
+    assert calibration.manifest.content_hash in card
 
 
 def test_same_seed_same_files(reasoner, tmp_path):
@@ -181,18 +181,18 @@ def test_the_name_of_a_known_data_set_brings_its_instruction(pruner, tmp_path, m
 
     name, problems, config = "openai/gsm8k", load_problems("openai/gsm8k"), CalibrationConfig(strategy="prompts")
     named = pruner.build_calibration(name, config)
-    assert named.manifest["instruction"] == BOXED
+    assert named.manifest.instruction == BOXED
     assert all(BOXED in pruner.tokenizer.decode(ids) for ids in named.sequences)
     assert named.sequences == pruner.build_calibration(problems, config, instruction=BOXED).sequences
     bare = pruner.build_calibration(name, config, instruction="")
-    assert bare.manifest["instruction"] == ""
+    assert bare.manifest.instruction == ""
     assert bare.sequences == pruner.build_calibration(problems, config).sequences != named.sequences
 
     sampled = CalibrationConfig(strategy="rac", samples_per_problem=1, max_new_tokens=4)
     rollouts = pruner.generate_rollouts(name, sampled)
     assert sorted(list(item.rollout.prompt_ids) for item in rollouts) == sorted(named.sequences)
-    assert pruner.build_calibration(name, sampled, rollouts=rollouts).manifest["instruction"] == BOXED
-    assert "instruction" not in pruner.build_calibration(config=sampled, rollouts=rollouts).manifest  # nobody said it
+    assert pruner.build_calibration(name, sampled, rollouts=rollouts).manifest.instruction == BOXED
+    assert "instruction" not in pruner.build_calibration(config=sampled, rollouts=rollouts).manifest.to_dict()  # nobody said it
 
     fed = []
     pruner.model.get_input_embeddings().register_forward_pre_hook(lambda _, args: fed.extend(args[0].tolist()))
@@ -214,7 +214,8 @@ def test_calibration_from_disk_and_from_a_plain_data_set(reasoner, calibration, 
 
 
 def test_another_models_calibration_set_is_refused(pruner, calibration):
-    foreign = dataclasses.replace(calibration, manifest=calibration.manifest | {"tokenizer_hash": "0", "model": "other/model"})
+    manifest = dataclasses.replace(calibration.manifest, tokenizer_hash="0", model="other/model")
+    foreign = dataclasses.replace(calibration, manifest=manifest)
     with pytest.raises(DataError, match="made with the tokenizer of other/model"):
         pruner.prune(foreign, PruningConfig())
     with pytest.raises(DataError, match="no column input_ids"):

@@ -80,14 +80,13 @@ def make_calibrations(setting: Setting, seed: int) -> None:
         chosen = dataclasses.replace(_with_strategy(config, name), **bands.get(name, {}))
         built = pruner.build_calibration(problems, chosen, rollouts=graded, text=setting.text, instruction=instruction)
         outside = sum(WIDENED in by for by in built.dataset["selected_by"]) if name in bands else 0
-        tokens = built.manifest["counts"]["tokens"]
+        tokens = built.manifest.counts["tokens"]
         if outside or tokens < config.num_tokens:
             raise DataError(
                 f"{name} has fewer than {config.num_tokens:,} tokens to select from the rollouts of seed {seed}, so that sets "
                 "of equal size cannot be made; ask more problems, or lower --num-tokens."
             )
-        without = dataclasses.replace(built, rollouts=None, manifest=built.manifest | {"rollouts_hash": None})
-        without.save_to_disk(folder)
+        built.without_rollouts().save_to_disk(folder)
 
 
 def run_cell(setting: Setting, cell: "Cell") -> None:

@@ -163,7 +163,7 @@ def check_budget(setting: Setting) -> None:
     Raises:
         DataError: They have too few tokens.
     """
-    from ..calibration.build import encode_text
+    from ..calibration.select import encode_text
     from ..calibration.strategies import Sources, select
     from ..checkpoints.load import load_tokenizer
     from ..rollouts.prompts import encode_prompts
