@@ -10,7 +10,7 @@ from ..config import CalibrationConfig
 from ..errors import DataError
 from ..files import write_whole
 from . import flags
-from .calibrate import load_pruner
+from .flags import load_pruner
 from .setting import Setting
 
 

@@ -13,8 +13,9 @@ from ..config import IN_PROCESS, SamplingConfig
 from ..errors import ConfigError, DataError
 from ..resume import journal_folder
 from . import flags
-from .base import SSGRSubcommand, say
-from .calibrate import check_model, check_prompts, kept, load_pruner
+from .base import SSGRSubcommand, resume_hint, say
+from .checks import check_model, check_prompts
+from .flags import load_pruner
 
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class EvaluateCommand(SSGRSubcommand):
 
     def after_interruption(self, args: Namespace) -> str:
         """Say where the finished responses are."""
-        return kept(args.output, "responses") if args.output else "nothing was written."
+        return resume_hint(args.output, "responses") if args.output else "nothing was written."
 
     def execute(self, args: Namespace) -> None:
         """Evaluate every model on every set, print a table and write the output."""

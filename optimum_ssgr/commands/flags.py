@@ -10,7 +10,7 @@ from ..config import (
     IN_PROCESS,
     METHODS,
     MODES,
-    PRESETS,
+    RECIPES,
     STRATEGIES,
     CalibrationConfig,
     PruningConfig,
@@ -22,6 +22,7 @@ from ..errors import ConfigError
 if TYPE_CHECKING:
     from argparse import _ActionsContainer
 
+    from ..pruner import SSGRPruner
     from ..records import Problem
 
 
@@ -73,8 +74,8 @@ def add_generation(parser: ArgumentParser) -> None:
     """Add the flags of `CalibrationConfig` that say which rollouts to generate, and where."""
     add_rollouts(parser)
     parser.add_argument(
-        "--preset",
-        help=f"settings that a paper publishes, for flags that are left out: {', '.join(PRESETS)} (default: ssgr)",
+        "--recipe",
+        help=f"settings that a paper publishes, for flags that are left out: {', '.join(RECIPES)} (default: ssgr)",
     )
     group = parser.add_argument_group("fewer rollouts")
     group.add_argument(
@@ -190,6 +191,20 @@ def add_quiet(parser: ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bars, no warnings")
 
 
+def add_streaming(parser: ArgumentParser) -> None:
+    """Add the flags for models larger than memory."""
+    group = parser.add_argument_group("models larger than memory")
+    group.add_argument(
+        "--streaming", action="store_true", help="read one block at a time from the checkpoint; needs --calibration"
+    )
+    group.add_argument(
+        "--activation-gb",
+        type=float,
+        default=8.0,
+        help="with --streaming, keep this much of the hidden states in memory and the rest on disk (default: %(default)s)",
+    )
+
+
 def add_pruning(parser: ArgumentParser) -> None:
     """Add the flags of `PruningConfig`."""
     group = parser.add_argument_group("pruning")
@@ -223,6 +238,17 @@ def read_problems(args: Namespace, problems: str, evaluation: bool) -> "list[Pro
     )
 
 
+def load_pruner(args: Namespace, model: str, generates: bool) -> "SSGRPruner":
+    """Load a model, without its weights when nothing is to be generated in this process."""
+    from ..checkpoints.load import load_skeleton, load_tokenizer
+    from ..pruner import SSGRPruner
+
+    if generates and args.engine == IN_PROCESS:
+        return SSGRPruner.from_pretrained(model, **load_arguments(args))
+    shared = source_arguments(args)
+    return SSGRPruner(load_skeleton(model, **shared), load_tokenizer(model, **shared))
+
+
 def evaluation_split(args: Namespace, problems: str) -> str:
     """Return the split that a problem set is evaluated on."""
     from ..problems.sources import find_source
@@ -246,11 +272,11 @@ def calibration_config(args: Namespace, defaults: CalibrationConfig | None = Non
 
     Args:
         args: Parsed flags; those that were left out are None.
-        defaults: Settings for what was left out; the preset's, or the class's own, when None.
+        defaults: Settings for what was left out; the recipe's, or the class's own, when None.
     """
     values = _fields(CalibrationConfig, args)
-    if getattr(args, "preset", None):
-        defaults = CalibrationConfig.preset(args.preset)
+    if getattr(args, "recipe", None):
+        defaults = CalibrationConfig.from_recipe(args.recipe)
     if values.get("num_tokens") and "num_sequences" not in values:
         values["num_sequences"] = None
     elif values.get("num_sequences") and defaults is not None:

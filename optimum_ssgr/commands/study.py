@@ -11,8 +11,8 @@ from ..errors import ConfigError
 from ..files import locked_folder
 from ..resume import check_fingerprint
 from . import flags
-from .base import SSGRSubcommand, say
-from .calibrate import check_prompts, check_text, kept
+from .base import SSGRSubcommand, resume_hint, say
+from .checks import check_prompts, check_text
 from .setting import (
     Setting,
     about,
@@ -75,7 +75,7 @@ class StudyCommand(SSGRSubcommand):
 
     def after_interruption(self, args: Namespace) -> str:
         """Say where the finished cells are."""
-        return kept(args.output, "cells")
+        return resume_hint(args.output, "cells")
 
     def execute(self, args: Namespace) -> None:
         """Run the cells that are missing, and report."""
