@@ -201,6 +201,35 @@ def test_the_name_of_a_known_data_set_brings_its_instruction(pruner, tmp_path, m
     assert all("in test." in text and BOXED in text for text in asked)
 
 
+def test_building_is_generating_and_then_selecting(pruner, tmp_path):
+    problems = load_problems("tiny-reasoner", limit=4)
+    config = CalibrationConfig(strategy="rac", samples_per_problem=1, max_new_tokens=4)
+    about = {"problems": {"source": "mine"}, "note": "by hand"}
+    rollouts = pruner.generate_rollouts(problems, config)
+    selected = pruner.select_calibration(rollouts, config, problems=problems, about=about, output_dir=tmp_path / "selected")
+    pruner.build_calibration(problems, config, about=about, output_dir=tmp_path / "built")
+    names = {path.relative_to(tmp_path / "built") for path in (tmp_path / "built").rglob("*.*")}
+    assert len(names) == 5
+    for name in names:
+        assert (tmp_path / "built" / name).read_bytes() == (tmp_path / "selected" / name).read_bytes(), name
+    manifest = json.loads((tmp_path / "built" / "manifest.json").read_text())
+    assert (manifest["problems"], manifest["note"], manifest["instruction"]) == ({"source": "mine"}, "by hand", "")
+    assert sorted(selected.sequences) == sorted(list(r.rollout.prompt_ids + r.rollout.response_ids) for r in rollouts)
+
+
+def test_what_a_strategy_lacks_is_said_before_anything_is_generated(pruner):
+    pruner.model.get_input_embeddings().register_forward_pre_hook(lambda *_: pytest.fail("the model was run"))
+    problems = load_problems("tiny-reasoner", limit=4)
+    with pytest.raises(ConfigError, match="the strategy ssgr needs rollouts; generate them first"):
+        pruner.select_calibration(problems=problems)
+    for strategy in ("ssgr", "prompts"):
+        with pytest.raises(ConfigError, match=f"the strategy {strategy} needs problems"):
+            pruner.build_calibration(config=CalibrationConfig(strategy=strategy))
+    for text, words in ((None, "needs general text"), (["a few words"], "less than one window")):
+        with pytest.raises(DataError, match=words):
+            pruner.build_calibration(problems, CalibrationConfig(strategy="mix", text_length=64), text=text)
+
+
 def test_calibration_from_disk_and_from_a_plain_data_set(reasoner, calibration, tmp_path):
     calibration.save_to_disk(tmp_path / "set")
     plain = Dataset.from_dict({"input_ids": calibration.sequences})
