@@ -15,7 +15,7 @@ import numpy as np
 from setting import BATCH_SIZE, CALIBRATION, EVALUATION
 
 from optimum_ssgr import CalibrationConfig, PruningConfig, SSGRPruner
-from optimum_ssgr.calibration import gather
+from optimum_ssgr.calibration import generate
 from optimum_ssgr.evaluation.evaluate import evaluate
 from optimum_ssgr.evaluation.metrics import mean_over_seeds
 from optimum_ssgr.problems.load import load_problems
@@ -28,10 +28,10 @@ ADAPTIVE = dataclasses.replace(PLAIN, adaptive=True)
 
 def calibrate(dense: SSGRPruner, problems: list, config: CalibrationConfig, whole: bool) -> tuple[object, float]:
     """Return a calibration set, and the share of its tokens inside the windows."""
-    with patch.object(gather, "is_enough", lambda *_: False) if whole else patch.object(gather, "is_enough", gather.is_enough):
+    with patch.object(generate, "windows_meet_budget", (lambda *_: False) if whole else generate.windows_meet_budget):
         made = dense.build_calibration(problems, config, batch_size=BATCH_SIZE)
     inside = sum(row["num_tokens"] for row in made.dataset if row["selected_by"] == "ssgr")
-    return made, inside / made.manifest["counts"]["tokens"]
+    return made, inside / made.manifest.counts["tokens"]
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
         problems = load_problems(NAME, split="train", limit=args.asked, seed=seed)
         for name, (config, whole) in rows.items():
             made, share = calibrate(dense, problems, dataclasses.replace(config, seed=seed), whole)
-            generated[name].append(made.manifest["counts"]["generated_tokens"])
+            generated[name].append(made.manifest.counts["generated_tokens"])
             inside[name].append(share)
             pruner = SSGRPruner(copy.deepcopy(dense.model), dense.tokenizer)
             pruner.prune(made, PruningConfig(sparsity=0.5))

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from optimum_ssgr.calibration.build import tokenizer_hash
 from optimum_ssgr.calibration.dataset import CalibrationSet
+from optimum_ssgr.calibration.select import describe_origin
 from optimum_ssgr.checkpoints.load import load_model
 from optimum_ssgr.config import CalibrationConfig
 from optimum_ssgr.reasoner import NAME
@@ -34,7 +34,7 @@ RUNS = {"in memory, one pass": [], "in memory, two passes": ["--no-true-sequenti
 
 def prepare(folder: Path, args: argparse.Namespace) -> None:
     """Write the model, with the embedded reasoner's tokenizer, and random tokens as its calibration set."""
-    _, tokenizer = load_model(NAME)
+    model, tokenizer = load_model(NAME)
     torch.manual_seed(0)
     config = LlamaConfig(
         hidden_size=args.hidden,
@@ -50,8 +50,8 @@ def prepare(folder: Path, args: argparse.Namespace) -> None:
     ids = torch.randint(0, len(tokenizer), (args.sequences, args.length)).tolist()
     sequences = [CalibrationSequence((), tuple(sequence), "random") for sequence in ids]
     config = CalibrationConfig(strategy="text")
-    manifest = {"model": NAME, "tokenizer_hash": tokenizer_hash(tokenizer), "calibration": config.to_dict()}
-    CalibrationSet.build(sequences, [], manifest, config).save_to_disk(folder / "calibration")
+    origin = describe_origin(model, tokenizer, {})
+    CalibrationSet.build(sequences, [], origin, config).save_to_disk(folder / "calibration")
 
 
 def measure(command: list[str]) -> tuple[str, float, float]:

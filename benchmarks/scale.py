@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from optimum_ssgr.calibration.build import build_set
 from optimum_ssgr.calibration.dataset import CalibrationSet
-from optimum_ssgr.calibration.reselect import reselect
+from optimum_ssgr.calibration.select import build_set, reselect
 from optimum_ssgr.calibration.strategies import Sources
 from optimum_ssgr.config import CalibrationConfig
+from optimum_ssgr.formats import Origin
 from optimum_ssgr.records import GradedRollout, Problem, Rollout, Verdict
 from optimum_ssgr.rollouts.engine import Request
 from optimum_ssgr.rollouts.store import open_rollout_store
@@ -50,7 +50,8 @@ def read_and_select(folder: Path, rollouts: int, tokens: int) -> None:
             verdict = Verdict("1", bool(rng.random() < rates[number // SAMPLES]), True)
             graded.append(GradedRollout(Problem(name, "q", "1"), rollout, verdict, "text" * len(rollout.response_ids)))
     config = CalibrationConfig()
-    build_set(Sources(graded), config, {"tokenizer_hash": ""}, graded).save_to_disk(folder / "set")
+    origin = Origin(model="made up", model_commit=None, dtype="float32", tokenizer_hash="", versions={})
+    build_set(Sources(graded), config, origin).save_to_disk(folder / "set")
 
 
 def select_again(folder: Path, rollouts: int, tokens: int) -> None:

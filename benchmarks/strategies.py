@@ -56,8 +56,8 @@ def main() -> None:
         for name in rows:
             config = dataclasses.replace(CALIBRATION, **ROWS[name], seed=seed)
             calibration = dense.build_calibration(asked, config, rollouts=rollouts, text=documents("train"))
-            if calibration.manifest["counts"]["tokens"] != CALIBRATION.num_tokens:
-                raise SystemExit(f"{name} gives {calibration.manifest['counts']['tokens']} tokens only; ask more problems.")
+            if calibration.manifest.counts["tokens"] != CALIBRATION.num_tokens:
+                raise SystemExit(f"{name} gives {calibration.manifest.counts['tokens']} tokens only; ask more problems.")
             for row in calibration.dataset:
                 shares[name][str(row["problem_id"]).split("-")[0]] += row["num_tokens"]
             pruner = SSGRPruner(copy.deepcopy(dense.model), dense.tokenizer)

@@ -21,7 +21,7 @@ ALLOCATIONS = ("uniform", "owl")
 # What is published of each paper's own settings. Of SSGR (arXiv 2511.18864) it is the nearest public reading, which is also the
 # default; RAC (arXiv 2509.12464) says temperatures of 0.6 to 0.7; what RESP (arXiv 2512.02185) shares with it, and OBC-Prune
 # (arXiv 2609.17890) with SSGR, is taken from there.
-PRESETS: dict[str, dict[str, Any]] = {
+RECIPES: dict[str, dict[str, Any]] = {
     "ssgr": {},
     "rac": {"strategy": "rac", "temperature": 0.6, "num_sequences": None, "num_tokens": 1_000_000},
     "resp": {"strategy": "resp", "temperature": 0.6, "num_sequences": None, "num_tokens": 1_000_000},
@@ -174,17 +174,17 @@ class CalibrationConfig(_JSONConfig):
         self.sampling  # noqa: B018  (checks the sampling settings)
 
     @classmethod
-    def preset(cls, name: str) -> Self:
+    def from_recipe(cls, name: str) -> Self:
         """Return the settings that a paper publishes; those it leaves open are the defaults.
 
         Args:
             name: `ssgr`, `rac`, `resp` or `obc`.
 
         Raises:
-            ConfigError: There is no such preset.
+            ConfigError: There is no such recipe.
         """
-        _require(name in PRESETS, f"unknown preset '{name}'; choose one of {', '.join(PRESETS)}.")
-        return cls(**PRESETS[name])
+        _require(name in RECIPES, f"unknown recipe '{name}'; choose one of {', '.join(RECIPES)}.")
+        return cls(**RECIPES[name])
 
     @property
     def sampling(self) -> SamplingConfig:

@@ -1,28 +1,24 @@
 """`SSGRPruner`: the whole way from a dense reasoning model to a sparse checkpoint, one method per stage."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-import transformers
 from datasets import Dataset
 from huggingface_hub import CommitInfo
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
 
-from . import __version__
-from .calibration.build import build_set, describe_origin, encode_text
-from .calibration.dataset import CalibrationSet, content_hash
-from .calibration.gather import gather_rollouts
-from .calibration.sequences import read_sequences
-from .calibration.strategies import Sources
-from .calibration.text import characters_for, load_documents
+from .calibration.dataset import CalibrationSet
+from .calibration.generate import generate_rollouts
+from .calibration.select import read_text, require_problems, select_calibration
+from .calibration.text import TextSource
 from .cards.metadata import inherited_metadata
-from .cards.render import card_for, dataset_card, model_card
+from .cards.render import dataset_card, model_card
 from .checkpoints.load import load_model, source_of
 from .checkpoints.save import check_generation_config, save_checkpoint
 from .checkpoints.streaming import StreamedWeights, load_streamed, save_streamed
@@ -31,24 +27,18 @@ from .errors import ConfigError, ModelError
 from .evaluation.evaluate import evaluate
 from .evaluation.metrics import summarize
 from .files import check_unused
-from .hub.publish import publish_folder
-from .problems.load import load_problems, sources_of
-from .problems.sources import find_source
-from .pruning.activations import ActivationStore
-from .pruning.block_store import BlockStore, hash_tensors, open_block_store
-from .pruning.capture import find_model_device
-from .pruning.distributed import barrier, rank, world_size
+from .formats import EvaluationRow, Provenance
+from .problems.load import ProblemSource, load_problems, usual_instruction
+from .pruning.block_store import open_block_store
+from .pruning.inputs import read_inputs
 from .pruning.layerwise import check_prunable, prune_layerwise
 from .pruning.report import PruningReport
-from .pruning.weights import ResidentWeights
-from .records import GradedRollout, Problem
-from .resume import check_fingerprint
+from .pruning.run import describe_run, open_run
+from .records import GradedRollout
 from .rollouts.choose import choose_engine
-from .rollouts.prompts import check_context, encode_prompts
+from .rollouts.prompts import encode_prompts
 from .rollouts.store import open_rollout_store, rollout_fingerprint
-
-
-ProblemSource = str | Path | Iterable[Problem | Mapping[str, Any]]
+from .sharing import load_calibration_set, push_with_card
 
 
 class SSGRPruner:
@@ -75,7 +65,7 @@ class SSGRPruner:
         self._inherited: dict[str, Any] | None = None
         self._journal_dir: Path | None = None
         self._begun = False  # pruning
-        self._provenance: dict[str, Any] | None = None  # once it is done
+        self._provenance: Provenance | None = None  # once it is done
 
     @classmethod
     def from_pretrained(
@@ -118,85 +108,10 @@ class SSGRPruner:
         pruner._inherited = pruner._read_inherited(token)  # now, since the token is not kept
         return pruner
 
-    def build_calibration(
-        self,
-        problems: ProblemSource | None = None,
-        config: CalibrationConfig | None = None,
-        *,
-        rollouts: Sequence[GradedRollout] | None = None,
-        text: str | Path | Sequence[str] | None = None,
-        output_dir: str | Path | None = None,
-        journal_dir: str | Path | None = None,
-        engine: str = IN_PROCESS,
-        batch_size: int = 64,
-        instruction: str | None = None,
-        about: Mapping[str, Any] | None = None,
-    ) -> CalibrationSet:
-        """Make the sequences to calibrate on.
-
-        Args:
-            problems: What `load_problems` takes; not needed by the strategy `text` nor when `rollouts` are given.
-            config: Strategy, sampling and selection; SSGR's defaults when None.
-            rollouts: Rollouts of this model to select from, so that nothing is generated.
-            text: For the strategies `text` and `mix`, what `load_documents` takes, or the documents themselves.
-            output_dir: Folder to save the set in.
-            journal_dir: Folder for finished rollouts, see `generate_rollouts`.
-            engine: `transformers` to generate in this process, or the addresses of OpenAI-compatible servers that have this
-                model, separated by commas.
-            batch_size: Most responses in the making at a time; with servers, at each of them.
-            instruction: Text appended to every question; when None, the usual one if `problems` is the name of a known data
-                set, else none. It is noted in the manifest; when `rollouts` are given, it is what was appended to theirs.
-            about: Further provenance for the manifest, such as where the problems come from.
-
-        Raises:
-            SSGRError: Something is missing, malformed or does not fit; before any generation where it can be known.
-        """
-        config = config or CalibrationConfig()
-        if output_dir is not None:
-            check_unused(output_dir)
-        sources, graded = Sources(), rollouts or ()
-        if instruction is None and (problems is not None or rollouts is None):  # that of rollouts alone is not known
-            instruction = _usual_instruction(problems)
-        if config.needs_text:
-            check_context(self.model.config, config.text_length, "a window of text")
-            documents = load_documents(text, characters_for(config)) if isinstance(text, str | Path) else text or ()
-            sources = encode_text(self.tokenizer, documents, config)
-        if config.strategy == "prompts" or (config.needs_rollouts and rollouts is None):
-            if problems is None:
-                raise ConfigError(f"the strategy {config.strategy} needs problems.")
-            problems = load_problems(problems)
-        if config.strategy == "prompts":
-            sources = Sources(prompts=encode_prompts(self.tokenizer, problems, instruction))
-            check_context(self.model.config, max(map(len, sources.prompts.values())), "the longest prompt")
-        elif config.needs_rollouts and rollouts is None:
-            graded = self.generate_rollouts(
-                problems,
-                config,
-                journal_dir=journal_dir,
-                engine=engine,
-                batch_size=batch_size,
-                instruction=instruction,
-            )
-        origin = describe_origin(self.model, self.tokenizer)
-        if instruction is not None:
-            origin["instruction"] = instruction
-        if config.strategy != "text":
-            asked = problems if config.strategy == "prompts" else [item.problem for item in graded]
-            origin["problems"] = {"read_from": sources_of(asked)}
-        origin |= about or {}
-        if config.needs_rollouts:
-            sources = dataclasses.replace(sources, rollouts=graded)
-            origin["engine"] = IN_PROCESS if engine == IN_PROCESS else "OpenAI-compatible server"
-            origin["batch_size"] = batch_size
-        built = build_set(sources, config, origin, graded if config.needs_rollouts else ())
-        if output_dir is not None:
-            built.save_to_disk(output_dir, dataset_card(built.manifest))
-        return built
-
     def generate_rollouts(
         self,
         problems: ProblemSource,
-        config: CalibrationConfig,
+        config: CalibrationConfig | None = None,
         *,
         journal_dir: str | Path | None = None,
         engine: str = IN_PROCESS,
@@ -207,27 +122,126 @@ class SSGRPruner:
 
         Args:
             problems: What `load_problems` takes.
-            config: Samples per problem and sampling.
+            config: Samples per problem and sampling; SSGR's defaults when None.
             journal_dir: Folder for finished rollouts: when the same call is made again after an interruption, only what is
                 missing is generated; so it is with more problems, more samples or other windows.
-            engine: See `build_calibration`.
-            batch_size: See `build_calibration`.
-            instruction: See `build_calibration`.
+            engine: `transformers` to generate in this process, or the addresses of OpenAI-compatible servers that have this
+                model, separated by commas.
+            batch_size: Most responses in the making at a time; with servers, at each of them.
+            instruction: Text appended to every question; when None, the usual one if `problems` is the name of a known data
+                set, else none.
 
         Raises:
             SSGRError: There are no problems, no chat template, a prompt does not fit the context, or the journal belongs to
                 another run.
         """
+        config = config or CalibrationConfig()
         if engine == IN_PROCESS:
             self._check_generates()
-        instruction = _usual_instruction(problems) if instruction is None else instruction
+        instruction = usual_instruction(problems) if instruction is None else instruction
         problems = load_problems(problems)
         prompts = encode_prompts(self.tokenizer, problems, instruction)
         chosen = choose_engine(engine, self.model, self.tokenizer, config.sampling, batch_size)
-        journal = nullcontext()
+        store = nullcontext()
         if journal_dir is not None:
-            journal = open_rollout_store(journal_dir, rollout_fingerprint(self.model, self.tokenizer, config.sampling))
-        return gather_rollouts(chosen, self.tokenizer, problems, prompts, config, journal)
+            store = open_rollout_store(journal_dir, rollout_fingerprint(self.model, self.tokenizer, config.sampling))
+        return generate_rollouts(chosen, self.tokenizer, problems, prompts, config, store)
+
+    def select_calibration(
+        self,
+        rollouts: Sequence[GradedRollout] | None = None,
+        config: CalibrationConfig | None = None,
+        *,
+        problems: ProblemSource | None = None,
+        text: TextSource | None = None,
+        output_dir: str | Path | None = None,
+        engine: str = IN_PROCESS,
+        batch_size: int = 64,
+        instruction: str | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> CalibrationSet:
+        """Select the sequences to calibrate on, without generating anything.
+
+        Args:
+            rollouts: Rollouts of this model, for the strategies that select among them.
+            config: Strategy, windows, budget and seed; SSGR's defaults when None.
+            problems: What `load_problems` takes, for the strategy `prompts`.
+            text: For the strategies `text` and `mix`, what `load_documents` takes, or the documents themselves.
+            output_dir: Folder to save the set in.
+            engine: What generated the rollouts, for the manifest.
+            batch_size: How many at a time, for the manifest.
+            instruction: What was appended to the questions, for the manifest; for `prompts`, it is appended now. When None,
+                the usual one if `problems` is the name of a known data set; that of rollouts alone is not known.
+            about: Further provenance for the manifest, such as where the problems come from.
+
+        Raises:
+            SSGRError: Something is missing, malformed or does not fit.
+        """
+        config = config or CalibrationConfig()
+        if output_dir is not None:
+            check_unused(output_dir)
+        if instruction is None and (problems is not None or rollouts is None):
+            instruction = usual_instruction(problems)
+        known = dict(about or {})
+        if config.needs_rollouts:
+            known |= {"engine": engine if engine == IN_PROCESS else "OpenAI-compatible server", "batch_size": batch_size}
+        inputs = {"problems": problems, "text": text, "instruction": instruction}
+        built = select_calibration(self.model, self.tokenizer, config, rollouts, **inputs, about=known)
+        if output_dir is not None:
+            built.save_to_disk(output_dir, dataset_card(built.manifest))
+        return built
+
+    def build_calibration(
+        self,
+        problems: ProblemSource | None = None,
+        config: CalibrationConfig | None = None,
+        *,
+        rollouts: Sequence[GradedRollout] | None = None,
+        text: TextSource | None = None,
+        output_dir: str | Path | None = None,
+        journal_dir: str | Path | None = None,
+        engine: str = IN_PROCESS,
+        batch_size: int = 64,
+        instruction: str | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> CalibrationSet:
+        """Make the sequences to calibrate on: `generate_rollouts` where the strategy needs them, then `select_calibration`.
+
+        Args:
+            problems: What `load_problems` takes; not needed by the strategy `text` nor when `rollouts` are given.
+            config: Strategy, sampling and selection; SSGR's defaults when None.
+            rollouts: Rollouts of this model to select from, so that nothing is generated.
+            text: See `select_calibration`.
+            output_dir: Folder to save the set in.
+            journal_dir: Folder for finished rollouts, see `generate_rollouts`.
+            engine: See `generate_rollouts`.
+            batch_size: See `generate_rollouts`.
+            instruction: Text appended to every question, see `generate_rollouts`. It is noted in the manifest; when `rollouts`
+                are given, it is what was appended to theirs.
+            about: Further provenance for the manifest, such as where the problems come from.
+
+        Raises:
+            SSGRError: Something is missing, malformed or does not fit; before any generation where it can be known.
+        """
+        config = config or CalibrationConfig()
+        given = {"engine": engine, "batch_size": batch_size}
+        if config.needs_rollouts and rollouts is None:
+            if output_dir is not None:
+                check_unused(output_dir)
+            text = read_text(self.model, self.tokenizer, config, text)  # a mixture fails before hours of generation
+            instruction = usual_instruction(problems) if instruction is None else instruction
+            problems = load_problems(require_problems(problems, config))
+            rollouts = self.generate_rollouts(problems, config, journal_dir=journal_dir, instruction=instruction, **given)
+        return self.select_calibration(
+            rollouts,
+            config,
+            problems=problems,
+            text=text,
+            output_dir=output_dir,
+            instruction=instruction,
+            about=about,
+            **given,
+        )
 
     def prune(
         self,
@@ -259,74 +273,25 @@ class SSGRPruner:
             raise ConfigError("a streamed model needs a journal_dir, where its pruned blocks are written.")
         config = config.resolve(streamed=self.streamed is not None)
         check_prunable(self.model, config)
-        sequences, token_weights, manifest = read_sequences(calibration, config, self.model, self.tokenizer)
-        provenance = self._origin(config)
-        with _journal(journal_dir) as journal:
-            store = None
-            if journal:
-                if rank() == 0:
-                    hashed = content_hash(sequences, token_weights)
-                    check_fingerprint(journal.folder, provenance | {"calibration": hashed} | self._circumstances())
-                barrier()  # the folder is there, and nobody else's
-                store = ActivationStore(journal.make_activation_folder(), int(activation_gb * 1e9)) if self.streamed else None
+        if isinstance(calibration, str | Path):
+            calibration = load_calibration_set(calibration) if config.needs_calibration else None
+        inputs = read_inputs(calibration, config, self.model, self.tokenizer)
+        decided_by = describe_run(self.model, config)
+        with open_run(journal_dir, decided_by, inputs, self.model, self.streamed, activation_gb) as (journal, store):
             self._begun, self._provenance = True, None
             layers = prune_layerwise(
                 self.model,
-                sequences,
+                inputs.sequences,
                 config,
-                token_weights=token_weights,
+                token_weights=inputs.token_weights,
                 journal=journal,
                 weights=self.streamed,
                 store=store,
             )
         self._journal_dir = Path(journal_dir) if journal_dir else None
         report = PruningReport.of(self.model, layers)
-        self._provenance = provenance | {"calibration": manifest, "sparsity": report.to_dict()}
+        self._provenance = Provenance(**decided_by, calibration=inputs.manifest, sparsity=report.to_dict())
         return report
-
-    def _check_dense(self) -> None:
-        """Refuse to prune anew what an earlier call changed; a streamed model's files are as they were."""
-        if self._begun and not self.streamed:
-            if self._provenance is None:
-                raise ModelError("pruning this model failed, so a part of it may be pruned; load it again.")
-            raise ModelError(
-                "this model is pruned already; load it again to prune it in another way, or save and load it to go on."
-            )
-
-    def _check_generates(self) -> None:
-        if self.streamed:
-            raise ConfigError(
-                "a streamed model does not generate; load it without streaming, or serve it and name the server as the engine."
-            )
-
-    def _origin(self, config: PruningConfig) -> dict[str, Any]:
-        """Return what decides the outcome of pruning, besides the calibration tokens."""
-        return {
-            "base_model": self.model.config._name_or_path,
-            "base_commit": getattr(self.model.config, "_commit_hash", None),
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-            "pruning": config.to_dict(),
-            "versions": {
-                "optimum-ssgr": __version__,
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-            },
-        }
-
-    def _read_inherited(self, token: str | bool | None = None) -> dict[str, Any]:
-        """Return what the card of the model states that also holds for what is made of it."""
-        commit = getattr(self.model.config, "_commit_hash", None)
-        return inherited_metadata(source_of(self.model.config._name_or_path), commit, token)
-
-    def _circumstances(self) -> dict[str, Any]:
-        """Return what else decides the bits that a run ends with, without being told to the user of the checkpoint."""
-        device = self.streamed.device if self.streamed else find_model_device(self.model)
-        return {
-            "device": device.type,
-            "threads": torch.get_num_threads(),
-            "processes": world_size(),
-            "other_weights": hash_tensors((self.streamed or ResidentWeights()).outside(self.model)),
-        }
 
     def evaluate(
         self,
@@ -361,27 +326,29 @@ class SSGRPruner:
             sampling or SamplingConfig(),
             samples,
             batch_size,
-            _usual_instruction(problems) if instruction is None else instruction,
+            usual_instruction(problems) if instruction is None else instruction,
         )
         return summarize(graded)
 
-    def save_pretrained(self, folder: str | Path, *, evaluation: Sequence[Mapping[str, Any]] = ()) -> None:
+    def save_pretrained(self, folder: str | Path, *, evaluation: Sequence[EvaluationRow | Mapping[str, Any]] = ()) -> None:
         """Save the pruned model, its tokenizer, `ssgr_config.json` and a card; loads with `AutoModelForCausalLM` anywhere.
 
         Args:
             folder: Where to write; must be new or empty.
-            evaluation: What was measured on the dense and the sparse model, for the card: rows as `cards.render.model_card`
-                says.
+            evaluation: What was measured on the dense and the sparse model, for the card: rows of `formats.EvaluationRow`, or
+                of what its `from_dict` takes.
 
         Raises:
             ConfigError: Nothing was pruned yet, or the generation config cannot be saved.
+            DataError: A row of the evaluation lacks something.
             OutputError: The folder is in use or cannot be written, or the checkpoint does not load back as it was.
         """
         if self._provenance is None:
             raise ConfigError("prune the model before saving it.")
         check_generation_config(self.model)
         inherited = self._read_inherited() if self._inherited is None else self._inherited
-        provenance = self._provenance | {"inherited": inherited, "evaluation": list(evaluation)}
+        rows = [row if isinstance(row, EvaluationRow) else EvaluationRow.from_dict(row) for row in evaluation]
+        provenance = dataclasses.replace(self._provenance, inherited=inherited, evaluation=rows)
         rest = (provenance, model_card(provenance), self.trust_remote_code)
         if self.streamed:
             with open_block_store(self._journal_dir) as journal:  # nobody else's while its blocks are taken over
@@ -397,7 +364,7 @@ class SSGRPruner:
         revision: str | None = None,
         create_pr: bool = False,
         token: str | None = None,
-        evaluation: Sequence[Mapping[str, Any]] = (),
+        evaluation: Sequence[EvaluationRow | Mapping[str, Any]] = (),
     ) -> CommitInfo:
         """Publish the pruned model on the Hub, in one commit: weights, tokenizer, `ssgr_config.json` and card.
 
@@ -423,19 +390,24 @@ class SSGRPruner:
             folder = Path(name) / "checkpoint"
             self.save_pretrained(folder, evaluation=evaluation)
             options = {"private": private, "revision": revision, "create_pr": create_pr, "token": token}
-            return publish_folder(folder, repo_id, card_for(folder, repo_id), **options)
+            return push_with_card(folder, repo_id, **options)
 
+    def _check_dense(self) -> None:
+        """Refuse to prune anew what an earlier call changed; a streamed model's files are as they were."""
+        if self._begun and not self.streamed:
+            if self._provenance is None:
+                raise ModelError("pruning this model failed, so a part of it may be pruned; load it again.")
+            raise ModelError(
+                "this model is pruned already; load it again to prune it in another way, or save and load it to go on."
+            )
 
-def _usual_instruction(problems: ProblemSource | None) -> str:
-    """Return what is usually appended to the questions of a data set that is known by its name."""
-    return find_source(problems).instruction if isinstance(problems, str) else ""
+    def _check_generates(self) -> None:
+        if self.streamed:
+            raise ConfigError(
+                "a streamed model does not generate; load it without streaming, or serve it and name the server as the engine."
+            )
 
-
-@contextmanager
-def _journal(folder: str | Path | None) -> Iterator[BlockStore | None]:
-    """Open a journal, locked by the first process of a job; None without a folder."""
-    if folder is None or rank() > 0:
-        yield folder and BlockStore(Path(folder))
-        return
-    with open_block_store(folder) as journal:
-        yield journal
+    def _read_inherited(self, token: str | bool | None = None) -> dict[str, Any]:
+        """Return what the card of the model states that also holds for what is made of it."""
+        commit = getattr(self.model.config, "_commit_hash", None)
+        return inherited_metadata(source_of(self.model.config._name_or_path), commit, token)

@@ -3,7 +3,7 @@ from argparse import ArgumentParser
 import pytest
 
 from optimum_ssgr.commands import flags
-from optimum_ssgr.config import PRESETS, CalibrationConfig, PruningConfig, SamplingConfig
+from optimum_ssgr.config import RECIPES, CalibrationConfig, PruningConfig, SamplingConfig
 from optimum_ssgr.errors import ConfigError
 
 
@@ -68,27 +68,27 @@ def test_target_sparsity():
     assert PruningConfig(pattern="1:4").sparsity is None
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets_are_settings_that_pass_their_checks(name):
-    config = CalibrationConfig.preset(name)
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_settings_that_pass_their_checks(name):
+    config = CalibrationConfig.from_recipe(name)
     assert config.strategy == name
     assert CalibrationConfig.from_dict(config.to_dict()) == config
 
 
-def test_presets_hold_what_papers_publish():
-    assert CalibrationConfig.preset("ssgr") == CalibrationConfig()
-    rac = CalibrationConfig.preset("rac")
+def test_recipes_hold_what_papers_publish():
+    assert CalibrationConfig.from_recipe("ssgr") == CalibrationConfig()
+    rac = CalibrationConfig.from_recipe("rac")
     assert (rac.temperature, rac.num_tokens, rac.num_sequences, rac.max_new_tokens) == (0.6, 1_000_000, None, 8192)
-    assert CalibrationConfig.preset("obc").num_sequences == 2 * 128
-    with pytest.raises(ConfigError, match="unknown preset 'c4'; choose one of ssgr, rac, resp, obc"):
-        CalibrationConfig.preset("c4")
+    assert CalibrationConfig.from_recipe("obc").num_sequences == 2 * 128
+    with pytest.raises(ConfigError, match="unknown recipe 'c4'; choose one of ssgr, rac, resp, obc"):
+        CalibrationConfig.from_recipe("c4")
 
 
-def test_flags_win_over_a_preset():
+def test_flags_win_over_a_recipe():
     parser = ArgumentParser()
     flags.add_generation(parser)
     flags.add_selection(parser)
-    args = parser.parse_args(["--preset", "rac", "--temperature", "0.7", "--num-sequences", "8"])
+    args = parser.parse_args(["--recipe", "rac", "--temperature", "0.7", "--num-sequences", "8"])
     config = flags.calibration_config(args)
     assert (config.strategy, config.temperature, config.num_sequences, config.num_tokens) == ("rac", 0.7, 8, None)
 

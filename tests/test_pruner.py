@@ -140,13 +140,13 @@ def test_provenance_and_card(pruner, calibration, tmp_path):
     provenance = json.loads((tmp_path / "out" / "ssgr_config.json").read_text())
     assert provenance["base_model"] == "tiny-reasoner"
     assert provenance["pruning"] == PruningConfig(method="wanda", sparsity=0.6, true_sequential=True).to_dict()
-    assert provenance["calibration"] == calibration.manifest
+    assert provenance["calibration"] == calibration.manifest.to_dict()
     assert provenance["sparsity"]["zeros"] == report.zeros
     assert len(provenance["sparsity"]["layers"]) == 28
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("---\n")
     assert f"{report.zeros:,} of the {report.prunable:,} weights" in card
-    assert calibration.manifest["content_hash"] in card
+    assert calibration.manifest.content_hash in card
 
 
 def test_same_seed_same_files(reasoner, tmp_path):
@@ -181,24 +181,53 @@ def test_the_name_of_a_known_data_set_brings_its_instruction(pruner, tmp_path, m
 
     name, problems, config = "openai/gsm8k", load_problems("openai/gsm8k"), CalibrationConfig(strategy="prompts")
     named = pruner.build_calibration(name, config)
-    assert named.manifest["instruction"] == BOXED
+    assert named.manifest.instruction == BOXED
     assert all(BOXED in pruner.tokenizer.decode(ids) for ids in named.sequences)
     assert named.sequences == pruner.build_calibration(problems, config, instruction=BOXED).sequences
     bare = pruner.build_calibration(name, config, instruction="")
-    assert bare.manifest["instruction"] == ""
+    assert bare.manifest.instruction == ""
     assert bare.sequences == pruner.build_calibration(problems, config).sequences != named.sequences
 
     sampled = CalibrationConfig(strategy="rac", samples_per_problem=1, max_new_tokens=4)
     rollouts = pruner.generate_rollouts(name, sampled)
     assert sorted(list(item.rollout.prompt_ids) for item in rollouts) == sorted(named.sequences)
-    assert pruner.build_calibration(name, sampled, rollouts=rollouts).manifest["instruction"] == BOXED
-    assert "instruction" not in pruner.build_calibration(config=sampled, rollouts=rollouts).manifest  # nobody said it
+    assert pruner.build_calibration(name, sampled, rollouts=rollouts).manifest.instruction == BOXED
+    assert "instruction" not in pruner.build_calibration(config=sampled, rollouts=rollouts).manifest.to_dict()  # nobody said it
 
     fed = []
     pruner.model.get_input_embeddings().register_forward_pre_hook(lambda _, args: fed.extend(args[0].tolist()))
     pruner.evaluate(name, SamplingConfig(max_new_tokens=4))
     asked = [pruner.tokenizer.decode(ids) for ids in fed[:2]]
     assert all("in test." in text and BOXED in text for text in asked)
+
+
+def test_building_is_generating_and_then_selecting(pruner, tmp_path):
+    problems = load_problems("tiny-reasoner", limit=4)
+    config = CalibrationConfig(strategy="rac", samples_per_problem=1, max_new_tokens=4)
+    about = {"problems": {"source": "mine"}, "note": "by hand"}
+    rollouts = pruner.generate_rollouts(problems, config)
+    selected = pruner.select_calibration(rollouts, config, problems=problems, about=about, output_dir=tmp_path / "selected")
+    pruner.build_calibration(problems, config, about=about, output_dir=tmp_path / "built")
+    names = {path.relative_to(tmp_path / "built") for path in (tmp_path / "built").rglob("*.*")}
+    assert len(names) == 5
+    for name in names:
+        assert (tmp_path / "built" / name).read_bytes() == (tmp_path / "selected" / name).read_bytes(), name
+    manifest = json.loads((tmp_path / "built" / "manifest.json").read_text())
+    assert (manifest["problems"], manifest["note"], manifest["instruction"]) == ({"source": "mine"}, "by hand", "")
+    assert sorted(selected.sequences) == sorted(list(r.rollout.prompt_ids + r.rollout.response_ids) for r in rollouts)
+
+
+def test_what_a_strategy_lacks_is_said_before_anything_is_generated(pruner):
+    pruner.model.get_input_embeddings().register_forward_pre_hook(lambda *_: pytest.fail("the model was run"))
+    problems = load_problems("tiny-reasoner", limit=4)
+    with pytest.raises(ConfigError, match="the strategy ssgr needs rollouts; generate them first"):
+        pruner.select_calibration(problems=problems)
+    for strategy in ("ssgr", "prompts"):
+        with pytest.raises(ConfigError, match=f"the strategy {strategy} needs problems"):
+            pruner.build_calibration(config=CalibrationConfig(strategy=strategy))
+    for text, words in ((None, "needs general text"), (["a few words"], "less than one window")):
+        with pytest.raises(DataError, match=words):
+            pruner.build_calibration(problems, CalibrationConfig(strategy="mix", text_length=64), text=text)
 
 
 def test_calibration_from_disk_and_from_a_plain_data_set(reasoner, calibration, tmp_path):
@@ -214,7 +243,8 @@ def test_calibration_from_disk_and_from_a_plain_data_set(reasoner, calibration, 
 
 
 def test_another_models_calibration_set_is_refused(pruner, calibration):
-    foreign = dataclasses.replace(calibration, manifest=calibration.manifest | {"tokenizer_hash": "0", "model": "other/model"})
+    manifest = dataclasses.replace(calibration.manifest, tokenizer_hash="0", model="other/model")
+    foreign = dataclasses.replace(calibration, manifest=manifest)
     with pytest.raises(DataError, match="made with the tokenizer of other/model"):
         pruner.prune(foreign, PruningConfig())
     with pytest.raises(DataError, match="no column input_ids"):

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from ..errors import DataError
 from ..records import GradedRollout
-from .selection import pass_rates
+from .windows import compute_pass_rates
 
 
 BANDS = 3
-"""Bands of a sweep; each has about as many correct traces as the others."""
+"""Bands that traces are cut into; each has about as many correct traces as the others."""
 
 
 def difficulty_bands(graded: Sequence[GradedRollout]) -> list[tuple[float, float]]:
@@ -27,7 +27,7 @@ def difficulty_bands(graded: Sequence[GradedRollout]) -> list[tuple[float, float
     Raises:
         DataError: There are fewer pass rates than bands.
     """
-    rates = pass_rates(graded)
+    rates = compute_pass_rates(graded)
     traces = Counter(rates[item.problem.id] for item in graded if item.verdict.correct)
     if len(traces) < BANDS:
         raise DataError(

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 from ..config import CalibrationConfig
 from ..records import CalibrationSequence, GradedRollout
-from .selection import challenging, length_bounds, moderate, pass_rates
 from .strategies import WIDENED
+from .windows import compute_length_bounds, compute_pass_rates, select_by_length, select_by_pass_rate
 
 
-def funnel(graded: Sequence[GradedRollout], chosen: Sequence[CalibrationSequence], config: CalibrationConfig) -> dict[str, int]:
+def count_funnel(
+    graded: Sequence[GradedRollout], chosen: Sequence[CalibrationSequence], config: CalibrationConfig
+) -> dict[str, int]:
     """Count what came through.
 
     Args:
@@ -23,7 +25,7 @@ def funnel(graded: Sequence[GradedRollout], chosen: Sequence[CalibrationSequence
     """
     counts: dict[str, int] = {}
     if graded:
-        rates = pass_rates(graded)
+        rates = compute_pass_rates(graded)
         correct = [item for item in graded if item.verdict.correct]
         counts = {
             "problems": len(rates),
@@ -33,8 +35,9 @@ def funnel(graded: Sequence[GradedRollout], chosen: Sequence[CalibrationSequence
             "correct": len(correct),
         }
         if config.strategy in ("ssgr", "mix"):
-            hard = challenging(correct, rates, config.pass_rate)
+            hard = select_by_pass_rate(correct, rates, config.pass_rate)
+            moderate = select_by_length(hard, compute_length_bounds(hard, config.length_window)) if hard else []
             counts["in_difficulty_window"] = len(hard)
-            counts["in_length_window"] = len(moderate(hard, length_bounds(hard, config.length_window))) if hard else 0
+            counts["in_length_window"] = len(moderate)
             counts["widened"] = sum(WIDENED in sequence.selected_by for sequence in chosen)
     return counts | {"sequences": len(chosen), "tokens": sum(len(sequence.input_ids) for sequence in chosen)}

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from ..config import CalibrationConfig
 from ..errors import DataError
 from ..records import CalibrationSequence, GradedRollout
-from .selection import (
-    at_most_per_problem,
-    challenging,
-    length_bounds,
-    moderate,
-    pass_rates,
-    seeded_order,
-    within_budget,
+from .windows import (
+    compute_length_bounds,
+    compute_pass_rates,
+    cut_to_budget,
+    limit_per_problem,
+    select_by_length,
+    select_by_pass_rate,
+    shuffle,
 )
 
 
@@ -40,53 +40,54 @@ WIDENED = "any"
 """Part of `selected_by` when the strategy's own windows gave too few."""
 
 
-def ssgr(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
+def select_ssgr(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
     """Yield correct, challenging, moderately long traces (SSGR, arXiv 2511.18864).
 
     Moderate is measured among the correct traces of challenging problems, which are longer than those of easy ones. When the
     windows give too few, they widen in this order, and `selected_by` says so: any problem that is sometimes solved;
     any correct trace of moderate length; any correct trace.
     """
-    rates, correct = pass_rates(sources.rollouts), _correct(sources.rollouts)
-    hard = challenging(correct, rates, config.pass_rate)
-    bounds = length_bounds(hard or correct, config.length_window)
+    rates, correct = compute_pass_rates(sources.rollouts), _keep_correct(sources.rollouts)
+    challenging = select_by_pass_rate(correct, rates, config.pass_rate)
+    bounds = compute_length_bounds(challenging or correct, config.length_window)
+    moderate = select_by_length(correct, bounds)
     steps = (
-        ("ssgr", moderate(hard, bounds)),
-        (f"ssgr: {WIDENED} pass rate below 1", [item for item in moderate(correct, bounds) if rates[item.problem.id] < 1]),
-        (f"ssgr: {WIDENED} pass rate", moderate(correct, bounds)),
+        ("ssgr", select_by_length(challenging, bounds)),
+        (f"ssgr: {WIDENED} pass rate below 1", [item for item in moderate if rates[item.problem.id] < 1]),
+        (f"ssgr: {WIDENED} pass rate", moderate),
         (f"ssgr: {WIDENED} pass rate and length", correct),
     )
 
     def widening() -> Iterator[CalibrationSequence]:
-        seen: set[tuple[str, int]] = set()
+        seen: set[tuple[str, int]] = set()  # each step holds what the one before it held
         for name, items in steps:
-            yield from (_sequence(item, name) for item in seeded_order(items, config.seed) if _key(item) not in seen)
+            yield from (_to_sequence(item, name) for item in shuffle(items, config.seed) if _key(item) not in seen)
             seen |= {_key(item) for item in items}
 
-    yield from at_most_per_problem(widening(), config.max_per_problem)
+    yield from limit_per_problem(widening(), config.max_per_problem)
 
 
-def self_generated(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
+def select_self(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
     """Yield correct self-generated traces at random."""
-    yield from _at_random(_correct(sources.rollouts), "self", config)
+    yield from _select_at_random(_keep_correct(sources.rollouts), "self", config)
 
 
-def rac(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
+def select_rac(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
     """Yield self-generated traces at random, right or wrong (RAC, arXiv 2509.12464)."""
-    yield from _at_random(sources.rollouts, "rac", config)
+    yield from _select_at_random(sources.rollouts, "rac", config)
 
 
-def resp(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
+def select_resp(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
     """Yield the traces of `rac` with the prompt's tokens counting nothing (RESP, arXiv 2512.02185).
 
     Of RESP this is the calibration alone: its gradient-based importance and its regeneration of traces while sparsity grows
     belong to structured pruning and are not implemented.
     """
-    for item in _at_random(sources.rollouts, "resp", config):
-        yield _on_response(item, 1.0)
+    for item in _select_at_random(sources.rollouts, "resp", config):
+        yield _weight_response(item, 1.0)
 
 
-def obc(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
+def select_obc(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
     """Yield pairs of one right and one wrong trace of problems with both (OBC-Prune, arXiv 2609.17890).
 
     The right one is of median length (the shorter of the middle two), the wrong one the longest. Prompts count nothing, and
@@ -105,17 +106,17 @@ def obc(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequ
         pair = right[(len(right) - 1) // 2], wrong[-1]
         middle = sum(len(item.rollout.response_ids) for item in pair) / 2
         for item in pair:
-            yield _on_response(_sequence(item, "obc"), middle / len(item.rollout.response_ids))
+            yield _weight_response(_to_sequence(item, "obc"), middle / len(item.rollout.response_ids))
 
 
-def prompts(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
+def select_prompts(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
     """Yield the questions alone, in a seeded order."""
     order = sorted(sources.prompts)
     random.Random(config.seed).shuffle(order)
     yield from (CalibrationSequence(sources.prompts[problem_id], (), "prompts", problem_id) for problem_id in order)
 
 
-def text(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
+def select_text(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
     """Yield windows of general text, none overlapping, in a seeded order."""
     width = config.text_length - len(sources.opening)
     starts = list(range(0, len(sources.text_ids) - width + 1, width))
@@ -124,12 +125,12 @@ def text(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSeq
         yield CalibrationSequence((), sources.opening + tuple(sources.text_ids[start : start + width]), "text")
 
 
-def mix(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
+def select_mix(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
     """Yield the traces of `ssgr` and windows of general text by turns, so that the text has its share of the tokens.
 
     Such mixtures are compared in arXiv 2510.10618 and 2606.03328.
     """
-    streams = {False: ssgr(sources, config), True: text(sources, config)}
+    streams = {False: select_ssgr(sources, config), True: select_text(sources, config)}
     tokens = {False: 0, True: 0}
     while True:
         text_is_behind = tokens[True] * (1 - config.text_share) < tokens[False] * config.text_share
@@ -141,14 +142,14 @@ def mix(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequ
 
 
 STRATEGIES: dict[str, Callable[[Sources, CalibrationConfig], Iterator[CalibrationSequence]]] = {
-    "ssgr": ssgr,
-    "self": self_generated,
-    "rac": rac,
-    "resp": resp,
-    "obc": obc,
-    "mix": mix,
-    "prompts": prompts,
-    "text": text,
+    "ssgr": select_ssgr,
+    "self": select_self,
+    "rac": select_rac,
+    "resp": select_resp,
+    "obc": select_obc,
+    "mix": select_mix,
+    "prompts": select_prompts,
+    "text": select_text,
 }
 
 
@@ -162,23 +163,23 @@ def select(sources: Sources, config: CalibrationConfig) -> list[CalibrationSeque
     Raises:
         DataError: Nothing qualifies.
     """
-    chosen = within_budget(STRATEGIES[config.strategy](sources, config), config.num_sequences, config.num_tokens)
+    chosen = cut_to_budget(STRATEGIES[config.strategy](sources, config), config.num_sequences, config.num_tokens)
     if not chosen:
         raise DataError(f"the strategy {config.strategy} has nothing to select from; ask more problems.")
     return chosen
 
 
-def _at_random(items: Iterable[GradedRollout], name: str, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
-    ordered = (_sequence(item, name) for item in seeded_order(items, config.seed))
-    return at_most_per_problem(ordered, config.max_per_problem)
+def _select_at_random(items: Iterable[GradedRollout], name: str, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
+    ordered = (_to_sequence(item, name) for item in shuffle(items, config.seed))
+    return limit_per_problem(ordered, config.max_per_problem)
 
 
-def _sequence(item: GradedRollout, selected_by: str) -> CalibrationSequence:
+def _to_sequence(item: GradedRollout, selected_by: str) -> CalibrationSequence:
     rollout = item.rollout
     return CalibrationSequence(rollout.prompt_ids, rollout.response_ids, selected_by, rollout.problem_id, rollout.sample)
 
 
-def _on_response(sequence: CalibrationSequence, weight: float) -> CalibrationSequence:
+def _weight_response(sequence: CalibrationSequence, weight: float) -> CalibrationSequence:
     """Weight the response's tokens, and the prompt's with nothing."""
     weights = (0.0,) * len(sequence.prompt_ids) + (weight,) * len(sequence.response_ids)
     return CalibrationSequence(
@@ -186,7 +187,7 @@ def _on_response(sequence: CalibrationSequence, weight: float) -> CalibrationSeq
     )
 
 
-def _correct(graded: Iterable[GradedRollout]) -> list[GradedRollout]:
+def _keep_correct(graded: Iterable[GradedRollout]) -> list[GradedRollout]:
     correct = [item for item in graded if item.verdict.correct]
     if not correct:
         raise DataError(

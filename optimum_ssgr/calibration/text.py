@@ -12,6 +12,10 @@ from ..reasoner import NAME as EMBEDDED
 from ..reasoner.text import documents
 
 
+TextSource = str | Path | Sequence[str]
+"""What `load_documents` takes, or the documents themselves."""
+
+
 def load_documents(
     source: str | Path,
     num_characters: int,

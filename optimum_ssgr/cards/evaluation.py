@@ -1,23 +1,23 @@
 """The results of `ssgr evaluate` on the card of the checkpoint that was evaluated."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..checkpoints.identity import hash_weights, hub_weights
-from ..checkpoints.save import PROVENANCE
 from ..errors import DataError
 from ..files import write_whole
+from ..formats import CARD_FILE, PROVENANCE_FILE, RESULTS_FILE, EvaluationRow, Provenance
 from .names import hub_id, pinned, public_name
 from .render import merge_card, model_card, read_card
 
 
-RESULTS = "results.json"
 LENGTHS = ("mean_tokens", "median_tokens", "p95_tokens", "truncated", "missing_think_end", "looping")
 
 
-def evaluation_rows(results: Path, folder: Path) -> list[dict[str, Any]]:
+def evaluation_rows(results: Path, folder: Path) -> list[EvaluationRow]:
     """Read what was measured on a checkpoint, and on the model it was made from if that was evaluated, too.
 
     Args:
@@ -25,7 +25,7 @@ def evaluation_rows(results: Path, folder: Path) -> list[dict[str, Any]]:
         folder: The checkpoint.
 
     Returns:
-        Rows as `cards.render.model_card` takes them.
+        Rows for the card.
 
     Raises:
         DataError: The folder is no checkpoint, or there are no results, they are damaged, or of other weights than its own.
@@ -33,13 +33,13 @@ def evaluation_rows(results: Path, folder: Path) -> list[dict[str, Any]]:
     """
     base = _base_model(folder)
     try:
-        record = json.loads((results / RESULTS).read_text(encoding="utf-8"))
+        record = json.loads((results / RESULTS_FILE).read_text(encoding="utf-8"))
         models = {name: (known["commit"], known["weights"]) for name, known in record["models"].items()}
         rows = [_card_row(row, record) for row in record["rows"]]
     except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"{results} holds no {RESULTS}; name the folder that `ssgr evaluate --output` wrote.") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"{results / RESULTS} is damaged or from another version; evaluate again.") from None
+        raise DataError(f"{results} holds no {RESULTS_FILE}; name the folder that `ssgr evaluate --output` wrote.") from None
+    except (DataError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise DataError(f"{results / RESULTS_FILE} is damaged or from another version; evaluate again.") from None
     own = hash_weights(folder)
     roles = {name: "dense" for name, (commit, _) in models.items() if (name, commit) == base}
     sparse = next((name for name, known in models.items() if name not in roles and _holds(name, *known, own)), None)
@@ -47,10 +47,10 @@ def evaluation_rows(results: Path, folder: Path) -> list[dict[str, Any]]:
         names = ", ".join(map(str, models))
         raise DataError(f"{results} is an evaluation of {names} with other weights than those in {folder}; evaluate {folder}.")
     roles[sparse] = "sparse"
-    return [row | {"model": roles[row["model"]]} for row in rows if row["model"] in roles]
+    return [dataclasses.replace(row, model=roles[row.model]) for row in rows if row.model in roles]
 
 
-def attach_evaluation(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+def attach_evaluation(folder: Path, rows: Sequence[EvaluationRow]) -> None:
     """Note what was measured in a checkpoint's `ssgr_config.json`, and render its card again.
 
     Args:
@@ -62,33 +62,33 @@ def attach_evaluation(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
         DataError: Its card cannot be read.
         OutputError: The folder cannot be written.
     """
-    config, readme = folder / PROVENANCE, folder / "README.md"
-    provenance = json.loads(config.read_text(encoding="utf-8"))
-    new = {(row["source"], row["split"]) for row in rows}
-    earlier = [row for row in provenance.get("evaluation", ()) if (row["source"], row.get("split")) not in new]
-    provenance["evaluation"] = [*earlier, *rows]
+    config, readme = folder / PROVENANCE_FILE, folder / CARD_FILE
+    provenance = Provenance.from_file(config)
+    new = {(row.source, row.split) for row in rows}
+    earlier = [row for row in provenance.evaluation or () if (row.source, row.split) not in new]
+    provenance = dataclasses.replace(provenance, evaluation=[*earlier, *rows])
     card = merge_card(read_card(folder), model_card(provenance))
-    write_whole(config, lambda partial: partial.write_text(json.dumps(provenance, indent=2) + "\n"))
+    write_whole(config, lambda partial: partial.write_text(provenance.to_json()))
     write_whole(readme, lambda partial: partial.write_text(card, encoding="utf-8"))
 
 
 def _base_model(folder: Path) -> tuple[str, str | None]:
     """Name and commit of the model that a checkpoint was made from."""
     try:
-        provenance = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+        provenance = json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))
         return provenance["base_model"], provenance.get("base_commit")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"an evaluation belongs to a checkpoint, and {folder} holds no readable {PROVENANCE}.") from None
+        raise DataError(f"an evaluation belongs to a checkpoint, and {folder} holds no readable {PROVENANCE_FILE}.") from None
 
 
-def _card_row(row: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+def _card_row(row: dict[str, Any], record: dict[str, Any]) -> EvaluationRow:
     """Turn a row of `results.json` into one of the card."""
     read_from = record["problems"][row["problems"]]["read_from"]
     on_hub = {"read_from": read_from[0]} if len(read_from) == 1 and pinned(read_from[0]) else {}
     text = {}
     if "text_perplexity" in row:
         text = {"text": public_name(record["text"]), "text_perplexity": row["text_perplexity"]}
-    return {
+    values = {
         "model": row["model"],
         "source": public_name(row["problems"]),
         "split": row["split"],
@@ -99,6 +99,7 @@ def _card_row(row: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
         **text,
         **{name: row[name] for name in ("accuracy", "accuracy_se", *LENGTHS)},
     }
+    return EvaluationRow.from_dict(values)
 
 
 def _holds(name: str, commit: str | None, weights: dict[str, str] | None, own: dict[str, str]) -> bool:

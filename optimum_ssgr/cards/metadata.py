@@ -10,8 +10,9 @@ import yaml
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData, hf_hub_download
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
-from ..config import METHODS, CalibrationConfig
+from ..config import METHODS
 from ..errors import DataError
+from ..formats import CARD_FILE, EvaluationRow, Manifest, Provenance
 from ..problems.sources import SOURCES, Source
 from .names import hub_id, pinned, public_name
 
@@ -68,7 +69,7 @@ def inherited_metadata(source: str, revision: str | None = None, token: str | bo
     folder = Path(source)
     try:
         on_hub = {"revision": revision, "token": token}
-        path = folder / "README.md" if folder.is_dir() else hf_hub_download(source, "README.md", **on_hub)
+        path = folder / CARD_FILE if folder.is_dir() else hf_hub_download(source, CARD_FILE, **on_hub)
         metadata, _ = split_card(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, httpx2.HTTPError, DataError):
         return {}
@@ -76,40 +77,40 @@ def inherited_metadata(source: str, revision: str | None = None, token: str | bo
     return {name: texts[name] for name in INHERITED if name in texts}
 
 
-def model_metadata(provenance: dict[str, Any]) -> ModelCardData:
+def model_metadata(provenance: Provenance) -> ModelCardData:
     """Return the metadata of a sparse checkpoint's card."""
-    pruning, name = provenance["pruning"], provenance["base_model"]
-    base = hub_id(name, provenance.get("base_commit"))
-    calibration = pinned((provenance.get("calibration") or {}).get("hub"))
-    results = [_eval_result(row) for row in provenance.get("evaluation", ()) if row["model"] == "sparse"]
+    pruning, name = provenance.config, provenance.base_model
+    base = hub_id(name, provenance.base_commit)
+    calibration = pinned(provenance.calibration.hub) if provenance.calibration else None
+    results = [_eval_result(row) for row in provenance.evaluation or () if row.model == "sparse"]
     return ModelCardData(
-        **provenance.get("inherited", {}),
+        **provenance.inherited or {},
         base_model=base,
         base_model_relation="finetune" if base else None,  # the nearest of the relations that the Hub knows
         library_name="transformers",
         pipeline_tag="text-generation",
         datasets=[calibration[0]] if calibration else None,
-        tags=["pruned", "sparse", "ssgr", pruning["method"]] + ([pruning["pattern"]] if pruning["pattern"] else []),
+        tags=["pruned", "sparse", "ssgr", pruning.method] + ([pruning.pattern] if pruning.pattern else []),
         metrics=["accuracy"] if results else None,
         model_name=f"{Path(public_name(name)).name}, pruned" if results else None,
         eval_results=results or None,
     )
 
 
-def dataset_metadata(manifest: dict[str, Any]) -> DatasetCardData:
+def dataset_metadata(manifest: Manifest) -> DatasetCardData:
     """Return the metadata of a calibration set's card."""
-    counts = manifest["counts"]
+    counts = manifest.counts
     tables = ["calibration", "rollouts"] if "rollouts" in counts else ["calibration"]
     known = known_sources(manifest)
     licences = sorted({source.licence for source in known if source.licence})
-    has_text = CalibrationConfig.from_dict(manifest["calibration"]).needs_text
+    has_text = manifest.config.needs_text
     all_known = bool(known) and all(source.licence for source in known) and not has_text
     return DatasetCardData(
         license=(licences if len(licences) > 1 else licences[0]) if all_known else None,
         language=["en"] if known and not has_text else None,  # all known problem sets are English
         task_categories=["text-generation"],
         size_categories=[_size_category(counts["sequences"] + counts.get("rollouts", 0))],
-        pretty_name=f"Calibration set of {Path(public_name(manifest['model'])).name}",
+        pretty_name=f"Calibration set of {Path(public_name(manifest.model)).name}",
         tags=["calibration", "pruning", "ssgr"],
         configs=[
             {"config_name": name, "data_files": [{"split": "train", "path": f"{name}/train.parquet"}]}
@@ -119,26 +120,26 @@ def dataset_metadata(manifest: dict[str, Any]) -> DatasetCardData:
     )
 
 
-def known_sources(manifest: dict[str, Any]) -> list[Source]:
+def known_sources(manifest: Manifest) -> list[Source]:
     """Return the known problem sets that a calibration set's problems come from; nothing if some come from elsewhere."""
-    read_from = manifest.get("problems", {}).get("read_from", ())
+    read_from = (manifest.problems or {}).get("read_from", ())
     ids = [found[0] if (found := pinned(source)) else None for source in read_from]
     by_id = {source.id: source for source in SOURCES}
     return [by_id[name] for name in ids] if all(name in by_id for name in ids) else []
 
 
-def _eval_result(row: dict[str, Any]) -> EvalResult:
-    repository = pinned(row.get("read_from"))
-    spread = {"standard_error": row["accuracy_se"]} if not math.isnan(row["accuracy_se"]) else {}
+def _eval_result(row: EvaluationRow) -> EvalResult:
+    repository = pinned(row.read_from)
+    spread = {"standard_error": row.accuracy_se} if not math.isnan(row.accuracy_se) else {}
     return EvalResult(
         task_type="text-generation",
-        dataset_type=repository[0] if repository else public_name(row["source"]),
-        dataset_name=public_name(row["source"]),
-        dataset_split=row.get("split"),
+        dataset_type=repository[0] if repository else public_name(row.source),
+        dataset_name=public_name(row.source),
+        dataset_split=row.split,
         dataset_revision=repository[1] if repository else None,
         metric_type="accuracy",
-        metric_value=row["accuracy"],
-        metric_args=spread | {"problems": row["problems"], "samples": row["samples"]},
+        metric_value=row.accuracy,
+        metric_args=spread | {"problems": row.problems, "samples": row.samples},
     )
 
 

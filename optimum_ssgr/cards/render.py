@@ -1,8 +1,7 @@
 """The cards of checkpoints and calibration sets: filled with what was measured; a field without a value is left out."""
 
-import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from transformers.utils import logging
 from ..checkpoints.runtimes import EXPECTATIONS, SAME_SIZE
 from ..config import CalibrationConfig, PruningConfig
 from ..errors import DataError
+from ..formats import CARD_FILE, MANIFEST_FILE, PROVENANCE_FILE, EvaluationRow, Manifest, Provenance
 from .markdown import environment
 from .metadata import TAG, dataset_metadata, known_sources, model_metadata, split_card
 from .names import hub_id, pinned, public_name
@@ -37,53 +37,49 @@ END = "<!-- optimum-ssgr ends -->"
 _BEGIN = re.compile(r"<!-- optimum-ssgr begins, with the metadata ([\w, -]*)\..*-->")
 
 
-def model_card(provenance: dict[str, Any], repo_id: str | None = None) -> str:
+def model_card(provenance: Provenance, repo_id: str | None = None) -> str:
     """Render the card of a sparse checkpoint.
 
     Args:
-        provenance: Contents of `ssgr_config.json`. `evaluation`, if there, is a list of rows: `model` (`dense` or `sparse`),
-            `source` (the problems' name), perhaps `split`, `read_from` (`ID@COMMIT`), `sampling`, `text` and `text_perplexity`
-            (on the text of that name), and what `evaluation.metrics.summarize` returns. `inherited`, if there, is what the base
-            model's card states.
+        provenance: Contents of `ssgr_config.json`.
         repo_id: Where the checkpoint goes on the Hub, for the code that loads it; a placeholder when None.
 
     Returns:
         Markdown with a YAML header.
     """
-    pruning, manifest = PruningConfig.from_dict(provenance["pruning"]), provenance.get("calibration")
-    name, rows = provenance["base_model"], provenance.get("evaluation", ())
-    samplings = [row["sampling"] for row in rows if "sampling" in row]
-    layers = provenance["sparsity"]["layers"]
-    calibration = CalibrationConfig.from_dict(manifest["calibration"]) if manifest else None
+    pruning, manifest, rows = provenance.config, provenance.calibration, provenance.evaluation or []
+    name, layers = provenance.base_model, provenance.sparsity["layers"]
+    samplings = [row.sampling for row in rows if row.sampling is not None]
+    calibration = manifest.config if manifest else None
     return _render(
         "model_card.md.jinja",
         model_metadata(provenance).to_dict(),
         repo_id=repo_id or PLACEHOLDER.format("model"),
         name=Path(public_name(name)).name,
         base_model=public_name(name),
-        base=pinned({"id": name, "commit": provenance.get("base_commit")}),
+        base=pinned({"id": name, "commit": provenance.base_commit}),
         pruning=pruning,
         target=pruning.pattern or f"{100 * pruning.sparsity:g} %",
-        sparsity=provenance["sparsity"],
+        sparsity=provenance.sparsity,
         modules=_by_module(layers),
         fallback=sum(layer["method"] != pruning.method for layer in layers),
         expectation=[*EXPECTATIONS[_kind(pruning)], SAME_SIZE],
         evaluation=_by_source(rows),
-        texts=list(dict.fromkeys(public_name(row["text"]) for row in rows if "text" in row)),
+        texts=list(dict.fromkeys(public_name(row.text) for row in rows if row.text is not None)),
         samplings=[sampling for index, sampling in enumerate(samplings) if sampling not in samplings[:index]],
         manifest=manifest,
         calibration=calibration,
-        calibrated_on=_contents(calibration, manifest["model"] == name) if manifest else None,
-        calibration_repo=pinned((manifest or {}).get("hub")),
-        calibration_model=public_name(manifest["model"]) if manifest else None,
-        inherited=provenance.get("inherited", {}),
+        calibrated_on=_contents(calibration, manifest.model == name) if manifest else None,
+        calibration_repo=pinned(manifest.hub) if manifest else None,
+        calibration_model=public_name(manifest.model) if manifest else None,
+        inherited=provenance.inherited or {},
         commands=pruning_commands(provenance),
-        versions=provenance["versions"],
+        versions=provenance.versions,
         papers=PAPERS,
     )
 
 
-def dataset_card(manifest: dict[str, Any], repo_id: str | None = None) -> str:
+def dataset_card(manifest: Manifest, repo_id: str | None = None) -> str:
     """Render the card of a calibration set.
 
     Args:
@@ -93,7 +89,7 @@ def dataset_card(manifest: dict[str, Any], repo_id: str | None = None) -> str:
     Returns:
         Markdown with a YAML header.
     """
-    config, problems = CalibrationConfig.from_dict(manifest["calibration"]), manifest.get("problems", {})
+    config, problems = manifest.config, manifest.problems or {}
     read_from = {source: pinned(source) for source in problems.get("read_from", ())}
     on_hub = [repository for repository in read_from.values() if repository]
     elsewhere = [source for source, repository in read_from.items() if not repository]
@@ -102,25 +98,25 @@ def dataset_card(manifest: dict[str, Any], repo_id: str | None = None) -> str:
         "dataset_card.md.jinja",
         dataset_metadata(manifest).to_dict(),
         repo_id=repo_id or PLACEHOLDER.format("dataset"),
-        name=Path(public_name(manifest["model"])).name,
-        model=public_name(manifest["model"]),
-        base=pinned({"id": manifest["model"], "commit": manifest.get("model_commit")}),
-        revision=manifest.get("model_commit") if hub_id(manifest["model"], manifest.get("model_commit")) else None,
+        name=Path(public_name(manifest.model)).name,
+        model=public_name(manifest.model),
+        base=pinned({"id": manifest.model, "commit": manifest.model_commit}),
+        revision=manifest.model_commit if hub_id(manifest.model, manifest.model_commit) else None,
         config=config,
-        counts=manifest["counts"],
-        content_hash=manifest["content_hash"],
+        counts=manifest.counts,
+        content_hash=manifest.content_hash,
         on_hub=on_hub,
         problems=named or elsewhere,
         split=problems.get("split"),
         excluded=problems.get("excluded"),
         excluded_sets=[public_name(name) for name in problems.get("excluded", {}).get("sets", ())],
         licences={source.id: source.licence for source in known_sources(manifest) if source.licence},
-        text=public_name(manifest["text"]) if config.needs_text and manifest.get("text") else None,
-        instruction=manifest.get("instruction"),
-        engine=manifest.get("engine"),
-        reselected=manifest.get("reselected_from"),
+        text=public_name(manifest.text) if config.needs_text and manifest.text else None,
+        instruction=manifest.instruction,
+        engine=manifest.engine,
+        reselected=manifest.reselected_from,
         commands=calibration_commands(manifest),
-        versions=manifest["versions"],
+        versions=manifest.versions,
         papers=PAPERS,
     )
 
@@ -140,11 +136,11 @@ def card_for(folder: Path, repo_id: str) -> Callable[[str | None, str], str]:
     """
     rendered = None
     try:
-        for name, render in (("ssgr_config.json", model_card), ("manifest.json", dataset_card)):
+        for name, kind, render in ((PROVENANCE_FILE, Provenance, model_card), (MANIFEST_FILE, Manifest, dataset_card)):
             if (folder / name).is_file():
-                rendered = render(json.loads((folder / name).read_text()), repo_id)
+                rendered = render(kind.from_file(folder / name), repo_id)
                 break
-    except (ValueError, KeyError, TypeError, AttributeError, UndefinedError):
+    except (DataError, ValueError, KeyError, TypeError, AttributeError, UndefinedError):
         raise DataError(f"{folder / name} is damaged or from another version; make {folder} again.") from None
     if rendered is None:
         raise DataError(f"{folder} is neither a checkpoint nor a calibration set of optimum-ssgr.")
@@ -168,7 +164,7 @@ def read_card(folder: Path) -> str | None:
     Raises:
         DataError: It is not text.
     """
-    path = folder / "README.md"
+    path = folder / CARD_FILE
     try:
         return path.read_text(encoding="utf-8-sig") if path.is_file() else None
     except UnicodeDecodeError:
@@ -243,15 +239,11 @@ def _contents(calibration: CalibrationConfig, own: bool) -> list[str]:
     return traces + text or ["the problems' questions"]
 
 
-def _by_source(rows: Any) -> list[dict[str, Any]]:
-    """Bring the rows of the same problems together, the dense model's first."""
-    order = list(dict.fromkeys((row["source"], row.get("split")) for row in rows))
-    return [
-        row | {"source": public_name(row["source"])}
-        for key in order
-        for row in sorted(rows, key=lambda row: row["model"])
-        if (row["source"], row.get("split")) == key
-    ]
+def _by_source(rows: Sequence[EvaluationRow]) -> list[dict[str, Any]]:
+    """Bring the rows of the same problems together, the dense model's first, for the template."""
+    order = list(dict.fromkeys((row.source, row.split) for row in rows))
+    ordered = sorted(rows, key=lambda row: (order.index((row.source, row.split)), row.model))
+    return [{"split": row.split} | row.to_dict() | {"source": public_name(row.source)} for row in ordered]
 
 
 def _kind(pruning: PruningConfig) -> str:

@@ -4,7 +4,8 @@ import dataclasses
 import shlex
 from typing import Any
 
-from ..config import CalibrationConfig, PruningConfig
+from ..config import IN_PROCESS, CalibrationConfig, PruningConfig
+from ..formats import Manifest, Provenance
 from ..problems.sources import find_source
 from .names import hub_id, pinned, public_name
 
@@ -13,7 +14,7 @@ SELECTION = ("strategy", "pass_rate", "length_window", "max_per_problem", "text_
 BATCH_SIZE = 64  # of the command line, when none is given
 
 
-def calibration_commands(manifest: dict[str, Any]) -> list[str]:
+def calibration_commands(manifest: Manifest) -> list[str]:
     """Return the commands that make a calibration set, in their order.
 
     Args:
@@ -23,21 +24,20 @@ def calibration_commands(manifest: dict[str, Any]) -> list[str]:
         `ssgr calibrate`, and `ssgr select` if the set was selected from the rollouts of another; nothing when it was made in
         Python from problems or text that the manifest cannot name.
     """
-    config, origin = manifest["calibration"], manifest.get("reselected_from")
-    problems, text = manifest.get("problems", {}), manifest.get("text")
-    generated = CalibrationConfig.from_dict(origin["calibration"] if origin else config)
-    selected = CalibrationConfig.from_dict(config)
-    first_text = origin.get("text") if origin else text
+    origin, problems, text = manifest.reselected_from, manifest.problems or {}, manifest.text
+    selected = manifest.config
+    generated = origin.config if origin else selected
+    first_text = origin.text if origin else text
     without_text = (generated.needs_text and not first_text) or (selected.needs_text and not text)
     if (generated.strategy != "text" and "source" not in problems) or without_text:
         return []
-    flags = _model(manifest["model"], manifest.get("model_commit"), manifest.get("dtype"))
+    flags = _model(manifest.model, manifest.model_commit, manifest.dtype)
     if generated.strategy != "text":
-        flags += _problems(problems, manifest.get("instruction", ""))
-    if manifest.get("engine") not in (None, "transformers"):
+        flags += _problems(problems, manifest.instruction or "")
+    if manifest.engine not in (None, IN_PROCESS):
         flags.append(("--engine", "http://localhost:8000/v1"))
-    if manifest.get("batch_size", BATCH_SIZE) != BATCH_SIZE:
-        flags.append(("--batch-size", manifest["batch_size"]))
+    if manifest.batch_size not in (None, BATCH_SIZE):
+        flags.append(("--batch-size", manifest.batch_size))
     names = [field.name for field in dataclasses.fields(CalibrationConfig)]
     flags += _settings(generated, CalibrationConfig(), [name for name in names if name not in ("num_sequences", "num_tokens")])
     if (generated.num_sequences, generated.num_tokens) != (CalibrationConfig.num_sequences, None):
@@ -52,7 +52,7 @@ def calibration_commands(manifest: dict[str, Any]) -> list[str]:
     return [_command("calibrate", ["rollouts"], flags), _command("select", ["rollouts", "calibration"], again)]
 
 
-def pruning_commands(provenance: dict[str, Any]) -> list[str]:
+def pruning_commands(provenance: Provenance) -> list[str]:
     """Return the commands that make a checkpoint, in their order.
 
     Args:
@@ -62,10 +62,10 @@ def pruning_commands(provenance: dict[str, Any]) -> list[str]:
         `ssgr prune`, after the commands that make the calibration set unless it is on the Hub; nothing when the set cannot be
         made again or named.
     """
-    config, manifest = PruningConfig.from_dict(provenance["pruning"]), provenance.get("calibration")
-    flags, before = _model(provenance["base_model"], provenance.get("base_commit"), provenance.get("dtype")), []
+    config, manifest = provenance.config, provenance.calibration
+    flags, before = _model(provenance.base_model, provenance.base_commit, provenance.dtype), []
     if config.needs_calibration:
-        on_hub = manifest and pinned(manifest.get("hub"))
+        on_hub = manifest and pinned(manifest.hub)
         before = [] if on_hub or not manifest else calibration_commands(manifest)
         if not on_hub and not before:
             return []
@@ -78,11 +78,11 @@ def pruning_commands(provenance: dict[str, Any]) -> list[str]:
     return [*before, _command("prune", ["sparse"], flags)]
 
 
-def _model(name: str, commit: str | None, dtype: str | None) -> list[tuple[Any, ...]]:
+def _model(name: str, commit: str | None, dtype: str) -> list[tuple[Any, ...]]:
     flags: list[tuple[Any, ...]] = [("-m", public_name(name))]
     if hub_id(name, commit):
         flags.append(("--revision", commit))
-    return [*flags, ("--dtype", dtype)] if dtype else flags
+    return [*flags, ("--dtype", dtype)]
 
 
 def _problems(problems: dict[str, Any], instruction: str) -> list[tuple[Any, ...]]:

@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 from transformers.utils import logging
 
-from ..hub.publish import CHECKPOINT as PROVENANCE
+from ..formats import PROVENANCE_FILE as PROVENANCE
 from ..reasoner import NAME as EMBEDDED
 
 

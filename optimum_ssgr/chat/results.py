@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from ..calibration.dataset import HISTOGRAMS
+from ..formats import HISTOGRAMS_FILE as HISTOGRAMS
 from .contenders import CALIBRATED_ON, HUB, METHODS, Contender
 from .settings import ChatSettings
 

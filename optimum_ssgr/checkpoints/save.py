@@ -1,9 +1,7 @@
 """Save a pruned model so that it loads anywhere, and prove it before saying so."""
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from accelerate.utils import has_offloaded_params
@@ -12,9 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from ..errors import ConfigError, OutputError
 from ..files import new_folder
+from ..formats import CARD_FILE, PROVENANCE_FILE, Provenance
 
 
-PROVENANCE = "ssgr_config.json"
 CHECK_TEXT = "Reload check: 1 + 1 = 2, <think> and </think>.\n"
 
 
@@ -22,7 +20,7 @@ def save_checkpoint(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     folder: str | Path,
-    provenance: dict[str, Any],
+    provenance: Provenance,
     card: str,
     trust_remote_code: bool = False,
 ) -> None:
@@ -62,11 +60,11 @@ def check_generation_config(model: PreTrainedModel) -> None:
             raise ConfigError(f"the model's generation_config cannot be saved; change it: {reason}") from error
 
 
-def write_beside(folder: Path, tokenizer: PreTrainedTokenizerBase, provenance: dict[str, Any], card: str) -> None:
+def write_beside(folder: Path, tokenizer: PreTrainedTokenizerBase, provenance: Provenance, card: str) -> None:
     """Write what goes beside the weights: tokenizer, provenance and card."""
     tokenizer.save_pretrained(folder)
-    (folder / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / PROVENANCE_FILE).write_text(provenance.to_json())
+    (folder / CARD_FILE).write_text(card, encoding="utf-8")
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, trust_remote_code: bool) -> None:

@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -39,6 +38,7 @@ from transformers.initialization import no_init_weights
 
 from ..errors import DataError, ModelError, OutputError
 from ..files import new_folder
+from ..formats import Provenance
 from ..pruning.blocks import find_blocks
 from ..pruning.weights import modules_outside
 from .inspect import INDEX, checkpoint_files, fetch_weights
@@ -245,7 +245,7 @@ def save_streamed(
     folder: str | Path,
     weights: StreamedWeights,
     blocks: Sequence[Path],
-    provenance: dict[str, Any],
+    provenance: Provenance,
     card: str,
     trust_remote_code: bool = False,
 ) -> None:

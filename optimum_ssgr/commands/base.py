@@ -3,11 +3,13 @@
 import logging
 import os
 from argparse import Namespace, RawDescriptionHelpFormatter
+from pathlib import Path
 from typing import Any
 
 from optimum.commands.base import BaseOptimumCLICommand
 
 from ..errors import ConfigError, SSGRError
+from ..resume import journal_folder
 
 
 OUT_OF_MEMORY = (
@@ -51,6 +53,19 @@ class SSGRSubcommand(BaseOptimumCLICommand):
     def execute(self, args: Namespace) -> None:
         """Do the command's work."""
         raise NotImplementedError
+
+
+def resume_hint(output: Path, what: str) -> str:
+    """Say what an interrupted run has left, and how to go on.
+
+    Args:
+        output: Where it would have written.
+        what: What it keeps once it is finished, such as rollouts.
+    """
+    journal = journal_folder(output)
+    if not journal.exists():
+        return "nothing was written. Run the same command to start again."
+    return f"finished {what} are kept in {journal}. Run the same command to go on."
 
 
 def be_quiet() -> None:

@@ -6,8 +6,7 @@ from argparse import ArgumentParser, Namespace
 from ..errors import ConfigError
 from ..resume import journal_folder
 from ..study.demo import EVALUATION_PROBLEMS, SPARSITY, demo_config
-from .base import SSGRSubcommand, say
-from .calibrate import kept
+from .base import SSGRSubcommand, resume_hint, say
 from .flags import add_output
 from .study import plan
 
@@ -29,7 +28,7 @@ class DemoCommand(SSGRSubcommand):
 
     def after_interruption(self, args: Namespace) -> str:
         """Say where the finished cells are."""
-        return kept(args.output, "cells")
+        return resume_hint(args.output, "cells")
 
     def execute(self, args: Namespace) -> None:
         """Run the study and write its folder."""

@@ -7,8 +7,7 @@ from pathlib import Path
 from ..config import SamplingConfig
 from ..resume import journal_folder
 from . import flags
-from .base import SSGRSubcommand, say
-from .calibrate import kept
+from .base import SSGRSubcommand, resume_hint, say
 
 
 class EvaluateCommand(SSGRSubcommand):
@@ -41,7 +40,7 @@ class EvaluateCommand(SSGRSubcommand):
 
     def after_interruption(self, args: Namespace) -> str:
         """Say where the finished responses are."""
-        return kept(args.output, "responses") if args.output else "nothing was written."
+        return resume_hint(args.output, "responses") if args.output else "nothing was written."
 
     def execute(self, args: Namespace) -> None:
         """Evaluate every model on every set, print a table and write the output."""

@@ -9,7 +9,7 @@ from ..config import (
     ALLOCATIONS,
     IN_PROCESS,
     METHODS,
-    PRESETS,
+    RECIPES,
     STRATEGIES,
     CalibrationConfig,
     LoadingConfig,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ..evaluation.config import EvaluationConfig
     from ..problems.options import ProblemOptions
-    from ..records import Problem
+    from ..pruner import SSGRPruner
     from ..study.config import StudyConfig
 
 
@@ -76,8 +76,8 @@ def add_generation(parser: ArgumentParser) -> None:
     """Add the flags of `CalibrationConfig` that say which rollouts to generate, and where."""
     add_rollouts(parser)
     parser.add_argument(
-        "--preset",
-        help=f"settings that a paper publishes, for flags that are left out: {', '.join(PRESETS)} (default: ssgr)",
+        "--recipe",
+        help=f"settings that a paper publishes, for flags that are left out: {', '.join(RECIPES)} (default: ssgr)",
     )
     group = parser.add_argument_group("fewer rollouts")
     group.add_argument(
@@ -193,6 +193,20 @@ def add_quiet(parser: ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bars, no warnings")
 
 
+def add_streaming(parser: ArgumentParser) -> None:
+    """Add the flags for models larger than memory."""
+    group = parser.add_argument_group("models larger than memory")
+    group.add_argument(
+        "--streaming", action="store_true", help="read one block at a time from the checkpoint; needs --calibration"
+    )
+    group.add_argument(
+        "--activation-gb",
+        type=float,
+        default=8.0,
+        help="with --streaming, keep this much of the hidden states in memory and the rest on disk (default: %(default)s)",
+    )
+
+
 def add_pruning(parser: ArgumentParser) -> None:
     """Add the flags of `PruningConfig`."""
     group = parser.add_argument_group("pruning")
@@ -213,38 +227,14 @@ def add_pruning(parser: ArgumentParser) -> None:
     )
 
 
-def read_problems(args: Namespace, problems: str, evaluation: bool) -> "list[Problem]":
-    """Load a problem set as the flags say, without `--split` from the split that is known to be for evaluation or not."""
-    from ..problems.load import load_problems
+def load_pruner(args: Namespace, generates: bool) -> "SSGRPruner":
+    """Load the model, without its weights when nothing is to be generated in this process."""
+    from ..evaluation.prepare import load_with_tokenizer
+    from ..pruner import SSGRPruner
 
-    return load_problems(
-        problems,
-        split=args.split,
-        evaluation=evaluation,
-        limit=args.num_problems,
-        question_column=args.question_column,
-        answer_column=args.answer_column,
-        seed=args.seed,
-        revision=args.problems_revision,
-    )
-
-
-def evaluation_split(args: Namespace, problems: str) -> str:
-    """Return the split that a problem set is evaluated on."""
-    from ..problems.sources import find_source
-    from ..reasoner import NAME
-
-    source = find_source(problems)
-    return args.split or source.evaluation_split or ("test" if source.id == NAME else source.split)
-
-
-def instruction(args: Namespace, problems: str | None) -> str:
-    """Return the text to add to every question of a problem set."""
-    if args.instruction is not None or problems is None:
-        return args.instruction or ""
-    from ..problems.sources import find_source
-
-    return find_source(problems).instruction
+    if generates and args.engine == IN_PROCESS:
+        return SSGRPruner.from_pretrained(args.model, **load_arguments(args))
+    return SSGRPruner(*load_with_tokenizer(args.model, loading_config(args), weights=False))
 
 
 def calibration_config(args: Namespace, defaults: CalibrationConfig | None = None) -> CalibrationConfig:
@@ -252,11 +242,11 @@ def calibration_config(args: Namespace, defaults: CalibrationConfig | None = Non
 
     Args:
         args: Parsed flags; those that were left out are None.
-        defaults: Settings for what was left out; the preset's, or the class's own, when None.
+        defaults: Settings for what was left out; the recipe's, or the class's own, when None.
     """
     values = _fields(CalibrationConfig, args)
-    if getattr(args, "preset", None):
-        defaults = CalibrationConfig.preset(args.preset)
+    if getattr(args, "recipe", None):
+        defaults = CalibrationConfig.from_recipe(args.recipe)
     if values.get("num_tokens") and "num_sequences" not in values:
         values["num_sequences"] = None
     elif values.get("num_sequences") and defaults is not None:
@@ -336,14 +326,9 @@ def check_at_least_one(**numbers: int) -> None:
             raise ConfigError(f"{name} must be at least 1, not {number}.")
 
 
-def source_arguments(args: Namespace) -> dict[str, Any]:
-    """Return what configs, tokenizers and skeletons are loaded with besides the model's name."""
-    return {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
-
-
 def load_arguments(args: Namespace) -> dict[str, Any]:
     """Return what `SSGRPruner.from_pretrained` takes besides the model's name."""
-    return source_arguments(args) | {"dtype": args.dtype, "device_map": args.device_map}
+    return dataclasses.asdict(loading_config(args))
 
 
 def _fields(config: type, args: Namespace) -> dict[str, Any]:

@@ -44,29 +44,32 @@ class PushCommand(SSGRSubcommand):
         from ..cards.evaluation import attach_evaluation, evaluation_rows
         from ..cards.render import card_for
         from ..hub.access import check_push
-        from ..hub.publish import publish_folder, repo_type_of
+        from ..hub.publish import repo_type_of
+        from ..sharing import push_with_card
 
         repo_type = repo_type_of(args.folder)
-        card = card_for(args.folder, args.repo_id)
+        card_for(args.folder, args.repo_id)  # refuses a folder whose card cannot be made
         rows = evaluation_rows(args.evaluation, args.folder) if args.evaluation else []
         if rows:
-            say(f"evaluation   {' and '.join(sorted({row['model'] for row in rows}))}, from {args.evaluation}")
+            say(f"evaluation   {' and '.join(sorted({row.model for row in rows}))}, from {args.evaluation}")
         check_push(args.repo_id, repo_type=repo_type, private=args.private, create_pr=args.create_pr)
         if args.dry_run:
             say(f"pushes       {args.folder} to the {repo_type} {args.repo_id}")
             return
         if rows:
             attach_evaluation(args.folder, rows)
-            card = card_for(args.folder, args.repo_id)
-        commit = publish_folder(
-            args.folder,
-            args.repo_id,
-            card,
-            private=args.private,
-            revision=args.hub_revision,
-            create_pr=args.create_pr,
-        )
+        where = {"private": args.private, "revision": args.hub_revision, "create_pr": args.create_pr}
+        commit = push_with_card(args.folder, args.repo_id, **where)
         say(f"pushed       {commit.pr_url or commit.commit_url}")
+
+
+def push_output(args: Namespace) -> None:
+    """Push what another command has made, if `--push-to-hub` asks for it."""
+    if args.push_to_hub:
+        from ..sharing import push_with_card
+
+        commit = push_with_card(args.output, args.push_to_hub, private=args.private, revision=args.hub_revision)
+        say(f"pushed       {commit.commit_url}")
 
 
 def deploy(args: Namespace) -> None:

@@ -5,7 +5,8 @@ from argparse import ArgumentParser, Namespace
 
 from . import flags
 from .base import SSGRSubcommand, say
-from .calibrate import check_text, describe
+from .calibrate import print_funnel
+from .checks import check_text
 
 
 class SelectCommand(SSGRSubcommand):
@@ -24,22 +25,22 @@ class SelectCommand(SSGRSubcommand):
         given = flags.calibration_config(args)  # checked before the set, which takes long to read
         if args.strategy is not None:
             check_text(args, given)
-        from ..calibration.dataset import CalibrationSet
-        from ..calibration.reselect import reselect
+        from ..calibration.select import reselect
         from ..calibration.text import characters_for, load_documents
         from ..cards.render import dataset_card
         from ..checkpoints.load import load_tokenizer
         from ..files import check_unused
+        from ..sharing import load_calibration_set
 
         check_unused(args.output)
-        earlier = CalibrationSet.load(args.rollouts)
+        earlier = load_calibration_set(args.rollouts)
         # how many samples a problem got is settled, and only ssgr may be sampled adaptively
         config = flags.calibration_config(args, dataclasses.replace(earlier.config, adaptive=False))
         check_text(args, config)
-        text = load_documents(args.text, characters_for(config)) if config.needs_text else ()
-        tokenizer = load_tokenizer(earlier.manifest["model"]) if config.needs_text else None
-        built = reselect(earlier, config, tokenizer, text, {"text": args.text} if config.needs_text else None)
-        describe(built.manifest["counts"])
+        documents = load_documents(args.text, characters_for(config)) if config.needs_text else ()
+        tokenizer = load_tokenizer(earlier.manifest.model) if config.needs_text else None
+        built = reselect(earlier, config, tokenizer, documents, args.text if config.needs_text else None)
+        print_funnel(built.manifest.counts)
         if args.dry_run:
             return
         built.save_to_disk(args.output, dataset_card(built.manifest))

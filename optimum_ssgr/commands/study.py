@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 from ..config import METHODS, SamplingConfig
 from ..resume import journal_folder
 from . import flags
-from .base import SSGRSubcommand, say
-from .calibrate import kept
+from .base import SSGRSubcommand, resume_hint, say
 
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ class StudyCommand(SSGRSubcommand):
 
     def after_interruption(self, args: Namespace) -> str:
         """Say where the finished cells are."""
-        return kept(args.output, "cells")
+        return resume_hint(args.output, "cells")
 
     def execute(self, args: Namespace) -> None:
         """Run the cells that are missing, and report."""

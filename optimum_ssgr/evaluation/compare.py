@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..checkpoints.identity import hash_weights
-from ..checkpoints.load import load_model, load_skeleton, load_tokenizer, source_of
-from ..config import IN_PROCESS, LoadingConfig
+from ..checkpoints.load import source_of
+from ..config import IN_PROCESS
 from ..errors import DataError
 from ..records import GradedRollout, Problem
 from ..rollouts.choose import choose_engine
@@ -19,7 +18,7 @@ from ..rollouts.store import open_rollout_store, rollout_fingerprint
 from .config import TEXT_WINDOWS, EvaluationConfig
 from .evaluate import MeteredEngine, answer
 from .perplexity import perplexity
-from .prepare import check_answers, check_prompts, cut_windows, load_evaluation_set, load_evaluation_text
+from .prepare import check_model, check_prompts, cut_windows, load_evaluation_set, load_evaluation_text, load_with_tokenizer
 from .results import file_name, result_row
 
 
@@ -73,7 +72,7 @@ def compare_models(config: EvaluationConfig, journal_dir: str | Path | None = No
     # 1. What is to be asked, and whether it can be.
     sampling, loading = config.sampling, config.loading
     for model in config.asked_models:
-        check_answers(model, loading)
+        check_model(model, loading)
     problems = {name: load_evaluation_set(config.reading, name, sampling.seed) for name in config.samples_of}
     documents: list[str] = []
     if config.text:
@@ -95,17 +94,6 @@ def compare_models(config: EvaluationConfig, journal_dir: str | Path | None = No
     return Comparison(config, problems, results, _make_rows(config, results))
 
 
-def load_for_engine(model_id: str, engine: str, loading: LoadingConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model and its tokenizer; without its weights, on the meta device, when servers generate in its place.
-
-    Raises:
-        ModelError: It cannot be loaded.
-    """
-    if engine == IN_PROCESS:
-        return load_model(model_id, dtype=loading.dtype, device_map=loading.device_map, **loading.source)
-    return load_skeleton(model_id, **loading.source), load_tokenizer(model_id, **loading.source)
-
-
 def _ask(
     config: EvaluationConfig,
     name: str,
@@ -114,7 +102,7 @@ def _ask(
     journal_dir: Path | None,
 ) -> ModelResult:
     """Ask one model all problems."""
-    model, tokenizer = load_for_engine(name, config.engine, config.loading)
+    model, tokenizer = load_with_tokenizer(name, config.loading, weights=config.engine == IN_PROCESS)
     sole = len(config.asked_models) == 1
     engine = MeteredEngine(choose_engine(config.engine, model, tokenizer, config.sampling, config.batch_size, sole))
     identity = _identify(name, getattr(model.config, "_commit_hash", None))

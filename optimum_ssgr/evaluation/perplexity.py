@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..calibration.text import encode_documents
-from ..rollouts.prompts import check_context
+from ..tokens import check_context
 
 
 BATCH_TOKENS = 5120

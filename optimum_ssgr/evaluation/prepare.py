@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..calibration.text import load_documents
-from ..checkpoints.load import load_config, load_tokenizer
+from ..checkpoints.load import load_config, load_model, load_skeleton, load_tokenizer
 from ..config import LoadingConfig
 from ..errors import DataError
 from ..problems.options import ProblemOptions
 from ..reasoner import NAME as EMBEDDED
 from ..records import Problem
-from ..rollouts.prompts import check_context, check_lengths, encode_prompts
+from ..rollouts.prompts import check_lengths, encode_prompts
+from ..tokens import check_context
 from .perplexity import windows_of
 
 
@@ -19,14 +21,39 @@ CHARACTERS_PER_TOKEN = 8
 """So many characters of text are read for every token wanted, which is more than any tokenizer takes."""
 
 
-def check_answers(model_id: str, loading: LoadingConfig) -> None:
-    """Refuse a model that cannot be loaded or asked, before problems and text are downloaded.
+def load_with_tokenizer(
+    model_id: str, loading: LoadingConfig, weights: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model and its tokenizer.
+
+    Args:
+        model_id: Hub id, local folder, or `tiny-reasoner`.
+        loading: How it is loaded.
+        weights: Whether it is to answer in this process; else it stays on the meta device, without weights.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
+    if weights:
+        return load_model(model_id, dtype=loading.dtype, device_map=loading.device_map, **loading.source)
+    return load_skeleton(model_id, **loading.source), load_tokenizer(model_id, **loading.source)
+
+
+def check_model(model_id: str, loading: LoadingConfig, is_asked: bool = True) -> None:
+    """Refuse a model that cannot be loaded, or asked, before problems and text are downloaded.
+
+    Args:
+        model_id: Hub id, local folder, or `tiny-reasoner`.
+        loading: How it is loaded.
+        is_asked: Whether it is to answer, which takes a chat template.
 
     Raises:
         ModelError: Its config or tokenizer cannot be loaded, or it has no chat template.
     """
     load_config(model_id, **loading.source)
-    encode_prompts(load_tokenizer(model_id, **loading.source), [Problem("any", "Any question?", "")])
+    tokenizer = load_tokenizer(model_id, **loading.source)
+    if is_asked:
+        encode_prompts(tokenizer, [Problem("any", "Any question?", "")])
 
 
 def check_prompts(

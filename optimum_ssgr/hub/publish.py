@@ -5,17 +5,17 @@ from pathlib import Path
 from huggingface_hub import CommitInfo
 
 from ..errors import DataError
+from ..formats import CARD_FILE, HISTOGRAMS_FILE, MANIFEST_FILE, PROVENANCE_FILE
 from .push import Merge, files_of, push_folder
 
 
-CHECKPOINT, CALIBRATION_SET = "ssgr_config.json", "manifest.json"
-"""The file that each kind of folder is known by."""
-
+# The file that each kind of folder is known by.
+KNOWN_BY = {PROVENANCE_FILE: "model", MANIFEST_FILE: "dataset"}
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 # What an earlier push may have left that this one does not have: loaders would still find it.
 STALE = {
     "model": ("model*.safetensors", "model.safetensors.index.json"),
-    "dataset": ("calibration/*", "rollouts/*", "histograms.png"),
+    "dataset": ("calibration/*", "rollouts/*", HISTOGRAMS_FILE),
 }
 
 
@@ -30,11 +30,11 @@ def repo_type_of(folder: Path) -> str:
     pickled = next((path for path in files_of(folder) if path.endswith(PICKLES)), None)
     if pickled:
         raise DataError(f"{folder / pickled} may be a pickle, which can run code where it is loaded; remove it before pushing.")
-    for name, repo_type in ((CHECKPOINT, "model"), (CALIBRATION_SET, "dataset")):
+    for name, repo_type in KNOWN_BY.items():
         if (folder / name).is_file():
             return repo_type
     raise DataError(
-        f"{folder} is neither a checkpoint ({CHECKPOINT}) nor a calibration set ({CALIBRATION_SET}) of optimum-ssgr."
+        f"{folder} is neither a checkpoint ({PROVENANCE_FILE}) nor a calibration set ({MANIFEST_FILE}) of optimum-ssgr."
     )
 
 
@@ -79,5 +79,5 @@ def publish_folder(
         token=token,
         message=message,
         delete_patterns=STALE[repo_type],
-        merge={"README.md": card},
+        merge={CARD_FILE: card},
     )

@@ -28,10 +28,12 @@ QUESTION_COLUMNS = ("problem", "question", "prompt")
 ANSWER_COLUMNS = ("answer", "final_answer", "expected_answer")
 CHOICE = re.compile(r"\(?[A-J]\)?|\\text\{\(?[A-J]\)?\}")  # the answer of a multiple-choice problem
 FILE_FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
+ProblemSource = str | Path | Iterable[Problem | Mapping[str, Any]]
+"""What `load_problems` takes."""
 
 
 def load_problems(
-    source: str | Path | Iterable[Problem | Mapping[str, Any]],
+    source: ProblemSource,
     *,
     split: str | None = None,
     evaluation: bool = False,
@@ -84,6 +86,11 @@ def load_problems(
     else:
         rows = source
     return read_problems(rows, known, limit, seed, origin)
+
+
+def usual_instruction(source: ProblemSource | None) -> str:
+    """Return what is usually appended to the questions of a data set that is known by its name; nothing for others."""
+    return find_source(source).instruction if isinstance(source, str) else ""
 
 
 def sources_of(problems: Iterable[Problem]) -> list[str]:

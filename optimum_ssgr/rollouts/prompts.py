@@ -6,22 +6,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ..errors import ConfigError, ModelError
 from ..records import Problem
-
-
-def context_of(config: PretrainedConfig) -> int | None:
-    """Return how many tokens a model takes, or None when its config does not say."""
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
-
-
-def check_context(config: PretrainedConfig, longest: int, what: str) -> None:
-    """Refuse what is longer than the model's context.
-
-    Raises:
-        ConfigError: It is too long.
-    """
-    context = context_of(config)
-    if context is not None and longest > context:
-        raise ConfigError(f"{what} has {longest} tokens but the model's context holds {context}.")
+from ..tokens import context_of
 
 
 def check_lengths(config: PretrainedConfig, prompts: Iterable[Sequence[int]], max_new_tokens: int) -> None:

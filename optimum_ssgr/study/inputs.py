@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..calibration.build import encode_text
+from ..calibration.select import encode_text
 from ..calibration.strategies import Sources, select
 from ..calibration.text import characters_for, load_documents
 from ..checkpoints.load import load_skeleton, load_tokenizer

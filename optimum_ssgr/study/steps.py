@@ -16,10 +16,10 @@ from ..calibration.strategies import WIDENED
 from ..cards.render import dataset_card
 from ..config import IN_PROCESS
 from ..errors import DataError
-from ..evaluation.compare import load_for_engine
 from ..evaluation.evaluate import evaluate
 from ..evaluation.metrics import summarize
 from ..evaluation.perplexity import perplexity
+from ..evaluation.prepare import load_with_tokenizer
 from ..evaluation.reconstruction import hidden_states, reference_sequences, relative_errors
 from ..files import write_whole
 from ..pruner import SSGRPruner
@@ -77,7 +77,7 @@ def make_calibration_sets(inputs: StudyInputs, seed: int) -> None:
         chosen = dataclasses.replace(study.calibration_for(name), seed=seed, **windows.get(name, {}))
         built = pruner.build_calibration(problems, chosen, rollouts=graded, text=inputs.text, instruction=instruction)
         outside = sum(WIDENED in by for by in built.dataset["selected_by"]) if name in windows else 0
-        tokens = built.manifest["counts"]["tokens"]
+        tokens = built.manifest.counts["tokens"]
         if outside or tokens < config.num_tokens:
             raise DataError(
                 f"{name} has fewer than {config.num_tokens:,} tokens to select from the rollouts of seed {seed}, so that sets "
@@ -85,8 +85,7 @@ def make_calibration_sets(inputs: StudyInputs, seed: int) -> None:
             )
         if study.keep_checkpoints and (seed, name) == (study.calibration.seed, study.strategies[0]):
             built.save_to_disk(_emptied(inputs.kept_calibration_set), dataset_card(built.manifest))
-        without = dataclasses.replace(built, rollouts=None, manifest=built.manifest | {"rollouts_hash": None})
-        without.save_to_disk(folder)
+        built.without_rollouts().save_to_disk(folder)
 
 
 def run_cell(inputs: StudyInputs, cell: Cell) -> None:
@@ -111,8 +110,7 @@ def run_cell(inputs: StudyInputs, cell: Cell) -> None:
 
 
 def _load_pruner(inputs: StudyInputs, weights: bool = True) -> SSGRPruner:
-    config = inputs.config
-    return SSGRPruner(*load_for_engine(config.model, IN_PROCESS if weights else config.engine, config.loading))
+    return SSGRPruner(*load_with_tokenizer(inputs.config.model, inputs.config.loading, weights))
 
 
 def _band_windows(calibrations: Sequence[str], graded: Sequence[GradedRollout]) -> dict[str, dict[str, tuple[float, float]]]:

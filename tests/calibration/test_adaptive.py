@@ -5,8 +5,14 @@ from contextlib import nullcontext
 
 import pytest
 
-from optimum_ssgr.calibration.adaptive import chance_in_window, is_decided, is_enough, rounds, waves
-from optimum_ssgr.calibration.gather import gather_rollouts
+from optimum_ssgr.calibration.generate import (
+    chance_in_window,
+    generate_rollouts,
+    is_decided,
+    split_into_rounds,
+    split_into_waves,
+    windows_meet_budget,
+)
 from optimum_ssgr.calibration.strategies import Sources, select
 from optimum_ssgr.config import CalibrationConfig
 from optimum_ssgr.errors import ConfigError
@@ -54,12 +60,12 @@ def test_a_decided_problem_is_on_the_side_its_rate_so_far_says(samples):
 
 def test_rounds_and_waves_cover_everything_once():
     for samples in (1, 3, 4, 8, 16, 17):
-        numbers = [number for part in rounds(CalibrationConfig(samples_per_problem=samples)) for number in part]
+        numbers = [number for part in split_into_rounds(CalibrationConfig(samples_per_problem=samples)) for number in part]
         assert numbers == list(range(samples))
     problems = [Problem(str(n), "q", "a") for n in range(53)]
-    parts = list(waves(problems, 0))
+    parts = list(split_into_waves(problems, 0))
     assert sorted(p.id for part in parts for p in part) == sorted(p.id for p in problems)
-    assert list(waves(problems[::-1], 0)) == parts != list(waves(problems, 1))
+    assert list(split_into_waves(problems[::-1], 0)) == parts != list(split_into_waves(problems, 1))
 
 
 class ScriptedEngine:
@@ -87,15 +93,15 @@ def problems():
     return [Problem(f"{rate}/{n}", f"Question {n}.", "1", answer_kind="exact") for n, rate in enumerate(rates)]
 
 
-def gather(reasoner, problems, config, **engine):
+def generate(reasoner, problems, config, **engine):
     tokenizer = reasoner[1]
     used = ScriptedEngine(tokenizer, **engine)
-    return used, gather_rollouts(used, tokenizer, problems, encode_prompts(tokenizer, problems), config, nullcontext())
+    return used, generate_rollouts(used, tokenizer, problems, encode_prompts(tokenizer, problems), config, nullcontext())
 
 
 def test_decided_problems_are_left_alone(reasoner, problems):
     large = CalibrationConfig(num_sequences=1000, samples_per_problem=16, adaptive=True)
-    engine, graded = gather(reasoner, problems, large)
+    engine, graded = generate(reasoner, problems, large)
     asked = {problem.id: 0 for problem in problems}
     for name, _ in engine.asked:
         asked[name] += 1
@@ -103,7 +109,7 @@ def test_decided_problems_are_left_alone(reasoner, problems):
     assert max(count for name, count in asked.items() if name.startswith(("0.0", "1.0"))) <= 8
     assert sum(asked.values()) < 0.75 * 16 * len(problems)
     # Hardly any problem is on another side of the window than with all samples.
-    _, everything = gather(reasoner, problems, CalibrationConfig(num_sequences=1000, samples_per_problem=16))
+    _, everything = generate(reasoner, problems, CalibrationConfig(num_sequences=1000, samples_per_problem=16))
     assert len(everything) == 16 * len(problems)
     sides = []
     for items in (graded, everything):
@@ -115,15 +121,15 @@ def test_decided_problems_are_left_alone(reasoner, problems):
 
 
 def test_asking_stops_when_the_budget_is_met(reasoner, problems):
-    engine, graded = gather(reasoner, problems, CONFIG)
-    assert is_enough(graded, CONFIG)
+    engine, graded = generate(reasoner, problems, CONFIG)
+    assert windows_meet_budget(graded, CONFIG)
     assert len({name for name, _ in engine.asked}) <= len(problems) / 4
     assert {sequence.selected_by for sequence in select(Sources(graded), CONFIG)} == {"ssgr"}
 
 
 def test_what_is_asked_depends_on_verdicts_alone(reasoner, problems):
-    first, graded = gather(reasoner, problems, CONFIG)
-    second, again = gather(reasoner, problems[::-1], CONFIG, reverse=True)
+    first, graded = generate(reasoner, problems, CONFIG)
+    second, again = generate(reasoner, problems[::-1], CONFIG, reverse=True)
     assert set(first.asked) == set(second.asked)
     assert graded == again
 

@@ -7,8 +7,12 @@ from optimum_ssgr.calibration.dataset import CalibrationSet
 from optimum_ssgr.calibration.strategies import Sources, select
 from optimum_ssgr.config import CalibrationConfig
 from optimum_ssgr.errors import DataError
+from optimum_ssgr.formats import Origin
 
 from .test_strategies import graded
+
+
+ORIGIN = Origin(model="org/model", model_commit=None, dtype="float32", tokenizer_hash="0", versions={})
 
 
 @pytest.fixture
@@ -18,7 +22,7 @@ def built():
 
 def make(config):
     items = graded({"a": 1, "b": 2, "c": 4})
-    return CalibrationSet.build(select(Sources(items), config), items, {"calibration": config.to_dict()}, config)
+    return CalibrationSet.build(select(Sources(items), config), items, ORIGIN, config)
 
 
 def test_round_trip(built, tmp_path):
@@ -36,7 +40,7 @@ def test_token_weights_survive(tmp_path):
     assert loaded.token_weights == [[0.0] * 3 + [1.0] * (len(ids) - 3) for ids in weighted.sequences]
     plain = make(CalibrationConfig(strategy="rac", num_sequences=4))
     assert (plain.sequences, plain.token_weights) == (weighted.sequences, None)
-    assert plain.manifest["content_hash"] != weighted.manifest["content_hash"]
+    assert plain.manifest.content_hash != weighted.manifest.content_hash
 
 
 def test_rollouts_come_back_as_they_were_graded(built, tmp_path):
@@ -52,7 +56,7 @@ def test_what_is_known_of_a_sequence_stands_beside_it(built):
 
 def test_the_funnel_counts_every_stage(built):
     # Correct: a 10, b 10 20, c 10 20 30 40 tokens; a and b are challenging, and 10 to 15 tokens are moderate among theirs.
-    assert built.manifest["counts"] == {
+    assert built.manifest.counts == {
         "problems": 3,
         "rollouts": 12,
         "generated_tokens": 300,
@@ -100,6 +104,10 @@ def test_damage_is_noticed(built, tmp_path):
     manifest.write_text(json.dumps(changed))
     with pytest.raises(DataError, match="do not match its manifest"):
         CalibrationSet.load_from_disk(tmp_path / "set")
+    for foreign in ("[]", "{}", '{"model": "org/model"}'):
+        manifest.write_text(foreign)
+        with pytest.raises(DataError, match="is not one of a calibration set"):
+            CalibrationSet.load_from_disk(tmp_path / "set")
     manifest.write_text("{")
     with pytest.raises(DataError, match=r"manifest of .* is damaged"):
         CalibrationSet.load_from_disk(tmp_path / "set")

@@ -3,11 +3,12 @@ import json
 
 import pytest
 
-from optimum_ssgr.calibration.build import build_set, encode_text, tokenizer_hash
-from optimum_ssgr.calibration.reselect import reselect
+from optimum_ssgr.calibration.select import build_set, encode_text, reselect
 from optimum_ssgr.calibration.strategies import Sources, select
 from optimum_ssgr.config import CalibrationConfig
 from optimum_ssgr.errors import DataError
+from optimum_ssgr.formats import Manifest, Origin
+from optimum_ssgr.tokens import tokenizer_hash
 
 from .test_strategies import graded
 
@@ -15,11 +16,15 @@ from .test_strategies import graded
 ITEMS = graded({f"p{n}": n % 5 for n in range(30)})
 
 
+def origin_of(tokenizer, text=None):
+    known = {"model": "tiny-reasoner", "model_commit": None, "dtype": "float32", "versions": {}}
+    return Origin(**known, tokenizer_hash=tokenizer_hash(tokenizer), text=text)
+
+
 @pytest.fixture
 def earlier(reasoner):
     config = CalibrationConfig(num_sequences=8, samples_per_problem=4, temperature=0.7)
-    origin = {"model": "tiny-reasoner", "tokenizer_hash": tokenizer_hash(reasoner[1])}
-    return build_set(Sources(ITEMS), config, origin, ITEMS)
+    return build_set(Sources(ITEMS), config, origin_of(reasoner[1]))
 
 
 @pytest.mark.parametrize("strategy", ["ssgr", "self", "rac", "resp", "obc", "prompts"])
@@ -29,17 +34,17 @@ def test_the_same_as_selecting_from_the_rollouts_themselves(earlier, strategy):
     prompts = {item.problem.id: item.rollout.prompt_ids for item in ITEMS}
     assert again.sequences == [list(s.input_ids) for s in select(Sources(ITEMS, prompts), config)]
     assert again.rollouts.to_list() == earlier.rollouts.to_list()
-    assert again.manifest["calibration"]["temperature"] == 0.7
-    assert again.manifest["reselected_from"]["content_hash"] == earlier.manifest["content_hash"]
-    json.dumps(again.manifest)
+    assert again.manifest.calibration["temperature"] == 0.7
+    assert again.manifest.reselected_from.content_hash == earlier.manifest.content_hash
+    assert Manifest.from_dict(json.loads(again.manifest.to_json())) == again.manifest
 
 
 def test_where_the_earlier_set_is_on_the_hub_does_not_become_the_new_ones_place(earlier):
     place = {"id": "alice/set", "commit": "0" * 40}
-    pulled = dataclasses.replace(earlier, manifest=earlier.manifest | {"hub": place})
+    pulled = dataclasses.replace(earlier, manifest=dataclasses.replace(earlier.manifest, hub=place))
     again = reselect(pulled, CalibrationConfig(strategy="rac", num_sequences=3))
-    assert "hub" not in again.manifest
-    assert again.manifest["reselected_from"]["hub"] == place
+    assert "hub" not in again.manifest.to_dict()
+    assert again.manifest.reselected_from.hub == place
 
 
 @pytest.mark.parametrize(("strategy", "adaptive"), [("ssgr", True), ("mix", False)])
@@ -48,20 +53,18 @@ def test_the_rollouts_of_a_selected_set_come_from_the_first_one(reasoner, strate
     tokenizer, text = reasoner[1], ["some words of general text " * 100]
     settings = {"strategy": strategy, "adaptive": adaptive}
     config = CalibrationConfig(**settings, num_sequences=8, text_length=16, samples_per_problem=4)
-    origin = {"model": "tiny-reasoner", "tokenizer_hash": tokenizer_hash(tokenizer)}
-    if strategy == "mix":
-        origin["text"] = "first.txt"
+    origin = origin_of(tokenizer, "first.txt" if strategy == "mix" else None)
     sources = dataclasses.replace(encode_text(tokenizer, text, config), rollouts=ITEMS)
-    first = build_set(sources, config, origin, ITEMS)
+    first = build_set(sources, config, origin)
     by_text = CalibrationConfig(strategy="text", num_sequences=3, text_length=16)
-    second = reselect(first, by_text, tokenizer, text, {"text": "second.txt"})
+    second = reselect(first, by_text, tokenizer, text, "second.txt")
     caplog.clear()
     third = reselect(second, CalibrationConfig(strategy="self", num_sequences=3))
-    assert second.manifest["reselected_from"] == third.manifest["reselected_from"]
-    came_from = third.manifest["reselected_from"]
-    assert came_from["content_hash"] == first.manifest["content_hash"] and came_from.get("text") == origin.get("text")
-    assert came_from["calibration"] == config.to_dict() and ("sampled adaptively" in caplog.text) == adaptive
-    assert second.manifest["text"] == "second.txt" and "text" not in third.manifest
+    assert second.manifest.reselected_from == third.manifest.reselected_from
+    came_from = third.manifest.reselected_from
+    assert came_from.content_hash == first.manifest.content_hash and came_from.text == origin.text
+    assert came_from.calibration == config.to_dict() and ("sampled adaptively" in caplog.text) == adaptive
+    assert second.manifest.text == "second.txt" and "text" not in third.manifest.to_dict()
 
 
 def test_mixtures_need_the_models_tokenizer(earlier, reasoner):
@@ -74,6 +77,6 @@ def test_mixtures_need_the_models_tokenizer(earlier, reasoner):
 
 def test_a_set_without_rollouts_is_refused(reasoner):
     config = CalibrationConfig(strategy="prompts", num_sequences=2)
-    bare = build_set(Sources(prompts={"a": (1,), "b": (2,)}), config, {})
+    bare = build_set(Sources(prompts={"a": (1,), "b": (2,)}), config, origin_of(reasoner[1]))
     with pytest.raises(DataError, match="holds no rollouts"):
         reselect(bare, config)

@@ -4,8 +4,8 @@ import statistics
 import pytest
 
 from optimum_ssgr.calibration import strategies
-from optimum_ssgr.calibration.selection import length_bounds, pass_rates, within_budget
-from optimum_ssgr.calibration.strategies import Sources, prompts, text
+from optimum_ssgr.calibration.strategies import Sources, select_prompts, select_text
+from optimum_ssgr.calibration.windows import compute_length_bounds, compute_pass_rates, cut_to_budget
 from optimum_ssgr.config import CalibrationConfig
 from optimum_ssgr.errors import DataError
 from optimum_ssgr.records import CalibrationSequence, GradedRollout, Problem, Rollout, Verdict
@@ -31,11 +31,11 @@ def graded(solved_by_problem, lengths=(10, 20, 30, 40)):
 
 
 def test_pass_rate_is_the_share_of_correct_rollouts():
-    assert pass_rates(graded({"a": 0, "b": 1, "c": 4})) == {"a": 0, "b": 0.25, "c": 1}
+    assert compute_pass_rates(graded({"a": 0, "b": 1, "c": 4})) == {"a": 0, "b": 0.25, "c": 1}
 
 
 def test_length_bounds_are_percentiles():
-    assert length_bounds([rollout("a", 0, True, length) for length in range(101)], (25, 75)) == (25, 75)
+    assert compute_length_bounds([rollout("a", 0, True, length) for length in range(101)], (25, 75)) == (25, 75)
 
 
 def test_ssgr_takes_correct_challenging_moderate_traces_and_nothing_else():
@@ -44,7 +44,7 @@ def test_ssgr_takes_correct_challenging_moderate_traces_and_nothing_else():
     items = [rollout(f"p{n % 40}", n // 40, rng.random() < (n % 40) / 40, rng.randrange(5, 200)) for n in range(40 * 8)]
     config = CalibrationConfig(num_sequences=30, max_per_problem=8)
     chosen = select(items, config)
-    rates = pass_rates(items)
+    rates = compute_pass_rates(items)
     challenging = [item for item in items if item.verdict.correct and 0.2 <= rates[item.problem.id] <= 0.8]
     low, high = statistics.quantiles([len(item.rollout.response_ids) for item in challenging], n=4, method="inclusive")[::2]
     qualifying = {
@@ -116,19 +116,19 @@ def test_token_budget_is_met_exactly(num_tokens):
 
 def test_whichever_budget_is_met_first_ends_the_selection():
     sequences = [CalibrationSequence((), (0,) * 10, "self") for _ in range(5)]
-    assert len(within_budget(sequences, 2, 1000)) == 2
-    assert len(within_budget(sequences, 5, 25)) == 3
-    assert len(within_budget(sequences, None, None)) == 5
+    assert len(cut_to_budget(sequences, 2, 1000)) == 2
+    assert len(cut_to_budget(sequences, 5, 25)) == 3
+    assert len(cut_to_budget(sequences, None, None)) == 5
 
 
 def test_prompts_are_prompts_alone():
-    chosen = list(prompts(Sources(prompts={"a": (1, 2), "b": (3,)}), CalibrationConfig(strategy="prompts")))
+    chosen = list(select_prompts(Sources(prompts={"a": (1, 2), "b": (3,)}), CalibrationConfig(strategy="prompts")))
     assert {sequence.input_ids for sequence in chosen} == {(1, 2), (3,)}
 
 
 def test_text_is_cut_into_windows_that_do_not_overlap():
     config = CalibrationConfig(strategy="text", text_length=10)
-    windows = list(text(Sources(text_ids=range(100), opening=(500,)), config))
+    windows = list(select_text(Sources(text_ids=range(100), opening=(500,)), config))
     assert all(len(window.input_ids) == 10 and window.input_ids[0] == 500 for window in windows)
     seen = [token for window in windows for token in window.input_ids[1:]]
     assert sorted(seen) == list(range(99))

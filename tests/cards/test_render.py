@@ -17,14 +17,16 @@ from huggingface_hub import DatasetCard, ModelCard
 from markdown_it import MarkdownIt
 
 from optimum_ssgr import CalibrationConfig, PruningConfig, SSGRPruner
-from optimum_ssgr.calibration.dataset import CALIBRATION_FEATURES, ROLLOUT_FEATURES
+from optimum_ssgr.calibration.tables import CALIBRATION_FEATURES, ROLLOUT_FEATURES
+from optimum_ssgr.cards import render as rendering
 from optimum_ssgr.cards.metadata import inherited_metadata
-from optimum_ssgr.cards.render import PLACEHOLDER, card_for, dataset_card, merge_card, model_card
+from optimum_ssgr.cards.render import PLACEHOLDER, card_for, merge_card
 from optimum_ssgr.commands.calibrate import CalibrateCommand
 from optimum_ssgr.commands.flags import calibration_config, pruning_config
 from optimum_ssgr.commands.prune import PruneCommand
 from optimum_ssgr.commands.select import SelectCommand
 from optimum_ssgr.errors import DataError
+from optimum_ssgr.formats import Manifest, Provenance
 from optimum_ssgr.problems.load import load_problems
 
 
@@ -36,6 +38,15 @@ HOSTILE = (
     "`` ` ```\n{{ 7 * 7 }} {% x %} \\| \u202e\r\n"
     "<!-- optimum-ssgr ends -->"
 )
+
+
+def model_card(provenance, repo_id=None):
+    """Render the contents of a file, which the tests change in their own ways."""
+    return rendering.model_card(Provenance.from_dict(provenance), repo_id)
+
+
+def dataset_card(manifest, repo_id=None):
+    return rendering.dataset_card(Manifest.from_dict(manifest), repo_id)
 
 
 @pytest.fixture

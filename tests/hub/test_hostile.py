@@ -48,7 +48,8 @@ def test_of_a_data_set_only_its_own_files_are_fetched(hub, trap, tmp_path):
         if path.is_file()
     }
     files["README.md"] = b"---\nconfigs:\n- config_name: calibration\n  data_files: /etc/passwd\n---\n"
-    files["manifest.json"] = json.dumps(built.manifest | {"data_files": "/etc/passwd", "model": "/etc/passwd"}).encode()
+    manifest = built.manifest.to_dict() | {"data_files": "/etc/passwd", "model": "/etc/passwd"}
+    files["manifest.json"] = json.dumps(manifest).encode()
     trap("datasets", files | {f"{prefix}{name}": PAYLOAD for prefix in PREFIXES for name in ("train.parquet", "manifest.json")})
     assert CalibrationSet.from_hub(REPO).sequences == built.sequences
     fetched = {call.path.split("/resolve/")[1].partition("/")[2] for call in hub.named("resolve")}

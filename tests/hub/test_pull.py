@@ -12,6 +12,7 @@ from optimum_ssgr.checkpoints.load import load_model
 from optimum_ssgr.checkpoints.streaming import load_streamed
 from optimum_ssgr.config import CalibrationConfig
 from optimum_ssgr.errors import DataError, HubError
+from optimum_ssgr.formats import Manifest
 from optimum_ssgr.reasoner import NAME
 from tests.calibration.test_strategies import graded
 from tests.cards.test_render import CARDS
@@ -23,7 +24,7 @@ REPO = "alice/set"
 def calibration_set(num_sequences=4, passes=4, **about):
     config, items = CalibrationConfig(num_sequences=num_sequences), graded({"a": 1, "b": 2, "c": passes})
     manifest = json.loads((CARDS / "dataset" / "manifest.json").read_text()) | {"calibration": config.to_dict()} | about
-    return CalibrationSet.build(select(Sources(items), config), items, manifest, config)
+    return CalibrationSet.build(select(Sources(items), config), items, Manifest.from_dict(manifest), config)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_what_was_pushed_comes_back_with_its_commit(hub):
     assert made.push_to_hub(REPO).oid == commit
     loaded = CalibrationSet.from_hub(REPO)
     assert (loaded.sequences, loaded.rollouts.to_list()) == (made.sequences, made.rollouts.to_list())
-    assert loaded.manifest == made.manifest | {"hub": {"id": REPO, "commit": commit}}
+    assert loaded.manifest.to_dict() == made.manifest.to_dict() | {"hub": {"id": REPO, "commit": commit}}
 
 
 def test_a_revision_pins_what_is_pulled(hub, there, files):
@@ -64,7 +65,7 @@ def test_a_revision_pins_what_is_pulled(hub, there, files):
     HfApi().create_tag(REPO, repo_type="dataset", tag="v1", revision=first)
     for revision, commit, sequences in ((None, later, 2), ("v1", first, 4), (first, first, 4), ("main", later, 2)):
         loaded = CalibrationSet.load(REPO if revision is None else f"{REPO}@{revision}")
-        assert (loaded.manifest["hub"]["commit"], len(loaded.sequences)) == (commit, sequences)
+        assert (loaded.manifest.hub["commit"], len(loaded.sequences)) == (commit, sequences)
 
 
 @pytest.mark.parametrize("call", ["repo_info", "tree", "resolve"])

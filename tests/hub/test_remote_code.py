@@ -1,5 +1,6 @@
 """Code that comes with a model never runs unless the user says so, whichever command loads the model and from wherever."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -122,7 +123,7 @@ def test_it_runs_when_the_user_says_so(custom, marker, tmp_path, monkeypatch, ca
 
 def test_a_calibration_set_names_no_code_to_run(custom, marker, tmp_path, monkeypatch, capsys):
     built = make(CalibrationConfig(num_sequences=4))
-    built = CalibrationSet(built.dataset, built.rollouts, built.manifest | {"model": str(custom("tokenizer"))})
+    built = CalibrationSet(built.dataset, built.rollouts, dataclasses.replace(built.manifest, model=str(custom("tokenizer"))))
     built.save_to_disk(tmp_path / "set")
     code = ssgr(monkeypatch, tmp_path, *COMMANDS["select"])
     assert_refused(code, capsys.readouterr().err)

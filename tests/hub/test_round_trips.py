@@ -112,7 +112,7 @@ def test_what_was_evaluated_on_the_hub_belongs_to_the_same_weights_here(hub, fol
     commit = push_folder(folder, "alice/sparse").oid
     known = {"alice/sparse": {"commit": commit, "weights": None}}
     results = write_results(tmp_path / "results", known, measured("alice/sparse"))
-    assert [row["model"] for row in evaluation_rows(results, folder)] == ["sparse"]
+    assert [row.model for row in evaluation_rows(results, folder)] == ["sparse"]
     (folder / "model-1.safetensors").write_bytes(b"others")
     with pytest.raises(DataError, match="an evaluation of alice/sparse with other weights"):
         evaluation_rows(results, folder)

@@ -160,8 +160,8 @@ def test_calibration_from_the_command_line(serve, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "Loading weights" not in done.stderr  # the servers have them
     made = CalibrationSet.load_from_disk(tmp_path / "out")
-    assert made.manifest["engine"] == "OpenAI-compatible server"
-    assert made.manifest["counts"]["rollouts"] == 8
+    assert made.manifest.engine == "OpenAI-compatible server"
+    assert made.manifest.counts["rollouts"] == 8
     assert serve.url not in (tmp_path / "out" / "manifest.json").read_text()
     assert len(made.sequences) == 4
 

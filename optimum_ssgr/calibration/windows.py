@@ -1,8 +1,8 @@
-"""Difficulty, length and budget: the parts that strategies are made of."""
+"""Windows of difficulty and length, order and budget: the parts that strategies are made of."""
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import mean
 
@@ -12,7 +12,7 @@ from ..config import CalibrationConfig
 from ..records import CalibrationSequence, GradedRollout
 
 
-def pass_rates(graded: Iterable[GradedRollout]) -> dict[str, float]:
+def compute_pass_rates(graded: Iterable[GradedRollout]) -> dict[str, float]:
     """Return the share of correct rollouts by problem id; difficulty is one minus this share."""
     verdicts: dict[str, list[bool]] = defaultdict(list)
     for item in graded:
@@ -20,31 +20,33 @@ def pass_rates(graded: Iterable[GradedRollout]) -> dict[str, float]:
     return {problem_id: mean(correct) for problem_id, correct in verdicts.items()}
 
 
-def challenging(correct: Sequence[GradedRollout], rates: dict[str, float], window: tuple[float, float]) -> list[GradedRollout]:
+def select_by_pass_rate(
+    correct: Sequence[GradedRollout], rates: Mapping[str, float], window: tuple[float, float]
+) -> list[GradedRollout]:
     """Return the correct rollouts of problems whose pass rate lies in the window, its ends included."""
     return [item for item in correct if window[0] <= rates[item.problem.id] <= window[1]]
 
 
-def length_bounds(graded: Sequence[GradedRollout], percentiles: tuple[float, float]) -> tuple[float, float]:
+def compute_length_bounds(graded: Sequence[GradedRollout], percentiles: tuple[float, float]) -> tuple[float, float]:
     """Return the lengths, in tokens, at two percentiles of the responses' lengths."""
     lengths = [len(item.rollout.response_ids) for item in graded]
     low, high = np.percentile(lengths, percentiles)
     return float(low), float(high)
 
 
-def moderate(graded: Sequence[GradedRollout], bounds: tuple[float, float]) -> list[GradedRollout]:
+def select_by_length(graded: Sequence[GradedRollout], bounds: tuple[float, float]) -> list[GradedRollout]:
     """Return the rollouts whose responses have a length within the bounds, in tokens, its ends included."""
     return [item for item in graded if bounds[0] <= len(item.rollout.response_ids) <= bounds[1]]
 
 
-def seeded_order(graded: Iterable[GradedRollout], seed: int) -> list[GradedRollout]:
+def shuffle(graded: Iterable[GradedRollout], seed: int) -> list[GradedRollout]:
     """Shuffle by a seed, whatever order the rollouts come in."""
     ordered = sorted(graded, key=lambda item: (item.problem.id, item.rollout.sample))
     random.Random(seed).shuffle(ordered)
     return ordered
 
 
-def at_most_per_problem(sequences: Iterable[CalibrationSequence], most: int) -> Iterator[CalibrationSequence]:
+def limit_per_problem(sequences: Iterable[CalibrationSequence], most: int) -> Iterator[CalibrationSequence]:
     """Drop sequences of a problem that has given `most` already."""
     taken: Counter[str | None] = Counter()
     for sequence in sequences:
@@ -53,7 +55,7 @@ def at_most_per_problem(sequences: Iterable[CalibrationSequence], most: int) -> 
             yield sequence
 
 
-def within_budget(
+def cut_to_budget(
     sequences: Iterable[CalibrationSequence], num_sequences: int | None, num_tokens: int | None
 ) -> list[CalibrationSequence]:
     """Take sequences until either budget is met; the last one is cut so that the tokens are met exactly."""
