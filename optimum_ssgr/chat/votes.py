@@ -18,7 +18,7 @@ from transformers.utils import logging
 from ..errors import HubError, OutputError
 from ..hub.access import QUICK_TRIES, check_push
 from ..hub.client import call_hub
-from .contenders import Contender
+from .compared_models import ComparedModel
 from .conversation import Conversation
 
 
@@ -42,19 +42,19 @@ def open_votes(place: str) -> SaveVote:
     return _to_hub(place.removeprefix(HUB_PREFIX)) if place.startswith(HUB_PREFIX) else _to_file(Path(place))
 
 
-def describe_vote(conversation: Conversation, contenders: list[Contender], choice: str) -> dict[str, Any]:
+def describe_vote(conversation: Conversation, models: list[ComparedModel], choice: str) -> dict[str, Any]:
     """Say what was voted on.
 
     Args:
         conversation: The conversation before the names were shown.
-        contenders: The models.
+        models: The models.
         choice: Number of a column, `tie` or `none`.
     """
     turn = conversation.last
     columns = [
         {
-            "model": contenders[index].source,
-            "sparsity": contenders[index].sparsity,
+            "model": models[index].source,
+            "sparsity": models[index].sparsity,
             "tokens": answer.tokens,
             "finish": answer.finish,
             "correct": answer.correct,
