@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 from transformers.utils import logging
 
+from ..hub.client import limited_silence
 from ..hub.publish import CHECKPOINT as PROVENANCE
 from ..reasoner import NAME as EMBEDDED
 
@@ -98,6 +99,7 @@ def describe_model(source: str) -> ComparedModel:
         return ComparedModel(source)
 
 
+@limited_silence()
 def _provenance(source: str) -> dict[str, Any]:
     if source == EMBEDDED:
         return {}
