@@ -49,7 +49,7 @@ from .save import CHECK_TEXT, check_tokenizer, write_beside
 
 
 if TYPE_CHECKING:
-    from transformers.core_model_loading import WeightConverter
+    from ..compat import WeightConverter
 
 
 _INSTEAD = "save it dequantized first, or load it without streaming, where transformers may dequantize it."
