@@ -43,7 +43,11 @@ def test_calibrating_and_pruning_need_no_extra(tmp_path):
     ("library", "extra", "arguments"),
     [
         ("gradio", "chat", ["chat", "--engine", "http://127.0.0.1:9/v1", "one", "two"]),
-        ("matplotlib", "report", ["study", "out", "-m", "tiny-reasoner", "--problems", "tiny-reasoner"]),
+        (
+            "matplotlib",
+            "report",
+            ["study", "out", *TINY, "--problems", "tiny-reasoner", "--text", "tiny-reasoner"],
+        ),
         ("matplotlib", "report", ["demo", "out"]),
     ],
     ids=["chat", "study", "demo"],
@@ -58,7 +62,6 @@ def test_what_needs_an_extra_says_so_before_any_work(tmp_path, library, extra, a
 def test_nothing_is_said_of_what_is_there():
     assert missing_extra("json", "report", "plots") is None
     require_extra("json", "report", "plots")
-    with pytest.raises(
-        ConfigError, match=r"^plots need no_such_library; install it with `pip install 'optimum-ssgr\[report\]'`\.$"
-    ):
+    sentence = r"^plots need no_such_library; install it with `pip install 'optimum-ssgr\[report\]'`\.$"
+    with pytest.raises(ConfigError, match=sentence):
         require_extra("no_such_library", "report", "plots")
