@@ -10,10 +10,10 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from optimum_ssgr.chat.arena import Arena
+from optimum_ssgr.chat.comparison import ComparisonSession
 from optimum_ssgr.chat.conversation import Conversation
 from optimum_ssgr.chat.embedded import CALIBRATION, find_demo
-from optimum_ssgr.chat.page import build_page, launch_arguments, open_arena
+from optimum_ssgr.chat.page import build_page, launch_arguments, open_comparison
 from optimum_ssgr.chat.settings import ChatSettings
 from optimum_ssgr.records import Problem
 
@@ -24,12 +24,12 @@ TWO_FRAMES = "() => new Promise(done => requestAnimationFrame(() => requestAnima
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
 
 
-def telling_example(arena: Arena) -> Problem:
+def telling_example(comparison: ComparisonSession) -> Problem:
     """Find an example that tells the models apart."""
     for level in ("medium", "hard", "easy"):
-        for problem in arena.examples[level]:
-            turn = arena.turn(problem.question, "", 0, CALIBRATION.max_new_tokens, 0)
-            *_, answers = arena.answer(Conversation.start(3, blind=False).asking(turn), "screenshots")
+        for problem in comparison.examples[level]:
+            turn = comparison.turn(problem.question, "", 0, CALIBRATION.max_new_tokens, 0)
+            *_, answers = comparison.answer(Conversation.start(3, blind=False).asking(turn), "screenshots")
             if [answer.correct for answer in answers] == [True, False, True]:
                 return problem
     raise SystemExit("no example tells these models apart")
@@ -80,10 +80,10 @@ def main() -> None:
         results=str(demo),
         calibration=str(demo / "calibration"),
     )
-    arena = open_arena(settings)
-    served = build_page(arena, lambda vote: None)
+    comparison = open_comparison(settings)
+    served = build_page(comparison, lambda vote: None)
     _, url, _ = served.launch(quiet=True, prevent_thread_lock=True, **launch_arguments())
-    problem = telling_example(arena)
+    problem = telling_example(comparison)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         shoot(browser, url, "chat_light", problem, color_scheme="light", **DESKTOP)

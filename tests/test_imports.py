@@ -1,9 +1,10 @@
-"""The import directions that keep the stages apart, and what the command line may load."""
+"""Imports go one way, private API is taken in one place, dependencies are declared, and a command loads what it needs only."""
 
 import ast
 import re
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
@@ -13,91 +14,109 @@ import optimum_ssgr
 
 
 PACKAGE = Path(optimum_ssgr.__file__).parent
-BASE = {"errors", "config", "records", "files", "resume"}
-# A stage may import the base and these; the order is that in which the data flows.
-ALLOWED = {
-    "errors": set(),
-    "config": {"errors"},
-    "records": set(),
-    "files": {"errors"},
-    "resume": {"errors", "files"},
-    "reasoner": BASE,
-    "hub": BASE,
-    "problems": BASE | {"reasoner", "hub"},
-    "rollouts": BASE,
-    "verification": BASE | {"problems"},
-    "calibration": BASE | {"reasoner", "hub", "problems", "rollouts", "verification", "cards", "__init__"},
-    "pruning": {"errors", "config", "files", "resume"},
-    "checkpoints": BASE | {"reasoner", "hub", "pruning"},
-    "cards": BASE | {"problems", "checkpoints"},
-    "evaluation": BASE | {"problems", "rollouts", "verification", "calibration"},
-    "study": BASE | {"evaluation"},
-    "chat": BASE
-    | {
-        "reasoner",
-        "problems",
-        "rollouts",
-        "verification",
-        "calibration",
-        "checkpoints",
-        "hub",
-        "cards",
-        "evaluation",
-        "study",
-        "pruner",
-    },
-    "pruner": BASE
-    | {"problems", "rollouts", "calibration", "pruning", "checkpoints", "hub", "cards", "evaluation", "__init__"},
-    "commands": None,
-    "__init__": None,
+# Whoever imports comes after whom it imports: first what everybody shares, then the stages in the order of the data, then what
+# ties them together. A package stands in one place, but for those of its modules that are named apart.
+ORDER = [
+    *("errors", "extras", "records", "config", "formats", "tokens", "files", "resume", "compat"),
+    *("reasoner", "hub", "problems", "rollouts", "verification", "calibration", "pruning", "checkpoints", "cards"),
+    *("hub.publish", "evaluation", "pruner", "study", "chat", "commands", "__init__"),
+]
+# Pruning takes token sequences, wherever they come from; only what reads its inputs knows what a calibration set is.
+PRUNING_MAY_IMPORT = {"errors", "extras", "config", "formats", "tokens", "files", "resume", "compat"}
+READS_INPUTS = "pruning.inputs"
+
+LIBRARIES = {"torch", "transformers", "accelerate", "huggingface_hub"}
+UNDOCUMENTED = {
+    "transformers.conversion_mapping",
+    "transformers.core_model_loading",
+    "transformers.initialization",
+    "transformers.integrations.moe",
+    "accelerate.utils.modeling",
+    "huggingface_hub.utils.sha",
 }
+# What is still taken past `compat`, by module.
+PAST_COMPAT = {
+    ("calibration.build", "_commit_hash"),
+    ("calibration.build", "_name_or_path"),
+    ("checkpoints.save", "accelerate.utils.modeling"),
+    ("commands.evaluate", "_commit_hash"),
+    ("pruner", "_commit_hash"),
+    ("pruner", "_name_or_path"),
+    ("pruning.capture", "torch.utils._pytree"),
+    ("pruning.experts", "_apply_gate"),
+    ("pruning.experts", "_experts_implementation"),
+    ("pruning.experts", "transformers.integrations.moe"),
+    ("pruning.plan", "torch.utils._pytree"),
+    ("pruning.weights", "_hf_hook"),
+    ("rollouts.choose", "_name_or_path"),
+    ("rollouts.store", "_commit_hash"),
+    ("rollouts.store", "_name_or_path"),
+}
+# Which parts may import what only an extra installs.
+EXTRAS = {"calibration": {"report"}, "evaluation": {"report"}, "study": {"report"}, "chat": {"chat"}}
 
 
-def part_of(path):
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+def name_of(path):
+    """The name of a module within the package; of an `__init__.py`, that of its folder."""
+    *folders, last = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(folders if folders and last == "__init__" else [*folders, last])
 
 
-def imports_of(path):
-    """Parts of our package that a file imports, wherever in the file."""
-    here = ("optimum_ssgr", *path.relative_to(PACKAGE).with_suffix("").parts)
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            target = [*here[: -node.level], *(node.module.split(".") if node.module else [])]
-            names = [target[1]] if len(target) > 1 else [alias.name for alias in node.names]
-            yield from (
-                name if (PACKAGE / name).exists() or (PACKAGE / f"{name}.py").exists() else "__init__" for name in names
-            )
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "optimum_ssgr":
-            yield ([*node.module.split("."), "__init__"])[1]
+PATHS = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text()) for name, path in PATHS.items()}
 
 
-def test_everything_imported_is_installed_with_the_package():
-    """The page, and nothing else, may import what the extra `space` installs."""
-    declared, for_the_page = set(), set()
-    for line in requires("optimum-ssgr"):
-        name, extra = re.match(r"[\w.-]+", line)[0].lower(), re.search(r"extra == ['\"](\w+)", line)
-        if extra is None or extra[1] == "space":
-            (for_the_page if extra else declared).add(name)
-    modules = {
-        (name.split(".")[0], part_of(path))
-        for path in PACKAGE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and not node.level)
-        for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
-    }
-    for module, part in sorted(modules):
-        if module not in sys.stdlib_module_names and module != "optimum_ssgr":
-            owners = {owner.lower().replace("_", "-") for owner in packages_distributions()[module]}
-            allowed = declared | for_the_page if part == "chat" else declared
-            assert owners & allowed, f"{module}, which {part} imports, is not among the dependencies"
+def imports_of(name):
+    """The modules of the package that one of them imports, wherever in the file it does."""
+    folders = PATHS[name].relative_to(PACKAGE).parts[:-1]
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Import):
+            wanted = [alias.name.split(".")[1:] for alias in node.names if alias.name.split(".")[0] == "optimum_ssgr"]
+        elif not isinstance(node, ast.ImportFrom):
+            continue
+        else:
+            origin = node.module.split(".") if node.module else []
+            if node.level:
+                origin = [*folders[: len(folders) + 1 - node.level], *origin]
+            elif origin.pop(0) != "optimum_ssgr":
+                continue
+            wanted = [[*origin, alias.name] for alias in node.names]
+        for parts in wanted:
+            if parts == ["__version__"]:
+                continue  # of the package itself, which is loaded before any of its modules
+            found = [".".join(parts[:length]) or "__init__" for length in (len(parts), len(parts) - 1)]
+            yield next(module for module in found if module in PATHS)
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_import_directions(path):
-    part = part_of(path)
-    assert part in ALLOWED, f"give {part} a place among the import directions"
-    if ALLOWED[part] is not None:
-        assert set(imports_of(path)) - {part} <= ALLOWED[part]
+GRAPH = {name: set(imports_of(name)) - {name} for name in PATHS}
+
+
+def place_of(name):
+    """The entry of `ORDER` that a module belongs to: its own, or that of the package around it."""
+    parts = name.split(".")
+    candidates = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    found = next((candidate for candidate in candidates if candidate in ORDER), None)
+    assert found, f"give {name} a place in the order of imports"
+    return found
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_imports_go_one_way(name):
+    place = ORDER.index(place_of(name))
+    assert {other for other in GRAPH[name] if ORDER.index(place_of(other)) > place} == set()
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    try:
+        list(TopologicalSorter(GRAPH).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(reversed(error.args[1])))
+
+
+def test_pruning_knows_nothing_of_where_its_inputs_come_from():
+    modules = [name for name in PATHS if place_of(name) == "pruning" and name != READS_INPUTS]
+    assert {place_of(other) for name in modules for other in GRAPH[name]} <= {"pruning", *PRUNING_MAY_IMPORT}
+    assert not any(READS_INPUTS in GRAPH[name] for name in modules)
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "pruning" / "solvers").glob("*.py")), ids=lambda path: path.name)
@@ -109,11 +128,77 @@ def test_solvers_import_torch_and_patterns_only(path):
             assert (node.level, node.module) in ((2, "patterns"), (0, "dataclasses"), (0, "collections.abc"))
 
 
-def test_stages_are_in_the_order_of_the_data():
-    """No two parts import each other, so a reader can follow the data one way."""
-    for part, allowed in ALLOWED.items():
-        for other in allowed or ():
-            assert part not in (ALLOWED[other] or ()), f"{part} and {other} may import each other"
+def our_private_names():
+    """Names with an underscore that the package itself defines."""
+    for tree in TREES.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                yield node.name
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                yield node.id
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and is_own(node.value):
+                yield node.attr
+
+
+def is_own(node):
+    return isinstance(node, ast.Name) and (node.id in ("self", "cls") or node.id in sys.stdlib_module_names)
+
+
+def is_private(name):
+    return name.startswith("_") and not name.startswith("__")
+
+
+def private_uses(name, ours):
+    """What a module takes from the private parts of the libraries: modules, attributes and arguments."""
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            imported = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            names = [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
+            if imported[0].split(".")[0] in LIBRARIES and not getattr(node, "level", 0):
+                yield from (module for module in imported if module in UNDOCUMENTED or any(map(is_private, module.split("."))))
+                yield from filter(is_private, names)
+        elif isinstance(node, ast.Attribute) and is_private(node.attr) and not is_own(node.value):
+            yield from {node.attr} - ours
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch("_[a-z]+(_[a-z]+)+", node.value):
+            yield from {node.value} - ours
+        elif isinstance(node, ast.keyword) and is_private(node.arg or ""):
+            yield from {node.arg} - ours
+
+
+def test_private_api_is_taken_by_compat_only():
+    ours = set(our_private_names())
+    taken = {(name, use) for name in PATHS if name != "compat" for use in private_uses(name, ours)}
+    assert taken <= PAST_COMPAT
+    assert set(private_uses("compat", ours)) >= {"_hf_hook", "_GLOBAL_CLIENT_FACTORY", "torch.utils._pytree"}
+
+
+def test_everything_imported_is_installed_with_the_package():
+    """What is imported is declared, or required by something declared; what an extra installs, in the parts that may."""
+    declared, extras = set(), {}
+    for line in requires("optimum-ssgr"):
+        distribution, extra = normal(re.match(r"[\w.-]+", line)[0]), re.search(r"extra == ['\"](\w+)", line)
+        (extras.setdefault(extra[1], set()) if extra else declared).add(distribution)
+    assert len(declared) <= 13
+    installed = declared | {
+        normal(re.match(r"[\w.-]+", line)[0])
+        for distribution in declared
+        for line in requires(distribution) or ()
+        if "extra ==" not in line
+    }
+    owners = packages_distributions()
+    for name, tree in TREES.items():
+        allowed = installed.union(*(extras[extra] for extra in EXTRAS.get(place_of(name), ())))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            else:
+                modules = [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for module in {module.split(".")[0] for module in modules} - sys.stdlib_module_names - {"optimum_ssgr"}:
+                assert {normal(owner) for owner in owners[module]} & allowed, f"{name} imports {module}, which is not declared"
+
+
+def normal(distribution):
+    return distribution.lower().replace("_", "-")
 
 
 def run_and_list_heavy(arguments):
@@ -162,8 +247,8 @@ def test_settings_are_refused_before_anything_heavy_is_loaded(arguments):
 
 def test_public_names_load_on_demand():
     code = (
-        "import sys, optimum_ssgr\n"
-        "assert not {'torch', 'transformers'} & set(sys.modules)\n"
+        "import sys, optimum_ssgr, optimum_ssgr.compat, optimum_ssgr.extras\n"
+        "assert not {'torch', 'transformers', 'accelerate', 'huggingface_hub'} & set(sys.modules)\n"
         "for name in optimum_ssgr.__all__: getattr(optimum_ssgr, name)\n"
         "print(optimum_ssgr.SSGRPruner.__name__)"
     )

@@ -2,17 +2,15 @@
 
 from pathlib import Path
 
-import matplotlib
-
-
-matplotlib.use("Agg")  # no display is needed, nor any window opened
-
-import matplotlib.pyplot as plt
 import numpy as np
 from datasets import Dataset
+from transformers.utils import logging
 
 from ..config import CalibrationConfig
+from ..extras import missing_extra
 
+
+logger = logging.get_logger(__name__)
 
 # From Okabe and Ito's palette, told apart by readers with any colour vision.
 ALL, CORRECT, SELECTED = "#BBBBBB", "#56B4E9", "#0072B2"
@@ -21,16 +19,25 @@ ALL, CORRECT, SELECTED = "#BBBBBB", "#56B4E9", "#0072B2"
 def plot_histograms(rollouts: Dataset, selected: Dataset, config: CalibrationConfig, path: Path) -> None:
     """Draw the problems by pass rate, and the responses by length: all, correct and selected.
 
+    Without matplotlib nothing is drawn, which is told: a calibration set is as good without.
+
     Args:
         rollouts: Rollout table of a calibration set.
         selected: Its selected sequences.
         config: Where the window of pass rates lies.
         path: PNG file to write.
     """
+    missing = missing_extra("matplotlib", "report", "histograms")
+    if missing is not None:
+        logger.warning(f"The calibration set is saved without histograms: {missing}")
+        return
+    from matplotlib.figure import Figure  # not by way of pyplot, which would choose a backend for the whole process
+
     rows = rollouts.select_columns(["problem_id", "sample", "num_tokens", "correct", "pass_rate"]).to_pandas()
     keys = selected.select_columns(["problem_id", "sample"]).to_pandas().dropna()
     chosen = rows.merge(keys, on=["problem_id", "sample"])
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
 
     edges = np.linspace(-0.5, config.samples_per_problem + 0.5, config.samples_per_problem + 2) / config.samples_per_problem
     problems = rows.drop_duplicates("problem_id")
@@ -48,4 +55,3 @@ def plot_histograms(rollouts: Dataset, selected: Dataset, config: CalibrationCon
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=160, metadata={"Software": None})
-    plt.close(figure)

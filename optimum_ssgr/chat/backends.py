@@ -1,10 +1,8 @@
-"""What answers in a column: a model in this process, or one behind an OpenAI-compatible server."""
+"""What is asked of a model, and what it answers piece by piece; `local` and `server` are the two kinds of backend."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
-
-from .settings import ChatSettings
 
 
 TOP_P = 0.95
@@ -50,25 +48,3 @@ class Backend(Protocol):
     def stream(self, request: ChatRequest, stopped: Callable[[], bool]) -> Iterator[Piece]:
         """Yield the response part by part, and end soon when `stopped` says so."""
         ...
-
-
-def open_backends(settings: ChatSettings) -> list[Backend]:
-    """Open a backend for every model.
-
-    Raises:
-        ModelError: A model that is to run in this process cannot be loaded.
-        ConfigError: An address is not one.
-    """
-    if settings.addresses:
-        from .server import ServerBackend
-
-        addresses = settings.addresses * (len(settings.models) if len(settings.addresses) == 1 else 1)
-        return [
-            ServerBackend(address, model, settings.time_limit)
-            for address, model in zip(addresses, settings.models, strict=True)
-        ]
-    from .local import LocalBackend
-
-    return [
-        LocalBackend.load(model, settings.dtype, settings.device_map, settings.trust_remote_code) for model in settings.models
-    ]

@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 from ..records import Problem
 from .answers import Answer
-from .contenders import Contender
+from .compared_models import ComparedModel
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Conversation:
     """Questions and answers so far.
 
     Args:
-        order: Which contender stands in which column.
+        order: Which model stands in which column.
         blind: Whether the names are hidden.
         turns: What was asked and answered.
         voted: Whether there was a vote on the last turn.
@@ -91,9 +91,9 @@ class Conversation:
         return tuple(sent)
 
 
-def to_dict(conversation: Conversation, contenders: Sequence[Contender]) -> dict[str, Any]:
+def to_dict(conversation: Conversation, models: Sequence[ComparedModel]) -> dict[str, Any]:
     """Return everything that was asked and answered, and by whom unless that is still hidden."""
-    names = column_names(conversation, contenders)
+    names = name_columns(conversation, models)
     turns = []
     for turn in conversation.without_unanswered().turns:
         answers = []
@@ -107,15 +107,15 @@ def to_dict(conversation: Conversation, contenders: Sequence[Contender]) -> dict
     return {"models": names, "turns": turns}
 
 
-def to_json(conversation: Conversation, contenders: Sequence[Contender]) -> str:
+def to_json(conversation: Conversation, models: Sequence[ComparedModel]) -> str:
     """Write a conversation as JSON."""
-    return json.dumps(to_dict(conversation, contenders), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(to_dict(conversation, models), indent=2, ensure_ascii=False) + "\n"
 
 
-def to_markdown(conversation: Conversation, contenders: Sequence[Contender]) -> str:
+def to_markdown(conversation: Conversation, models: Sequence[ComparedModel]) -> str:
     """Write a conversation as Markdown; what was said stands in fences, so that it cannot become anything else."""
     lines = ["# Comparison", ""]
-    for number, turn in enumerate(to_dict(conversation, contenders)["turns"], 1):
+    for number, turn in enumerate(to_dict(conversation, models)["turns"], 1):
         known = f" (known answer: `{turn['known_answer']}`)" if turn["known_answer"] is not None else ""
         settings = f"temperature {turn['temperature']:g}, at most {turn['max_new_tokens']} tokens, seed {turn['seed']}"
         lines += [f"## Question {number}{known}", "", _quoted(turn["question"]), "", settings, ""]
@@ -129,11 +129,11 @@ def to_markdown(conversation: Conversation, contenders: Sequence[Contender]) -> 
     return "\n".join(lines)
 
 
-def column_names(conversation: Conversation, contenders: Sequence[Contender]) -> list[str]:
+def name_columns(conversation: Conversation, models: Sequence[ComparedModel]) -> list[str]:
     """Return the name over every column: the model's, or a letter while names are hidden."""
     if conversation.blind:
-        return [f"Model {letter}" for letter in "ABCD"[: len(contenders)]]
-    return [contenders[index].source for index in conversation.order]
+        return [f"Model {letter}" for letter in "ABCD"[: len(models)]]
+    return [models[index].source for index in conversation.order]
 
 
 def _quoted(text: str) -> str:

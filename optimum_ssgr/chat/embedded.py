@@ -46,8 +46,8 @@ def make_demo(folder: Path) -> tuple[str, ...]:
     dense = SSGRPruner.from_pretrained(NAME)
     problems = load_problems(NAME, split="train", limit=PROBLEMS)
     sets = {
-        "text": dense.build_calibration(config=_with_strategy("text"), text=documents("train")),
-        "ssgr": dense.build_calibration(problems, _with_strategy("ssgr"), output_dir=folder / "calibration", batch_size=128),
+        "text": dense.build_calibration(config=_config_for("text"), text=documents("train")),
+        "ssgr": dense.build_calibration(problems, _config_for("ssgr"), output_dir=folder / "calibration", batch_size=128),
     }
     for strategy in STRATEGIES:
         pruner = SSGRPruner(copy.deepcopy(dense.model), dense.tokenizer)
@@ -56,11 +56,11 @@ def make_demo(folder: Path) -> tuple[str, ...]:
     return find_demo(folder)
 
 
-def _with_strategy(strategy: str) -> CalibrationConfig:
+def _config_for(strategy: str) -> CalibrationConfig:
     return dataclasses.replace(CALIBRATION, strategy=strategy)
 
 
-def with_embedded_models(settings: ChatSettings) -> ChatSettings:
+def add_embedded_models(settings: ChatSettings) -> ChatSettings:
     """Return settings that name models: where they name none, those of `./demo`, or else ones made now.
 
     What is made lies in a folder that is removed at the end of the process.

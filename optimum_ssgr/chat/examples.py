@@ -6,7 +6,7 @@ from itertools import islice
 from ..reasoner import NAME as EMBEDDED
 from ..reasoner.tasks import tasks
 from ..records import Problem
-from .contenders import Contender
+from .compared_models import ComparedModel
 
 
 LEVELS = ("easy", "medium", "hard")
@@ -35,9 +35,9 @@ _MATHEMATICS = {
 }
 
 
-def example_problems(contenders: Sequence[Contender]) -> dict[str, list[Problem]]:
+def choose_examples(models: Sequence[ComparedModel]) -> dict[str, list[Problem]]:
     """Return problems by level that suit the models: held-out tasks for the tiny reasoner, mathematics for others."""
-    if all(contender.base_model == EMBEDDED for contender in contenders):
+    if all(model.base_model == EMBEDDED for model in models):
         return _tasks()
     return {
         level: [

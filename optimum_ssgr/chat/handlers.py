@@ -8,10 +8,10 @@ from transformers.utils import logging
 
 from ..errors import SSGRError
 from .answers import Answer
-from .arena import MAX_SEED, Arena
+from .comparison import MAX_SEED, ComparisonSession
 from .conversation import Conversation, to_dict, to_json, to_markdown
 from .layout import HINT, Parts
-from .views import headings, messages, numbers, summary
+from .views import render_headings, render_messages, render_numbers, render_summary
 from .votes import SaveVote, describe_vote
 
 
@@ -25,13 +25,13 @@ class Handlers:
     """The functions behind the events.
 
     Args:
-        arena: Who answers.
+        comparison: Who answers.
         parts: The components.
         save_vote: Keeps a vote.
     """
 
-    def __init__(self, arena: Arena, parts: Parts, save_vote: SaveVote) -> None:
-        self.arena, self.parts, self.save_vote = arena, parts, save_vote
+    def __init__(self, comparison: ComparisonSession, parts: Parts, save_vote: SaveVote) -> None:
+        self.comparison, self.parts, self.save_vote = comparison, parts, save_vote
 
     def ask(
         self,
@@ -45,10 +45,10 @@ class Handlers:
     ) -> Iterator[Updates]:
         """Ask all models the question."""
         conversation = conversation.without_unanswered()
-        if len(conversation.turns) >= self.arena.settings.max_turns:
-            raise _refusal(f"A chat has at most {self.arena.settings.max_turns} questions; start a new one.")
+        if len(conversation.turns) >= self.comparison.settings.max_turns:
+            raise _refusal(f"A chat has at most {self.comparison.settings.max_turns} questions; start a new one.")
         try:
-            turn = self.arena.turn(question, expected, temperature, max_new_tokens, seed)
+            turn = self.comparison.turn(question, expected, temperature, max_new_tokens, seed)
         except SSGRError as error:
             raise _refusal(str(error)) from None
         yield from self._run(conversation.asking(turn), request)
@@ -63,14 +63,14 @@ class Handlers:
         seed = int(seed or 0) + 1 if int(seed or 0) < MAX_SEED else 0
         expected = last.problem.answer if last.problem else ""
         try:
-            turn = self.arena.turn(last.question, expected, temperature, max_new_tokens, seed)
+            turn = self.comparison.turn(last.question, expected, temperature, max_new_tokens, seed)
         except SSGRError as error:
             raise _refusal(str(error)) from None
         yield from self._run(conversation.without_last().asking(turn), request)
 
     def _run(self, conversation: Conversation, request: gr.Request) -> Iterator[Updates]:
         """Show the answers as they grow, then the verdicts and the votes."""
-        if self.arena.is_answering(_session(request)):
+        if self.comparison.is_answering(_session(request)):
             raise _refusal("The models are still answering; stop them first.")
         parts, turn = self.parts, conversation.last
         known = turn.problem.answer if turn.problem else ""
@@ -87,8 +87,8 @@ class Handlers:
             **{button: gr.update(interactive=False) for button in self._between_turns},
             **{button: gr.update(visible=False) for button in parts.votes},
             **{column.stop: gr.update(visible=True) for column in parts.columns},
-            **{column.chat: messages(conversation.turns, index) for index, column in enumerate(parts.columns)},
-            **{column.numbers: numbers(None) for column in parts.columns},
+            **{column.chat: render_messages(conversation.turns, index) for index, column in enumerate(parts.columns)},
+            **{column.numbers: render_numbers(None) for column in parts.columns},
         }
         ready: Updates = {
             parts.ask: gr.update(visible=True),
@@ -97,16 +97,16 @@ class Handlers:
         }
         shown: list[Answer | None] = [None] * len(parts.columns)
         try:
-            for answers in self.arena.answer(conversation, _session(request)):
+            for answers in self.comparison.answer(conversation, _session(request)):
                 conversation = conversation.answered(answers)
                 view: Updates = {}
                 for index, (column, answer) in enumerate(zip(parts.columns, answers, strict=True)):
                     before, shown[index] = shown[index], answer
                     if before == answer:
                         continue
-                    view[column.numbers] = numbers(answer, turn)
+                    view[column.numbers] = render_numbers(answer, turn)
                     if before is None or (before.text, before.finish) != (answer.text, answer.finish):
-                        view[column.chat] = messages(conversation.turns, index)
+                        view[column.chat] = render_messages(conversation.turns, index)
                     if answer.finish is not None:
                         view[column.stop] = gr.update(visible=False)
                 if view:
@@ -117,7 +117,7 @@ class Handlers:
             raise
         yield {
             parts.conversation: conversation,
-            parts.status: f"{summary(conversation, self.arena.contenders)} Which answer is best?",
+            parts.status: f"{render_summary(conversation, self.comparison.models)} Which answer is best?",
             **ready,
             **{button: gr.update(visible=True, interactive=True) for button in parts.votes},
         }
@@ -129,7 +129,7 @@ class Handlers:
 
     def stop(self, column: int | None, request: gr.Request) -> None:
         """Stop all answers, or the one in a column; what was written stays."""
-        self.arena.stop(_session(request), column)
+        self.comparison.stop(_session(request), column)
 
     def new_chat(self, blind: bool) -> Updates:
         """Forget the conversation; a blind one shuffles the columns."""
@@ -142,7 +142,7 @@ class Handlers:
             **self._headings(conversation),
             **{button: gr.update(visible=False) for button in parts.votes},
             **{column.chat: [] for column in parts.columns},
-            **{column.numbers: numbers(None) for column in parts.columns},
+            **{column.numbers: render_numbers(None) for column in parts.columns},
         }
 
     def vote(self, choice: str, conversation: Conversation) -> Updates:
@@ -150,32 +150,32 @@ class Handlers:
         if conversation.last is None or not conversation.last.answers or conversation.voted:
             raise _refusal("There is nothing to vote on.")
         try:
-            self.save_vote(describe_vote(conversation, list(self.arena.contenders), choice))
+            self.save_vote(describe_vote(conversation, list(self.comparison.models), choice))
         except OSError as error:
             logger.error(f"A vote could not be saved: {error}.")
             raise _refusal("Your vote could not be saved; try again later.") from None
         conversation = conversation.revealed()
         return {
             self.parts.conversation: conversation,
-            self.parts.status: f"Thank you for your vote. {summary(conversation, self.arena.contenders)}",
+            self.parts.status: f"Thank you for your vote. {render_summary(conversation, self.comparison.models)}",
             **self._headings(conversation),
             **{button: gr.update(interactive=False) for button in self.parts.votes},
         }
 
     def _headings(self, conversation: Conversation) -> Updates:
-        shown = headings(conversation, self.arena.contenders)
+        shown = render_headings(conversation, self.comparison.models)
         return {column.heading: html for column, html in zip(self.parts.columns, shown, strict=True)}
 
     def example(self, level: str, question: str) -> Updates:
         """Fill in the next example of a level."""
-        problems = self.arena.examples[level]
+        problems = self.comparison.examples[level]
         questions = [problem.question for problem in problems]
         place = (questions.index(question) + 1) % len(problems) if question in questions else 0
         return {self.parts.question: questions[place], self.parts.expected: problems[place].answer}
 
     def from_link(self, request: gr.Request) -> Updates:
         """Fill the form with what the address says; it is never run, since links must not spend anybody's GPU."""
-        given, limits, parts = dict(request.query_params), self.arena.settings, self.parts
+        given, limits, parts = dict(request.query_params), self.comparison.settings, self.parts
         filled: Updates = {
             parts.question: given.get("q", "")[: limits.max_question] or gr.skip(),
             parts.expected: given.get("a", "")[:200] or gr.skip(),
@@ -195,11 +195,11 @@ class Handlers:
 
     def as_json(self, conversation: Conversation) -> str:
         """Write the conversation as JSON."""
-        return to_json(conversation, self.arena.contenders)
+        return to_json(conversation, self.comparison.models)
 
     def as_markdown(self, conversation: Conversation) -> str:
         """Write the conversation as Markdown."""
-        return to_markdown(conversation, self.arena.contenders)
+        return to_markdown(conversation, self.comparison.models)
 
     def compare(
         self,
@@ -211,15 +211,15 @@ class Handlers:
         request: gr.Request = None,
     ) -> Iterator[dict[str, Any]]:
         """Ask all models one question; yields growing answers, the last time with their verdicts and "done": true."""
-        conversation = Conversation.start(len(self.arena.contenders), blind=False)
+        conversation = Conversation.start(len(self.comparison.models), blind=False)
         try:
-            conversation = conversation.asking(self.arena.turn(question, expected, temperature, max_new_tokens, seed))
+            conversation = conversation.asking(self.comparison.turn(question, expected, temperature, max_new_tokens, seed))
         except SSGRError as error:
             raise _refusal(str(error)) from None
-        for answers in self.arena.answer(conversation, f"api-{_session(request)}"):
+        for answers in self.comparison.answer(conversation, f"api-{_session(request)}"):
             conversation = conversation.answered(answers)
-            yield {"done": False, **to_dict(conversation, self.arena.contenders)["turns"][0]}
-        yield {"done": True, **to_dict(conversation, self.arena.contenders)["turns"][0]}
+            yield {"done": False, **to_dict(conversation, self.comparison.models)["turns"][0]}
+        yield {"done": True, **to_dict(conversation, self.comparison.models)["turns"][0]}
 
 
 def _session(request: gr.Request | None) -> str:

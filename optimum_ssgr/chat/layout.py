@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from .arena import MAX_SEED, Arena
+from .comparison import MAX_SEED, ComparisonSession
 from .conversation import Conversation
 from .examples import LEVELS
-from .untrusted import DELIMITERS
-from .views import headings, numbers
+from .sanitize import DELIMITERS
+from .views import render_headings, render_numbers
 
 
 HINT = "Type a question or take an example; all models answer it at once."
@@ -69,12 +69,12 @@ class Parts:
         return [self.temperature, self.max_new_tokens, self.seed]
 
 
-def lay_out(arena: Arena) -> Parts:
+def lay_out(comparison: ComparisonSession) -> Parts:
     """Place the components of the comparison tab; must be called where Gradio's blocks are open."""
-    limits = arena.settings
-    start = Conversation.start(len(arena.contenders), blind=False)
+    limits = comparison.settings
+    start = Conversation.start(len(comparison.models), blind=False)
     with gr.Row(elem_id="columns", equal_height=False):
-        columns = [_column(number, html) for number, html in enumerate(headings(start, arena.contenders), 1)]
+        columns = [_column(number, html) for number, html in enumerate(render_headings(start, comparison.models), 1)]
     with gr.Row(elem_id="verdicts"):
         status = gr.HTML(HINT, elem_id="status", html_template='<div role="status" aria-live="polite">${value}</div>')
         tie = gr.Button("Tie", size="sm", scale=0, min_width=80, visible=False, elem_id="vote-tie")
@@ -179,7 +179,7 @@ def _column(number: int, heading: str) -> Column:
                 placeholder="Its answer will stand here.",
                 container=False,
             ),
-            numbers=gr.HTML(numbers(None), elem_id=f"numbers-{number}"),
+            numbers=gr.HTML(render_numbers(None), elem_id=f"numbers-{number}"),
             stop=gr.Button("Stop", size="sm", visible=False, elem_id=f"stop-{number}"),
             best=gr.Button("Best answer", size="sm", visible=False, elem_id=f"best-{number}"),
         )

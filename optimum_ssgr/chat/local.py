@@ -9,6 +9,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
 
 from ..checkpoints.load import load_model
+from ..compat import model_name
 from ..errors import ModelError
 from ..rollouts.local import sample_tokens
 from ..verification.answer import THINK_START
@@ -29,7 +30,7 @@ class LocalBackend:
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        name = model.config._name_or_path
+        name = model_name(model)
         if not tokenizer.chat_template:
             raise ModelError(f"the tokenizer of {name} has no chat template; use an instruction-tuned or reasoning model.")
         if not tokenizer.is_fast:

@@ -1,24 +1,20 @@
 """The comparison page: components, events, and how it is served."""
 
-import os
 from functools import partial
 from typing import Any
 
-
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # Gradio reads it when it is imported
-
 import gradio as gr
 
-from .arena import Arena
-from .backends import open_backends
-from .contenders import describe
-from .embedded import with_embedded_models
-from .examples import example_problems
+from .compared_models import describe_model
+from .comparison import ComparisonSession
+from .embedded import add_embedded_models
+from .examples import choose_examples
 from .handlers import Handlers
 from .layout import lay_out
-from .look import COPY_LINK, CSS, LABEL_COLUMNS, TOGGLE_THEME, download_script, theme
-from .results import results_tab
+from .open_backends import open_backends
+from .results import add_results_tab
 from .settings import ChatSettings
+from .theme import COPY_LINK, CSS, LABEL_COLUMNS, TOGGLE_THEME, download_script, make_theme
 from .votes import SaveVote, open_votes
 
 
@@ -36,10 +32,10 @@ def open_page(settings: ChatSettings) -> gr.Blocks:
         SSGRError: Votes cannot be kept there, a model cannot be loaded, or an address is not one.
     """
     save_vote = open_votes(settings.votes)
-    return build_page(open_arena(with_embedded_models(settings)), save_vote)
+    return build_page(open_comparison(add_embedded_models(settings)), save_vote)
 
 
-def open_arena(settings: ChatSettings) -> Arena:
+def open_comparison(settings: ChatSettings) -> ComparisonSession:
     """Load the models of a page and find out who they are.
 
     Args:
@@ -48,18 +44,18 @@ def open_arena(settings: ChatSettings) -> Arena:
     Raises:
         SSGRError: A model cannot be loaded, or an address is not one.
     """
-    contenders = [describe(model) for model in settings.models]
-    return Arena(settings, contenders, open_backends(settings), example_problems(contenders))
+    models = [describe_model(source) for source in settings.models]
+    return ComparisonSession(settings, models, open_backends(settings), choose_examples(models))
 
 
-def build_page(arena: Arena, save_vote: SaveVote) -> gr.Blocks:
+def build_page(comparison: ComparisonSession, save_vote: SaveVote) -> gr.Blocks:
     """Build the page.
 
     Args:
-        arena: Who answers.
+        comparison: Who answers.
         save_vote: Keeps a vote.
     """
-    settings = arena.settings
+    settings = comparison.settings
     with gr.Blocks(title="Dense and pruned, side by side", fill_width=True, analytics_enabled=False) as page:
         with gr.Row(elem_id="header"):
             gr.HTML(
@@ -68,10 +64,10 @@ def build_page(arena: Arena, save_vote: SaveVote) -> gr.Blocks:
             )
             toggle = gr.Button("Dark / light", size="sm", scale=0, min_width=110, elem_id="theme")
         with gr.Tab("Compare", id="compare"):
-            parts = lay_out(arena)
+            parts = lay_out(comparison)
         with gr.Tab("Results", id="results"):
-            results_tab(arena.contenders, settings)
-        handlers = Handlers(arena, parts, save_vote)
+            add_results_tab(comparison.models, settings)
+        handlers = Handlers(comparison, parts, save_vote)
         _wire(handlers)
         toggle.click(None, js=TOGGLE_THEME, api_visibility="private")
         filled = [parts.question, parts.expected, parts.blind, *parts.settings]
@@ -82,7 +78,7 @@ def build_page(arena: Arena, save_vote: SaveVote) -> gr.Blocks:
 
 def _wire(handlers: Handlers) -> None:
     """Say which event runs which function."""
-    parts, settings = handlers.parts, handlers.arena.settings
+    parts, settings = handlers.parts, handlers.comparison.settings
     running: dict[str, Any] = {**PRIVATE, "concurrency_id": "compare", "concurrency_limit": settings.concurrency}
     headings = [column.heading for column in parts.columns]
     shown = [component for column in parts.columns for component in (column.chat, column.numbers, column.stop)]
@@ -101,9 +97,9 @@ def _wire(handlers: Handlers) -> None:
         **running,
     )
     parts.again.click(handlers.again, [*parts.settings, parts.conversation], outputs, trigger_mode="once", **running)
-    parts.stop.click(_stopper(handlers, None), None, None, **AT_ONCE)
+    parts.stop.click(_make_stop(handlers, None), None, None, **AT_ONCE)
     for index, column in enumerate(parts.columns):
-        column.stop.click(_stopper(handlers, index), None, None, **AT_ONCE)
+        column.stop.click(_make_stop(handlers, index), None, None, **AT_ONCE)
     votes = [*(str(index) for index in range(len(parts.columns))), "tie", "none"]
     for choice, button in zip(votes, parts.votes, strict=True):
         button.click(
@@ -127,7 +123,7 @@ def _wire(handlers: Handlers) -> None:
         )
 
 
-def _stopper(handlers: Handlers, column: int | None) -> Any:
+def _make_stop(handlers: Handlers, column: int | None) -> Any:
     def stop(request: gr.Request) -> None:  # Gradio finds the request by its annotation, which partial would hide
         handlers.stop(column, request)
 
@@ -137,7 +133,7 @@ def _stopper(handlers: Handlers, column: int | None) -> Any:
 def launch_arguments() -> dict[str, Any]:
     """Return what `launch()` takes: looks, and nothing that reaches outside."""
     return {
-        "theme": theme(),
+        "theme": make_theme(),
         "css": CSS,
         "footer_links": ["api"],
         "ssr_mode": False,

@@ -10,13 +10,13 @@ from typing import Any
 
 import gradio as gr
 
-from ..formats import HISTOGRAMS_FILE as HISTOGRAMS
-from .contenders import CALIBRATED_ON, HUB, METHODS, Contender
+from ..formats import HISTOGRAMS_FILE
+from .compared_models import HUB, METHOD_LABELS, STRATEGY_LABELS, ComparedModel
 from .settings import ChatSettings
 
 
 _LAYER = re.compile(r"\.(\d+)\.(.+?)(?:\.weight)?$")
-_STAGES = {
+_FUNNEL_LABELS = {
     "problems": "problems",
     "rollouts": "responses sampled",
     "finished": "finished within the limit",
@@ -27,25 +27,25 @@ _STAGES = {
 }
 
 
-def results_tab(contenders: Sequence[Contender], settings: ChatSettings) -> None:
+def add_results_tab(models: Sequence[ComparedModel], settings: ChatSettings) -> None:
     """Place the components of the results tab; must be called where Gradio's blocks are open."""
     folder = Path(settings.results) if settings.results else None
-    histograms = Path(settings.calibration) / HISTOGRAMS if settings.calibration else None
+    histograms = Path(settings.calibration) / HISTOGRAMS_FILE if settings.calibration else None
     with gr.Row(equal_height=False):
-        gr.HTML(_side_by_side([accuracy_tables(folder), links(contenders)]), elem_id="measured", min_width=520)
+        gr.HTML(_side_by_side([render_accuracy(folder), render_links(models)]), elem_id="measured", min_width=520)
         for plot in sorted(folder.rglob("*.png")) if folder else ():
-            if plot.name != HISTOGRAMS:
+            if plot.name != HISTOGRAMS_FILE:
                 _image(plot, f"Plot {plot.stem.replace('_', ' ')}")
-    heat = [heat_map(contender) for contender in contenders if contender.layers]
+    heat = [render_heat_map(model) for model in models if model.layers]
     gr.HTML(_side_by_side(heat), elem_id="heat")
     with gr.Row(equal_height=False):
-        funnels = [funnel(contender) for contender in contenders if contender.calibration]
+        funnels = [render_funnel(model) for model in models if model.calibration]
         gr.HTML(_side_by_side(funnels), elem_id="funnel", min_width=520)
         if histograms and histograms.is_file():
             _image(histograms, "Histograms of pass rates and lengths in the calibration set")
 
 
-def accuracy_tables(folder: Path | None) -> str:
+def render_accuracy(folder: Path | None) -> str:
     """Return the numbers of a `report.json` of a demo or a study, a table per set of problems; empty when there is none."""
     try:
         report = json.loads((folder / "report.json").read_text()) if folder else {"rows": []}
@@ -70,13 +70,13 @@ def _accuracy_table(name: str, dense: dict[str, Any], rows: list[dict[str, Any]]
 
 
 def _accuracy_row(row: dict[str, Any]) -> str:
-    method = METHODS.get(row["method"], row["method"])
+    method = METHOD_LABELS.get(row["method"], row["method"])
     share = f", {row['sparsity']:.0%}" if row.get("sparsity") else ""
     strategy = row.get("strategy") or row.get("calibration") or ""
     accuracy = f"{_track(row['accuracy'])}{row['accuracy']:.1%} ± {row['accuracy_se']:.1%}"
     cells = (
         f"{escape(method)}{share}",
-        escape(CALIBRATED_ON.get(strategy, strategy)),
+        escape(STRATEGY_LABELS.get(strategy, strategy)),
         accuracy,
         f"{row['mean_tokens']:.0f}",
         f"{row['truncated']:.1%}",
@@ -84,10 +84,10 @@ def _accuracy_row(row: dict[str, Any]) -> str:
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
-def heat_map(contender: Contender) -> str:
+def render_heat_map(model: ComparedModel) -> str:
     """Return the sparsity of every pruned layer: kinds of layers down, blocks across."""
     found: dict[str, dict[int, float]] = {}
-    for layer in contender.layers:
+    for layer in model.layers:
         if match := _LAYER.search(str(layer["name"])):
             found.setdefault(match[2], {})[int(match[1])] = layer["zeros"] / math.prod(layer["shape"])
     blocks = sorted({block for kind in found.values() for block in kind})
@@ -97,8 +97,8 @@ def heat_map(contender: Contender) -> str:
         f'<tr><th scope="row">{escape(kind)}</th>{"".join(_heat_cell(values.get(block), digits) for block in blocks)}</tr>'
         for kind, values in found.items()
     )
-    title = f"Zeros by layer and block: {escape(contender.title)}"
-    total = f"{contender.sparsity:.2%} of the weights in these layers are zero. Numbers are per cent."
+    title = f"Zeros by layer and block: {escape(model.title)}"
+    total = f"{model.sparsity:.2%} of the weights in these layers are zero. Numbers are per cent."
     table = f"<table class='{'heat' if digits else 'heat dense'}'><tr><td></td>{head}</tr>{rows}</table>"
     return f"<section><h2>{title}</h2>{table}<p class='hint'>{total}</p></section>"
 
@@ -110,28 +110,26 @@ def _heat_cell(share: float | None, digits: int) -> str:
     return f'<td style="background: {colour}">{100 * share:.{digits}f}</td>'
 
 
-def funnel(contender: Contender) -> str:
+def render_funnel(model: ComparedModel) -> str:
     """Return how many responses came through each stage of the selection."""
-    counts = contender.calibration.get("counts") or {}
-    present = [(label, counts[name]) for name, label in _STAGES.items() if name in counts]
+    counts = model.calibration.get("counts") or {}
+    present = [(label, counts[name]) for name, label in _FUNNEL_LABELS.items() if name in counts]
     most = max((count for _, count in present), default=0)
     rows = "".join(
         f"<tr><td>{label}</td><td>{_track(count / most)}</td><td>{count:,}</td></tr>" for label, count in present if most
     )
     tokens = f"{counts['tokens']:,} tokens in all." if "tokens" in counts else ""
-    return (
-        f"<section><h2>Calibration: {escape(contender.title)}</h2><table>{rows}</table><p class='hint'>{tokens}</p></section>"
-    )
+    return f"<section><h2>Calibration: {escape(model.title)}</h2><table>{rows}</table><p class='hint'>{tokens}</p></section>"
 
 
-def links(contenders: Sequence[Contender]) -> str:
+def render_links(models: Sequence[ComparedModel]) -> str:
     """Return links to the models, and to the problems they were calibrated on, as far as they are on the Hub."""
     items = []
-    for contender in contenders:
-        name = escape(contender.source if contender.link else contender.name)
-        shown = f'<a href="{contender.link}" target="_blank" rel="noopener">{name}</a>' if contender.link else name
-        items.append(f"<li>{escape(contender.title)}: {shown}</li>")
-    sources = {contender.calibration.get("problems", {}).get("source") for contender in contenders}
+    for model in models:
+        name = escape(model.source if model.link else model.name)
+        shown = f'<a href="{model.link}" target="_blank" rel="noopener">{name}</a>' if model.link else name
+        items.append(f"<li>{escape(model.title)}: {shown}</li>")
+    sources = {model.calibration.get("problems", {}).get("source") for model in models}
     for source in sorted(filter(None, sources)):
         name, data_set = escape(source), source.split(":")[0]
         on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", data_set) and not Path(source).exists()

@@ -12,13 +12,13 @@ from tempfile import mkdtemp
 from time import time
 from typing import Any
 
-from huggingface_hub import CommitScheduler
+from huggingface_hub import CommitInfo, CommitScheduler
 from transformers.utils import logging
 
 from ..errors import HubError, OutputError
 from ..hub.access import QUICK_TRIES, check_push
-from ..hub.client import call_hub
-from .contenders import Contender
+from ..hub.client import call_hub, limited_silence
+from .compared_models import ComparedModel
 from .conversation import Conversation
 
 
@@ -42,19 +42,19 @@ def open_votes(place: str) -> SaveVote:
     return _to_hub(place.removeprefix(HUB_PREFIX)) if place.startswith(HUB_PREFIX) else _to_file(Path(place))
 
 
-def describe_vote(conversation: Conversation, contenders: list[Contender], choice: str) -> dict[str, Any]:
+def describe_vote(conversation: Conversation, models: list[ComparedModel], choice: str) -> dict[str, Any]:
     """Say what was voted on.
 
     Args:
         conversation: The conversation before the names were shown.
-        contenders: The models.
+        models: The models.
         choice: Number of a column, `tie` or `none`.
     """
     turn = conversation.last
     columns = [
         {
-            "model": contenders[index].source,
-            "sparsity": contenders[index].sparsity,
+            "model": models[index].source,
+            "sparsity": models[index].sparsity,
             "tokens": answer.tokens,
             "finish": answer.finish,
             "correct": answer.correct,
@@ -86,6 +86,15 @@ def _to_file(path: Path) -> SaveVote:
     return save
 
 
+class _Scheduler(CommitScheduler):
+    """Commits from a thread of its own, which must not wait for ever either."""
+
+    @limited_silence()
+    def push_to_hub(self) -> CommitInfo | None:
+        """Commit what is new."""
+        return super().push_to_hub()
+
+
 def _to_hub(repository: str) -> SaveVote:
     """Collect votes in a file of this process, and commit it every few minutes and at the end of the process.
 
@@ -95,7 +104,7 @@ def _to_hub(repository: str) -> SaveVote:
     folder = Path(mkdtemp(prefix="votes-"))
     file = folder / f"{uuid.uuid4()}.jsonl"  # a name of its own, so that several Spaces can share the data set
     scheduler = call_hub(
-        lambda: CommitScheduler(
+        lambda: _Scheduler(
             repo_id=repository, repo_type="dataset", folder_path=folder, path_in_repo="data", every=MINUTES, private=True
         ),
         repository,

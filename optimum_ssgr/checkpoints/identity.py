@@ -4,9 +4,9 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils.sha import sha_fileobj
 from tqdm.auto import tqdm
 
+from ..compat import sha256
 from ..hub.client import call_hub
 from .inspect import checkpoint_files
 
@@ -26,7 +26,7 @@ def hash_weights(folder: str | Path) -> dict[str, str]:
     hashes = {}
     for path in tqdm(checkpoint_files(folder), desc="hash weights", unit="file", leave=False):
         with path.open("rb") as file:
-            hashes[path.relative_to(folder).as_posix()] = sha_fileobj(file).hex()
+            hashes[path.relative_to(folder).as_posix()] = sha256(file)
     return hashes
 
 

@@ -15,6 +15,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
 from ..errors import DataError
+from ..hub.client import limited_silence
 from ..hub.failures import hub_error
 from ..reasoner import NAME as EMBEDDED
 from ..reasoner import WEIGHTS
@@ -83,6 +84,7 @@ def find_checkpoint(source: str, revision: str | None = None) -> Path:
     raise DataError(f"there is no folder {source}, and it cannot be fetched from the Hub: {reason}")
 
 
+@limited_silence()
 def fetch_weights(
     source: str, revision: str | None = None, token: str | bool | None = None, beside: Sequence[str] = ()
 ) -> Path:

@@ -13,10 +13,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import cached_file
 
+from ..compat import find_file, set_origin
 from ..errors import ConfigError, DataError, ModelError
-from ..hub.client import call_hub
+from ..hub.client import call_hub, limited_silence
 from ..hub.failures import hub_error
 from ..reasoner import NAME as EMBEDDED
 from ..reasoner import WEIGHTS
@@ -26,6 +26,7 @@ from .inspect import INDEX, read_index
 LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError, SafetensorError, DataError)
 
 
+@limited_silence()
 def load_model(
     model_id: str,
     *,
@@ -57,10 +58,11 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=device_map, use_safetensors=True, **shared)
     except LOADING_ERRORS as error:
         raise cannot_load(model_id, error) from error
-    name_origin(model, model_id, commit)
+    set_origin(model, model_id, commit)
     return model.eval(), tokenizer
 
 
+@limited_silence()
 def load_skeleton(
     model_id: str, *, revision: str | None = None, trust_remote_code: bool = False, token: str | bool | None = None
 ) -> PreTrainedModel:
@@ -76,10 +78,11 @@ def load_skeleton(
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except LOADING_ERRORS as error:
         raise cannot_load(model_id, error) from error
-    name_origin(model, model_id, commit)
+    set_origin(model, model_id, commit)
     return model
 
 
+@limited_silence()
 def load_config(
     model_id: str, *, revision: str | None = None, trust_remote_code: bool = False, token: str | bool | None = None
 ) -> PretrainedConfig:
@@ -96,6 +99,7 @@ def load_config(
         raise cannot_load(model_id, error) from error
 
 
+@limited_silence()
 def load_tokenizer(
     model_id: str, *, revision: str | None = None, trust_remote_code: bool = False, token: str | bool | None = None
 ) -> PreTrainedTokenizerBase:
@@ -141,19 +145,13 @@ def commit_of(model_id: str, revision: str | None, token: str | bool | None) -> 
         return None
 
 
-def name_origin(model: PreTrainedModel, model_id: str, commit: str | None) -> None:
-    """Note in a model's config what it was loaded from; transformers leaves the commit out."""
-    model.config._name_or_path = model_id
-    model.config._commit_hash = commit
-
-
 def _check_index(source: str, revision: str | None, token: str | bool | None) -> None:
     """Refuse an index that leads out of its checkpoint or to a pickle; transformers would follow it.
 
     Raises:
         DataError: It does.
     """
-    index = cached_file(source, INDEX, revision=revision, token=token, _raise_exceptions_for_missing_entries=False)
+    index = find_file(source, INDEX, revision=revision, token=token)
     if index is not None:
         read_index(Path(index))
 

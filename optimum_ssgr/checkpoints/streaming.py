@@ -4,11 +4,12 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import init_empty_weights
@@ -25,25 +26,30 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
-    WeightConverter,
-    WeightRenaming,
-    build_glob_alternation,
-    dot_natural_key,
-    rename_source_key,
-    revert_weight_conversion,
-)
-from transformers.initialization import no_init_weights
 
+from ..compat import (
+    LoadingRules,
+    is_saved,
+    kept_in_float32,
+    own_buffers,
+    own_parameters,
+    set_origin,
+    undo_conversion,
+    without_initialisation,
+)
 from ..errors import DataError, ModelError, OutputError
 from ..files import new_folder
 from ..formats import Provenance
+from ..hub.client import limited_silence
 from ..pruning.blocks import find_blocks
 from ..pruning.weights import modules_outside
 from .inspect import INDEX, checkpoint_files, fetch_weights
-from .load import LOADING_ERRORS, cannot_load, commit_of, dtype_of, name_origin, source_of
+from .load import LOADING_ERRORS, cannot_load, commit_of, dtype_of, source_of
 from .save import CHECK_TEXT, check_tokenizer, write_beside
+
+
+if TYPE_CHECKING:
+    from ..compat import WeightConverter
 
 
 _INSTEAD = "save it dequantized first, or load it without streaming, where transformers may dequantize it."
@@ -74,7 +80,7 @@ class Place:
     """
 
     parts: list[tuple[Path, str, str | None]]
-    converter: WeightConverter | None
+    converter: "WeightConverter | None"
 
 
 class StreamedWeights:
@@ -93,7 +99,7 @@ class StreamedWeights:
         self.device = device
         self.dtype = model.dtype
         self.config = model.config
-        self._kept_in_float32 = _kept_in_float32(model)
+        self._kept_in_float32 = kept_in_float32(model)
         self._places = find_places(_stored_tensors(folder), model, str(folder))
         self._tied: dict[str, str] = dict(model.all_tied_weights_keys)
         for target, source in self._tied.items():
@@ -178,21 +184,23 @@ class StreamedWeights:
     @contextmanager
     def _held(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
         """Fill the modules' own parameters, and empty them again."""
-        empty = [(module, dict(module._parameters)) for module in modules.values()]
+        empty = [(module, dict(own_parameters(module))) for module in modules.values()]
         try:
             for name, module in modules.items():
-                for key, parameter in module._parameters.items():
+                parameters, buffers = own_parameters(module), own_buffers(module)
+                for key, parameter in parameters.items():
                     if parameter is not None:
-                        module._parameters[key] = nn.Parameter(self.read(f"{name}.{key}"), requires_grad=False)
-                for key, buffer in module._buffers.items():
-                    if buffer is not None and key not in module._non_persistent_buffers_set:
-                        module._buffers[key] = self.read(f"{name}.{key}")
+                        parameters[key] = nn.Parameter(self.read(f"{name}.{key}"), requires_grad=False)
+                for key, buffer in buffers.items():
+                    if buffer is not None and is_saved(module, key):
+                        buffers[key] = self.read(f"{name}.{key}")
             yield
         finally:
             for module, parameters in empty:
-                module._parameters.update(parameters)
+                own_parameters(module).update(parameters)
 
 
+@limited_silence()
 def load_streamed(
     model_id: str,
     *,
@@ -226,14 +234,14 @@ def load_streamed(
         if not folder.is_dir():
             folder = fetch_weights(source, revision, token)
         wanted = dtype_of(config.dtype or _stored_dtype(folder) if dtype == "auto" else dtype)
-        with init_empty_weights(include_buffers=False), no_init_weights():
+        with init_empty_weights(include_buffers=False), without_initialisation():
             model = AutoModelForCausalLM.from_config(config, dtype=wanted, trust_remote_code=trust_remote_code)
-        for buffers in (module._buffers for module in model.modules()):
+        for buffers in map(own_buffers, model.modules()):
             buffers.update({key: buffer.to(device) for key, buffer in buffers.items() if buffer is not None})
     except LOADING_ERRORS as error:
         raise cannot_load(model_id, error) from error
     model.tie_weights()
-    name_origin(model, model_id, commit)
+    set_origin(model, model_id, commit)
     with suppress(OSError):  # not every checkpoint has one
         model.generation_config = GenerationConfig.from_pretrained(source, revision=revision, token=token)
     return model.eval(), tokenizer, StreamedWeights(folder, model, device)
@@ -278,7 +286,7 @@ def save_streamed(
                 _link(path, partial / file_name)
             else:  # other programs know the original's names and parts only
                 tensors = load_file(path) if path else {name: weights.read(name).cpu()}
-                parts = revert_weight_conversion(model, tensors)
+                parts = undo_conversion(model, tensors)
                 save_file({key: _on_its_own(part) for key, part in parts.items()}, partial / file_name, {"format": "pt"})
             with safe_open(partial / file_name, framework="pt") as file:
                 files[file_name] = list(file.keys())
@@ -353,22 +361,18 @@ def find_places(stored: Mapping[str, Stored], model: PreTrainedModel, checkpoint
         ModelError: Some tensor is not stored, or stored quantized, or as a part of something larger.
     """
     wanted = model.state_dict()
-    transforms = get_model_conversion_mapping(model)
-    renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
-    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
-    by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
+    rules = LoadingRules(model)
     places: dict[str, Place] = {}
-    for key in sorted(stored, key=dot_natural_key):
-        name, pattern = rename_source_key(key, renamings, converters, model.base_model_prefix, wanted)
+    for key, name, pattern, converter in rules.match(stored, wanted):
         if name in wanted:
             if wanted[name].is_floating_point() and stored[key].dtype not in FLOATS:
                 raise ModelError(
                     f"the checkpoint {checkpoint} holds {key} as {stored[key].dtype}, that is, quantized, so it cannot be "
                     f"streamed; {_INSTEAD}"
                 )
-            place = places.setdefault(name, Place([], by_pattern.get(pattern)))
+            place = places.setdefault(name, Place([], converter))
             place.parts.append((stored[key].path, key, pattern))
-    model._weight_conversions = [transform for transform in transforms if transform.was_used()]
+    rules.note_used()
     tied = dict(model.all_tied_weights_keys)
     for name in wanted:
         if name not in places and tied.get(name) not in places and not any(tied.get(key) == name for key in places):
@@ -379,6 +383,7 @@ def find_places(stored: Mapping[str, Stored], model: PreTrainedModel, checkpoint
     return places
 
 
+@limited_silence()
 def check_streamable(
     model_id: str,
     skeleton: PreTrainedModel,
@@ -420,12 +425,3 @@ def _read_stored(path: Path, key: str) -> torch.Tensor:
             return file.get_tensor(key)
     except SafetensorError as error:
         raise ModelError(f"{path} is damaged ({error}); download it again.") from None
-
-
-def _kept_in_float32(model: PreTrainedModel) -> Callable[[str], bool]:
-    """Return what tells the names of tensors that transformers keeps in float32 in a model of lower precision."""
-    kept = list(model._get_dtype_plan(model.dtype))
-    if not kept:
-        return lambda name: False
-    pattern, *_ = build_glob_alternation(kept)
-    return lambda name: bool(pattern.search(name))

@@ -5,9 +5,9 @@ import signal
 import sys
 import threading
 from argparse import ArgumentParser, Namespace
-from importlib.util import find_spec
 
-from ..errors import ConfigError, OutputError
+from ..errors import OutputError
+from ..extras import require_extra
 from .base import SSGRSubcommand, say
 from .flags import add_quiet
 
@@ -54,9 +54,8 @@ class ChatCommand(SSGRSubcommand):
 
     def execute(self, args: Namespace) -> None:
         """Load the models and serve the page."""
-        if find_spec("gradio") is None:
-            raise ConfigError("the page needs Gradio; install it with `pip install 'optimum-ssgr[space]'`.")
-        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before anything imports Gradio
+        require_extra("gradio", "chat", "comparison pages")
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # no part of Gradio is to call home
         from ..chat.settings import ChatSettings
 
         settings = ChatSettings(

@@ -3,14 +3,15 @@
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import httpx2
-from huggingface_hub import get_session, set_client_factory
-from huggingface_hub.utils import _http
+from huggingface_hub import get_session
 from transformers.utils import logging
 
+from ..compat import hub_client_factory, replace_hub_client_factory
 from .failures import hub_error, is_passing, rate_limit_wait
 
 
@@ -21,8 +22,6 @@ Result = TypeVar("Result")
 TRIES = 8
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds between tries, doubling
 SILENCE = 300.0  # seconds without a byte; a commit of many large files is checked by the Hub before it answers
-
-_lock = threading.Lock()
 
 
 def call_hub(call: Callable[[], Result], repo_id: str, tries: int = TRIES) -> Result:
@@ -39,10 +38,10 @@ def call_hub(call: Callable[[], Result], repo_id: str, tries: int = TRIES) -> Re
     Raises:
         HubError: The call was refused, or failed every time. It carries nothing of the original, which knows the token.
     """
-    limit_silence()
     for attempt in range(tries):
         try:
-            return call()
+            with limited_silence():
+                return call()
         except Exception as error:
             refusal = hub_error(error, repo_id)
             if refusal is None:
@@ -63,19 +62,62 @@ def seconds_to_wait(error: BaseException, attempt: int) -> float:
     return min(FIRST_WAIT * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1)
 
 
-def limit_silence() -> None:
-    """Make huggingface_hub's client give up on a server that has gone silent; left alone, it waits for ever."""
-    with _lock:
-        if _limit_request in get_session().event_hooks["request"]:
-            return
-        make_client = _http._GLOBAL_CLIENT_FACTORY  # there is no public way to keep what a user has set
+@contextmanager
+def limited_silence() -> Iterator[None]:
+    """Have huggingface_hub give up on a server that has gone silent, as long as this lasts; left alone, it waits for ever.
 
-        def make_impatient_client() -> httpx2.Client:
-            client = make_client()
-            client.event_hooks["request"].append(_limit_request)
-            return client
+    Its clients are shared by the whole process: whoever else uses them meanwhile gets the same time-outs where they set none,
+    and finds them as they were when the last of our calls is over.
+    """
+    _limit.enter()
+    try:
+        yield
+    finally:
+        _limit.leave()
 
-        set_client_factory(make_impatient_client)
+
+class _SilenceLimit:
+    """Time-outs on the clients that huggingface_hub has, and on those that it makes, as long as anybody is inside."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inside = 0
+        self.clients: list[httpx2.Client] = []
+        self.make_client: Callable[[], httpx2.Client] | None = None  # what made clients before
+
+    def enter(self) -> None:
+        with self.lock:
+            self.inside += 1
+            if hub_client_factory() != self.make_limited_client:  # a user may also set one while we are inside
+                self.make_client = hub_client_factory()
+                replace_hub_client_factory(self.make_limited_client)
+            if (client := get_session()) not in self.clients:
+                self.limit(client)
+
+    def leave(self) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside:
+                return
+            if hub_client_factory() == self.make_limited_client:
+                replace_hub_client_factory(self.make_client)
+            for client in self.clients:
+                hooks = client.event_hooks
+                client.event_hooks = hooks | {"request": [hook for hook in hooks["request"] if hook is not _limit_request]}
+            self.clients.clear()
+
+    def make_limited_client(self) -> httpx2.Client:
+        client = self.make_client()
+        self.limit(client)  # not under our lock: here huggingface_hub's own is held, for which the others wait under ours
+        return client
+
+    def limit(self, client: httpx2.Client) -> None:
+        # a new list instead of a longer one, over which another thread may be going
+        client.event_hooks = client.event_hooks | {"request": [*client.event_hooks["request"], _limit_request]}
+        self.clients.append(client)
+
+
+_limit = _SilenceLimit()
 
 
 def _limit_request(request: httpx2.Request) -> None:

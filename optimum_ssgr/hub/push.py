@@ -8,8 +8,8 @@ from huggingface_hub.errors import RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.lfs import UploadInfo
 from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects
-from huggingface_hub.utils.sha import git_hash
 
+from ..compat import git_hash, make_commit_info
 from ..errors import DataError, HubError
 from .access import check_name, check_visibility, find_repo
 from .client import call_hub
@@ -202,11 +202,10 @@ def _commit_info(api: HfApi, repo: dict[str, str], commit: str, message: str, re
     """What `create_commit` returns, for a commit that has already landed, on a branch or as the pull request "refs/pr/N"."""
     kind = "" if repo["repo_type"] == "model" else f"{repo['repo_type']}s/"
     url = f"{api.endpoint}/{kind}{repo['repo_id']}"
-    return CommitInfo(
-        commit_url=f"{url}/commit/{commit}",
-        commit_message=message,
-        commit_description="",
-        oid=commit,
-        _endpoint=api.endpoint,
-        pr_url=f"{url}/discussions/{request.removeprefix('refs/pr/')}" if request else None,
+    return make_commit_info(
+        url=f"{url}/commit/{commit}",
+        message=message,
+        commit=commit,
+        endpoint=api.endpoint,
+        pull_request_url=f"{url}/discussions/{request.removeprefix('refs/pr/')}" if request else None,
     )

@@ -16,6 +16,7 @@ from typing import Any
 from transformers.utils import logging
 
 from ..errors import DataError
+from ..hub.client import limited_silence
 from ..reasoner import NAME as EMBEDDED
 from ..reasoner.tasks import FAMILIES, SPLITS, tasks
 from ..records import Problem
@@ -183,6 +184,7 @@ def _embedded(families: str, split: str, seed: int, limit: int) -> list[Problem]
     return [task.problem for task in islice(tasks(split, seed, chosen), limit)]
 
 
+@limited_silence()
 def _load_rows(
     source: str | Path, known: Source, split: str, revision: str | None, token: str | bool | None
 ) -> tuple[Any, str | None]:

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from optimum_ssgr.chat import embedded
-from optimum_ssgr.chat.page import build_page, launch_arguments, open_arena
+from optimum_ssgr.chat.page import build_page, launch_arguments, open_comparison
 from optimum_ssgr.chat.settings import ChatSettings
 from optimum_ssgr.chat.votes import open_votes
 from tests.hub_server import HubServer
@@ -46,27 +46,27 @@ def stub():
 
 @contextmanager
 def serve(settings):
-    """Serve a page from this process; gives its address and its arena."""
-    arena = open_arena(settings)
-    page = build_page(arena, open_votes(settings.votes))
+    """Serve a page from this process; gives its address and its comparison."""
+    comparison = open_comparison(settings)
+    page = build_page(comparison, open_votes(settings.votes))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     page.launch(server_name="127.0.0.1", server_port=port, quiet=True, prevent_thread_lock=True, **launch_arguments())
     try:
-        yield f"http://127.0.0.1:{port}/", arena
+        yield f"http://127.0.0.1:{port}/", comparison
     finally:
         page.close(verbose=False)
 
 
 @pytest.fixture(scope="session")
 def served(models, tmp_path_factory):
-    """A page with the embedded models: its address, its arena and its file of votes."""
+    """A page with the embedded models: its address, its comparison and its file of votes."""
     votes = tmp_path_factory.mktemp("votes") / "votes.jsonl"
     calibration = os.path.join(os.path.dirname(os.path.dirname(models[1])), "calibration")
     settings = ChatSettings(models=models, max_new_tokens=400, votes=str(votes), calibration=calibration)
-    with serve(settings) as (url, arena):
-        yield url, arena, votes
+    with serve(settings) as (url, comparison):
+        yield url, comparison, votes
 
 
 @pytest.fixture(scope="session")

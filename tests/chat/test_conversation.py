@@ -1,13 +1,13 @@
 import json
 
 from optimum_ssgr.chat.answers import Answer
-from optimum_ssgr.chat.contenders import Contender
+from optimum_ssgr.chat.compared_models import ComparedModel
 from optimum_ssgr.chat.conversation import Conversation, Turn, to_json, to_markdown
 from optimum_ssgr.chat.votes import describe_vote, open_votes
 from optimum_ssgr.records import Problem
 
 
-CONTENDERS = [Contender("a/dense"), Contender("b/text", "Text"), Contender("c/ssgr", "SSGR")]
+MODELS = [ComparedModel("a/dense"), ComparedModel("b/text", "Text"), ComparedModel("c/ssgr", "SSGR")]
 TURN = Turn("6*7?", Problem("p", "6*7?", "42"), 0.6, 100, 3)
 ANSWERS = [Answer(f"<think>\nhm {name}</think>\n```{name}```", 5, 0.1, 0.2, 1.0, "stop", correct=name == "b") for name in "abc"]
 
@@ -29,16 +29,16 @@ def test_blind_columns_are_shuffled_and_every_model_has_one():
 
 
 def test_json_holds_everything_and_no_hidden_name():
-    exported = json.loads(to_json(talk((2, 0, 1)), CONTENDERS))
+    exported = json.loads(to_json(talk((2, 0, 1)), MODELS))
     answer = exported["turns"][0]["answers"][1]
     assert (answer["model"], answer["thinking"], answer["answer"]) == ("a/dense", "hm b", "```b```")
     assert (exported["turns"][0]["known_answer"], exported["turns"][0]["seed"]) == ("42", 3)
-    hidden = to_json(talk(blind=True), CONTENDERS) + to_markdown(talk(blind=True), CONTENDERS)
-    assert not any(contender.source in hidden for contender in CONTENDERS) and "Model B" in hidden
+    hidden = to_json(talk(blind=True), MODELS) + to_markdown(talk(blind=True), MODELS)
+    assert not any(model.source in hidden for model in MODELS) and "Model B" in hidden
 
 
 def test_markdown_cannot_be_broken_out_of():
-    lines = to_markdown(talk(), CONTENDERS).splitlines()
+    lines = to_markdown(talk(), MODELS).splitlines()
     fences = [line for line in lines if line.startswith("````")]
     assert len(fences) == 6  # a longer fence around each of three answers that hold fences themselves
     assert "### a/dense" in lines and "5 tokens in 1.0 s, end: stop, right" in lines
@@ -47,8 +47,8 @@ def test_markdown_cannot_be_broken_out_of():
 def test_votes_say_who_won_whatever_the_order(tmp_path):
     save = open_votes(str(tmp_path / "votes.jsonl"))
     conversation = talk((2, 0, 1), blind=True)
-    save(describe_vote(conversation, CONTENDERS, "1"))
-    save(describe_vote(conversation, CONTENDERS, "tie"))
+    save(describe_vote(conversation, MODELS, "1"))
+    save(describe_vote(conversation, MODELS, "tie"))
     first, second = map(json.loads, (tmp_path / "votes.jsonl").read_text().splitlines())
     assert (first["vote"], first["blind"], first["questions"]) == ("a/dense", True, ["6*7?"])
     assert [column["model"] for column in first["columns"]] == ["c/ssgr", "a/dense", "b/text"]

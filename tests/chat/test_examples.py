@@ -6,8 +6,8 @@ from math import comb, factorial, gcd
 
 import pytest
 
-from optimum_ssgr.chat.contenders import Contender
-from optimum_ssgr.chat.examples import LEVELS, example_problems
+from optimum_ssgr.chat.compared_models import ComparedModel
+from optimum_ssgr.chat.examples import LEVELS, choose_examples
 from optimum_ssgr.verification.compare import is_equal
 
 
@@ -33,7 +33,7 @@ WORKED_OUT = {
 
 
 def test_known_answers_of_mathematics():
-    problems = [problem for level in example_problems([Contender("org/model")]).values() for problem in level]
+    problems = [problem for level in choose_examples([ComparedModel("org/model")]).values() for problem in level]
     assert len(problems) == len(WORKED_OUT)
     for problem in problems:
         value = next(value for words, value in WORKED_OUT.items() if words in problem.question)
@@ -45,7 +45,7 @@ def test_known_answers_of_mathematics():
 def test_the_reasoner_is_asked_held_out_tasks_of_the_level(level):
     from optimum_ssgr.reasoner.tasks import split_of
 
-    problems = example_problems([Contender("tiny-reasoner")])
+    problems = choose_examples([ComparedModel("tiny-reasoner")])
     assert all(split_of(problem.question) == "test" for problem in problems[level])
     means = [sum(problem.difficulty for problem in problems[name]) / len(problems[name]) for name in LEVELS]
     assert means == sorted(means)

@@ -9,7 +9,7 @@ import pytest
 from optimum_ssgr.chat.handlers import Handlers
 from optimum_ssgr.chat.layout import lay_out
 
-from .test_arena import make_arena
+from .test_comparison import make_comparison
 
 
 REQUEST = SimpleNamespace(session_hash="me")
@@ -19,10 +19,10 @@ class Visitor:
     """A visitor's page: their state, and what is shown; every function is called as Gradio would call it."""
 
     def __init__(self):
-        self.arena = make_arena()
+        self.comparison = make_comparison()
         with gr.Blocks():
-            self.parts = lay_out(self.arena)
-        self.handlers = Handlers(self.arena, self.parts, lambda vote: None)
+            self.parts = lay_out(self.comparison)
+        self.handlers = Handlers(self.comparison, self.parts, lambda vote: None)
         self.conversation, self.shown = self.parts.conversation.value, {}
 
     def ask(self, question="6 * 7?"):
@@ -79,9 +79,9 @@ def test_one_question_at_a_time(visitor, first, second):
 @pytest.mark.parametrize("trouble", ["the models fail", "the connection breaks"])
 def test_a_question_that_was_never_answered_does_not_lock_the_chat(visitor, trouble, then):
     all_of(visitor.ask())
-    race = visitor.arena._race
+    race = visitor.comparison._stream
     if trouble == "the models fail":
-        visitor.arena._race = fail
+        visitor.comparison._stream = fail
         with pytest.raises(RuntimeError, match="no GPU"):
             all_of(visitor.ask("Lost?"))
         assert visitor.can_ask() and "could not be answered" in visitor.shown[visitor.parts.status]
@@ -91,7 +91,7 @@ def test_a_question_that_was_never_answered_does_not_lock_the_chat(visitor, trou
         lost.close()
     assert len(json.loads(visitor.handlers.as_json(visitor.conversation))["turns"]) == 1
     assert visitor.handlers.as_markdown(visitor.conversation).count("## Question") == 1
-    visitor.arena._race = race
+    visitor.comparison._stream = race
     all_of(getattr(visitor, then)() if then == "again" else visitor.ask("Sure?"))
     assert visitor.messages() == ["user", "assistant", "user"]
     assert visitor.conversation.last.question == ("Lost?" if then == "again" else "Sure?")

@@ -17,7 +17,7 @@ def test_the_api_streams_and_grades(served):
     job = client.submit(question=problem.question, temperature=0, max_new_tokens=200, api_name="/compare")
     last = job.result(timeout=60)
     assert last["done"] and not job.outputs()[0]["done"]
-    assert [answer["model"] for answer in last["answers"]] == [contender.source for contender in served[1].contenders]
+    assert [answer["model"] for answer in last["answers"]] == [model.source for model in served[1].models]
     dense = last["answers"][0]
     assert dense["answer"] == f"The answer is \\boxed{{{problem.answer}}}." and dense["correct"] is True
     assert "yes 1" in dense["thinking"] and last["known_answer"] == problem.answer
@@ -40,12 +40,12 @@ def test_the_api_refuses_what_is_out_of_bounds(served, values, message):
 
 def test_a_cancelled_job_stops_the_models(stub):
     stub.pause = 0.05
-    with serve(ChatSettings(models=("endless", "right"), engine=stub.url, votes="/dev/null")) as (url, arena):
+    with serve(ChatSettings(models=("endless", "right"), engine=stub.url, votes="/dev/null")) as (url, comparison):
         job = Client(url, verbose=False).submit(question="?", api_name="/compare")
         while not job.outputs():
             pass
         job.cancel()
-        while arena.running or stub.running:
+        while comparison.running or stub.running:
             pass
 
 
@@ -53,7 +53,7 @@ def test_twenty_users_get_an_answer_or_a_polite_refusal(stub):
     """All twenty are there before the first is answered: two are served, ten wait, and the others are told at once."""
     stub.pause = 0.05
     settings = ChatSettings(models=("right", "wrong"), engine=stub.url, votes="/dev/null", concurrency=2, queue_size=10)
-    with serve(settings) as (url, arena):
+    with serve(settings) as (url, comparison):
         clients = [Client(url, verbose=False) for _ in range(20)]
         together, outcomes = threading.Barrier(20), []
 
@@ -72,4 +72,4 @@ def test_twenty_users_get_an_answer_or_a_polite_refusal(stub):
         refusals = [outcome for outcome in outcomes if outcome is not True]
         assert len(outcomes) == 20 and outcomes.count(True) >= 10
         assert all("queue" in refusal.lower() and "full" in refusal.lower() for refusal in refusals)
-        assert stub.most_running <= 2 * 2 and arena.running == 0
+        assert stub.most_running <= 2 * 2 and comparison.running == 0

@@ -69,7 +69,7 @@ def test_stopping_one_column_then_all_and_a_dead_one(open_page, stub):
     stub.pause = 0.05
     addresses = ",".join([stub.url] * 4)
     settings = ChatSettings(models=("endless", "endless", "dead", "right"), engine=addresses, votes="/dev/null")
-    with serve(settings) as (url, arena):
+    with serve(settings) as (url, comparison):
         page = open_page(url)
         ask(page, "6 * 7?", "42")
         page.wait_for_selector("#numbers-3 >> text=failed")
@@ -85,18 +85,18 @@ def test_stopping_one_column_then_all_and_a_dead_one(open_page, stub):
         page.wait_for_selector("#chat-1 >> text=again")  # what was written stays
         assert "does not answer" in page.inner_text("#chat-3") and stub.url not in page.content()
         assert "right" in page.inner_text("#numbers-4")
-        wait_until(lambda: stub.running == 0 and arena.running == 0)
+        wait_until(lambda: stub.running == 0 and comparison.running == 0)
 
 
 def test_closing_the_tab_stops_the_models(open_page, stub):
     stub.pause = 0.05
-    with serve(ChatSettings(models=("endless", "right"), engine=stub.url, votes="/dev/null")) as (url, arena):
+    with serve(ChatSettings(models=("endless", "right"), engine=stub.url, votes="/dev/null")) as (url, comparison):
         page = open_page(url)
         ask(page, "6 * 7?")
         page.wait_for_selector("#chat-1 >> text=again")
-        assert stub.running and arena.running
+        assert stub.running and comparison.running
         page.close()
-        wait_until(lambda: stub.running == 0 and arena.running == 0)
+        wait_until(lambda: stub.running == 0 and comparison.running == 0)
 
 
 def test_a_hostile_answer_and_question_are_text(open_page, stub):
@@ -119,13 +119,13 @@ def test_a_hostile_answer_and_question_are_text(open_page, stub):
 
 
 def test_a_link_fills_the_form_and_runs_nothing(open_page, served):
-    url, arena, _ = served
+    url, comparison, _ = served
     link = {"q": "Count <b>\nthe digit", "a": "4", "temperature": "0.3", "tokens": "77", "seed": "5", "blind": "1", "evil": "x"}
     page = open_page(f"{url}?{urlencode(link)}")
     page.wait_for_function("document.querySelector('#question textarea').value.startsWith('Count')")
     assert page.input_value("#question textarea") == link["q"]
     page.wait_for_selector("#heading-1 >> text=Model A")
-    assert arena.running == 0 and page.locator(".message-content").count() == 0
+    assert comparison.running == 0 and page.locator(".message-content").count() == 0
     choose(page)
     assert page.input_value("#seed input") == "5" and page.input_value("#tokens input[type=number]") == "77"
     page.click("#copy")
@@ -143,7 +143,7 @@ def test_a_bad_link_changes_nothing_it_may_not(open_page, served, query):
 
 
 def test_blind_vote_hides_then_reveals(open_page, served):
-    url, arena, votes = served
+    url, comparison, votes = served
     page = open_page(url)
     page.check("#blind input")
     page.wait_for_selector("#heading-1 >> text=Model A")
@@ -165,7 +165,7 @@ def test_blind_vote_hides_then_reveals(open_page, served):
     page.wait_for_selector("#columns >> text=Dense")
     page.wait_for_selector("#best-2[disabled]")
     vote = json.loads(votes.read_text().splitlines()[-1])
-    title = next(contender.title for contender in arena.contenders if contender.source == vote["vote"])
+    title = next(model.title for model in comparison.models if model.source == vote["vote"])
     assert vote["blind"] and title in page.inner_text("#heading-2")
     assert vote["columns"][1]["model"] == vote["vote"]
 
@@ -252,7 +252,7 @@ def test_the_results_tab_shows_heat_funnel_and_histograms(open_page, served):
 
 
 def test_a_question_while_the_models_answer_again_is_refused(open_page, stub):
-    with serve(ChatSettings(models=("endless", "right"), engine=stub.url, votes="/dev/null")) as (url, arena):
+    with serve(ChatSettings(models=("endless", "right"), engine=stub.url, votes="/dev/null")) as (url, comparison):
         page = open_page(url)
         ask(page, "6 * 7?")
         page.wait_for_selector("#chat-1 >> text=again")
@@ -264,7 +264,7 @@ def test_a_question_while_the_models_answer_again_is_refused(open_page, stub):
         page.fill("#question textarea", "Sure?")
         page.press("#question textarea", "Enter")
         page.wait_for_selector("text=The models are still answering; stop them first.")
-        assert arena.running and page.input_value("#question textarea") == "Sure?"
+        assert comparison.running and page.input_value("#question textarea") == "Sure?"
         page.click("#stop")
         finish(page)
         page.click("#more button")

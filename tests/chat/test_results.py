@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from optimum_ssgr.chat.contenders import Contender, describe
-from optimum_ssgr.chat.results import accuracy_tables, funnel, heat_map, links
+from optimum_ssgr.chat.compared_models import ComparedModel, describe_model
+from optimum_ssgr.chat.results import render_accuracy, render_funnel, render_heat_map, render_links
 
 
 def cells_of(html):
@@ -15,7 +15,7 @@ def cells_of(html):
 
 
 def test_a_pruned_checkpoint_says_who_it_is(models):
-    dense, text, ssgr = map(describe, models)
+    dense, text, ssgr = map(describe_model, models)
     assert (dense.title, dense.sparsity, dense.provenance) == ("Dense", 0.0, {})
     assert "generic text" in text.title and "SSGR" in ssgr.title
     assert "SparseGPT, 50%" in ssgr.details and ssgr.base_model == "tiny-reasoner"
@@ -24,11 +24,11 @@ def test_a_pruned_checkpoint_says_who_it_is(models):
 def test_a_damaged_provenance_counts_as_dense(tmp_path):
     for content in ("{", "[]", '{"pruning": 3}', '{"pruning": {"method": "x"}, "sparsity": {"sparsity_of_prunable": "y"}}'):
         (tmp_path / "ssgr_config.json").write_text(content)
-        assert describe(str(tmp_path)).title == "Dense"
+        assert describe_model(str(tmp_path)).title == "Dense"
 
 
 def test_the_heat_map_is_what_the_weights_say(models):
-    html = heat_map(describe(models[2]))
+    html = render_heat_map(describe_model(models[2]))
     weights = load_file(Path(models[2]) / "model.safetensors")
     rows = dict(re.findall(r'<th scope="row">([^<]+)</th>(.*?)</tr>', html))
     assert len(rows) == 7
@@ -39,8 +39,8 @@ def test_the_heat_map_is_what_the_weights_say(models):
 
 
 def test_the_funnel_is_that_of_the_manifest(models):
-    counts = describe(models[2]).calibration["counts"]
-    shown = [int(cell.replace(",", "")) for cell in cells_of(funnel(describe(models[2])))[2::3]]
+    counts = describe_model(models[2]).calibration["counts"]
+    shown = [int(cell.replace(",", "")) for cell in cells_of(render_funnel(describe_model(models[2])))[2::3]]
     stages = ("problems", "rollouts", "finished", "correct", "in_difficulty_window", "in_length_window", "sequences")
     assert shown == [counts[stage] for stage in stages]
 
@@ -49,22 +49,22 @@ def test_reports_of_demo_and_study_are_shown(tmp_path):
     numbers = {"problems": 400, "accuracy": 0.9, "accuracy_se": 0.01, "mean_tokens": 85.0, "truncated": 0.02}
     row = numbers | {"method": "wanda", "strategy": "ssgr", "sparsity": 0.5}
     (tmp_path / "report.json").write_text(json.dumps({"dense": numbers, "rows": [row]}))
-    assert cells_of(accuracy_tables(tmp_path))[5:] == ["Wanda, 50%", "own traces (SSGR)", "90.0% ± 1.0%", "85", "2.0%"]
+    assert cells_of(render_accuracy(tmp_path))[5:] == ["Wanda, 50%", "own traces (SSGR)", "90.0% ± 1.0%", "85", "2.0%"]
     study = numbers | {"method": "wanda", "calibration": "text", "sparsity": 0.5, "problems": "<b>set</b>"}
     (tmp_path / "report.json").write_text(json.dumps({"dense": {"sets": {"<b>set</b>": numbers}}, "rows": [study]}))
-    assert "<b>" not in accuracy_tables(tmp_path) and "<b>set</b>" in unescape(accuracy_tables(tmp_path))
+    assert "<b>" not in render_accuracy(tmp_path) and "<b>set</b>" in unescape(render_accuracy(tmp_path))
 
 
 def test_no_report_and_a_damaged_one_show_nothing(tmp_path):
-    assert accuracy_tables(None) == accuracy_tables(tmp_path) == ""
+    assert render_accuracy(None) == render_accuracy(tmp_path) == ""
     for content in ("{", "[]", '{"rows": [{}]}', '{"rows": [{"problems": 1}], "dense": {}}'):
         (tmp_path / "report.json").write_text(content)
-        assert accuracy_tables(tmp_path) == ""
+        assert render_accuracy(tmp_path) == ""
 
 
 def test_links_lead_to_the_hub_and_names_are_escaped():
     calibrated = {"calibration": {"problems": {"source": "openai/gsm8k:main"}}}
-    html = links([Contender("org/model"), Contender("<script>", provenance=calibrated)])
+    html = render_links([ComparedModel("org/model"), ComparedModel("<script>", provenance=calibrated)])
     assert 'href="https://huggingface.co/org/model"' in html
     assert 'href="https://huggingface.co/datasets/openai/gsm8k"' in html
     assert "<script>" not in html

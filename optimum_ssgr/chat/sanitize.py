@@ -30,7 +30,7 @@ _ACTIVE = re.compile(r"\\(?P<escaped>[!-/:-@\[-`{-~])|[&<>\[\]`~\\$@]|(?<=:)//|(
 _FORBIDDEN = re.compile(r"\\(?:href|url|includegraphics|html\w*|[gex]?def|let|futurelet|\w*newcommand)(?![A-Za-z])")
 
 
-def display(text: str, finished: bool = True) -> str:
+def sanitize(text: str, finished: bool = True) -> str:
     r"""Write text of a model or a user as harmless Markdown; a bare `\boxed{}` becomes mathematics.
 
     Args:

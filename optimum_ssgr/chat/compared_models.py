@@ -9,14 +9,15 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 from transformers.utils import logging
 
-from ..formats import PROVENANCE_FILE as PROVENANCE
+from ..formats import PROVENANCE_FILE
+from ..hub.client import limited_silence
 from ..reasoner import NAME as EMBEDDED
 
 
 logger = logging.get_logger(__name__)
 
 HUB = "https://huggingface.co"
-CALIBRATED_ON = {
+STRATEGY_LABELS = {
     "ssgr": "own traces (SSGR)",
     "self": "own correct traces",
     "rac": "own traces, unverified",
@@ -26,12 +27,12 @@ CALIBRATED_ON = {
     "prompts": "questions alone",
     "text": "generic text",
 }
-METHODS = {"sparsegpt": "SparseGPT", "alps": "ALPS", "wanda": "Wanda", "magnitude": "Magnitude"}
+METHOD_LABELS = {"sparsegpt": "SparseGPT", "alps": "ALPS", "wanda": "Wanda", "magnitude": "Magnitude"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True)
-class Contender:
+class ComparedModel:
     """A model that is compared.
 
     Args:
@@ -74,14 +75,14 @@ class Contender:
         return (self.provenance.get("sparsity") or {}).get("layers") or []
 
 
-def describe(source: str) -> Contender:
+def describe_model(source: str) -> ComparedModel:
     """Say what a model is; one without a readable `ssgr_config.json` counts as dense.
 
     Args:
         source: Hub id, folder, `tiny-reasoner`, or name on a server.
     """
     if not (source == EMBEDDED or _is_hub_id(source) or Path(source).exists()):
-        return Contender(source, source, "as its server calls it")
+        return ComparedModel(source, source, "as its server calls it")
     provenance = _provenance(source)
     try:
         pruning, strategy = (
@@ -90,24 +91,25 @@ def describe(source: str) -> Contender:
         )
         sparsity = float(provenance["sparsity"]["sparsity_of_prunable"])
         amount = pruning.get("pattern") or f"{sparsity:.0%}"
-        method = METHODS.get(pruning["method"], str(pruning["method"]))
-        calibrated = CALIBRATED_ON.get(strategy, f"calibrated by {strategy}") if strategy else None
+        method = METHOD_LABELS.get(pruning["method"], str(pruning["method"]))
+        calibrated = STRATEGY_LABELS.get(strategy, f"calibrated by {strategy}") if strategy else None
         title = f"Pruned · {calibrated}" if calibrated else f"Pruned · {method}"
-        return Contender(source, title, f"{method}, {amount} of the weights removed", sparsity, provenance)
+        return ComparedModel(source, title, f"{method}, {amount} of the weights removed", sparsity, provenance)
     except (KeyError, TypeError, ValueError, AttributeError):
-        return Contender(source)
+        return ComparedModel(source)
 
 
+@limited_silence()
 def _provenance(source: str) -> dict[str, Any]:
     if source == EMBEDDED:
         return {}
-    path = Path(source) / PROVENANCE
+    path = Path(source) / PROVENANCE_FILE
     try:
         if not Path(source).exists():
-            path = Path(hf_hub_download(source, PROVENANCE))
+            path = Path(hf_hub_download(source, PROVENANCE_FILE))
         return json.loads(path.read_text())
     except Exception as error:  # the clients below raise many kinds; a model without provenance can chat all the same
-        logger.info(f"{source} has no readable {PROVENANCE}: {type(error).__name__}.")
+        logger.info(f"{source} has no readable {PROVENANCE_FILE}: {type(error).__name__}.")
         return {}
 
 

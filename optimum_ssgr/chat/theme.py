@@ -52,7 +52,7 @@ def download_script(name: str, kind: str) -> str:
 }}"""
 
 
-def theme() -> gr.themes.Base:
+def make_theme() -> gr.themes.Base:
     """Return a theme with the fonts of the system, since fonts from elsewhere would be requests to elsewhere."""
     return gr.themes.Default(
         primary_hue="indigo",

@@ -3,8 +3,8 @@ from itertools import pairwise
 from time import sleep
 
 from optimum_ssgr.chat.backends import ChatRequest, Piece
-from optimum_ssgr.chat.race import race
 from optimum_ssgr.chat.stop import new_switch
+from optimum_ssgr.chat.stream_all import stream_all
 from optimum_ssgr.errors import ModelError
 
 
@@ -38,7 +38,7 @@ def endless():
 
 
 def run(backends, time_limit=60.0):
-    return list(race(backends, [REQUEST] * len(backends), [new_switch() for _ in backends], time_limit))
+    return list(stream_all(backends, [REQUEST] * len(backends), [new_switch() for _ in backends], time_limit))
 
 
 def test_answers_are_complete_and_only_grow():
@@ -60,7 +60,7 @@ def test_a_model_that_fails_ends_its_own_column_only():
 def test_stopping_a_column_leaves_the_others():
     switches = [new_switch(), new_switch()]
     slow, quick = Words(endless()), Words(["x"] * 5)
-    running = race([slow, quick], [REQUEST] * 2, switches, 60.0)
+    running = stream_all([slow, quick], [REQUEST] * 2, switches, 60.0)
     for answers in running:
         if answers[1].finish:
             switches[0].set()
@@ -86,7 +86,7 @@ def test_a_silent_model_is_stopped_at_once():
 
 def test_closing_stops_every_column():
     backends = [Words(endless()), Words(endless())]
-    running = race(backends, [REQUEST] * 2, [new_switch(), new_switch()], 60.0)
+    running = stream_all(backends, [REQUEST] * 2, [new_switch(), new_switch()], 60.0)
     next(running)
     running.close()
     assert all(backend.ended.wait(10) for backend in backends)

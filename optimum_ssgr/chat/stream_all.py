@@ -64,7 +64,7 @@ class _Column:
         return Answer(self.text, self.tokens, self.first, self.thought, seconds, self.finish, self.error, self.rambling)
 
 
-def race(
+def stream_all(
     backends: Sequence[Backend], requests: Sequence[ChatRequest], switches: Sequence[StopSwitch], time_limit: float
 ) -> Iterator[list[Answer]]:
     """Yield the answers as they grow, a few times a second, and once more when all of them are finished.

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from optimum_ssgr.chat.untrusted import DISPLAY, INLINE, display
+from optimum_ssgr.chat.sanitize import DISPLAY, INLINE, sanitize
 
 from .stub_chat import HOSTILE
 
@@ -32,42 +32,42 @@ def seen(markdown):
     ],
 )
 def test_nothing_active_is_left(text):
-    markdown = display(text)
+    markdown = sanitize(text)
     assert not set("<>[]`~\\$@") & set(TAGS.sub("", markdown))
     assert "://" not in markdown and "www." not in markdown
 
 
 def test_every_prefix_of_a_stream_is_harmless():
     for end in range(len(HOSTILE)):
-        markdown = display(HOSTILE[:end], finished=False)
+        markdown = sanitize(HOSTILE[:end], finished=False)
         assert not set("<>[]`~\\$@") & set(TAGS.sub("", markdown))
 
 
 def test_text_code_and_mathematics_are_kept():
-    assert seen(display("a < b && c[0] *is* it")) == "a < b && c[0] *is* it"
-    assert display("x `a|<b>` y").count("<code>") == 1
-    assert seen(display("x `a|<b>` y")) == "x a|<b> y"
-    assert seen(display("```python\nif a < b:\n    go()\n```")).strip() == "if a < b:\n    go()"
-    assert seen(display(r"so \(a_1 < b\) is")) == f"so {INLINE[0]}a_1 < b{INLINE[1]} is"
-    assert seen(display(r"\[x^2\]")) == f"{DISPLAY[0]}x^2{DISPLAY[1]}"
-    assert seen(display(r"It is \boxed{\frac{1}{2}}.")) == f"It is {INLINE[0]}\\boxed{{\\frac{{1}}{{2}}}}{INLINE[1]}."
+    assert seen(sanitize("a < b && c[0] *is* it")) == "a < b && c[0] *is* it"
+    assert sanitize("x `a|<b>` y").count("<code>") == 1
+    assert seen(sanitize("x `a|<b>` y")) == "x a|<b> y"
+    assert seen(sanitize("```python\nif a < b:\n    go()\n```")).strip() == "if a < b:\n    go()"
+    assert seen(sanitize(r"so \(a_1 < b\) is")) == f"so {INLINE[0]}a_1 < b{INLINE[1]} is"
+    assert seen(sanitize(r"\[x^2\]")) == f"{DISPLAY[0]}x^2{DISPLAY[1]}"
+    assert seen(sanitize(r"It is \boxed{\frac{1}{2}}.")) == f"It is {INLINE[0]}\\boxed{{\\frac{{1}}{{2}}}}{INLINE[1]}."
 
 
 def test_dollars_are_no_mathematics():
-    assert seen(display("from $5 to $6")) == "from $5 to $6"
+    assert seen(sanitize("from $5 to $6")) == "from $5 to $6"
 
 
 def test_an_open_formula_is_held_back_until_it_closes():
-    assert display(r"so \(x", finished=False) == "so …"
-    assert display(r"so \boxed{4", finished=False) == "so …"
-    assert seen(display(r"so \boxed{4")) == r"so \boxed{4"
+    assert sanitize(r"so \(x", finished=False) == "so …"
+    assert sanitize(r"so \boxed{4", finished=False) == "so …"
+    assert seen(sanitize(r"so \boxed{4")) == r"so \boxed{4"
 
 
 def test_formulas_that_load_or_define_or_nest_without_end_are_shown_as_code():
     for formula in (r"\href{javascript:x}{y}", r"\includegraphics{a.png}", r"\def\a{\a\a}\a", "{" * 40 + "x" + "}" * 40):
-        assert display(f"${formula}$").startswith("<code>")
-    assert INLINE[0] not in display("\\(" + "x" * 3000 + "\\)")
+        assert sanitize(f"${formula}$").startswith("<code>")
+    assert INLINE[0] not in sanitize("\\(" + "x" * 3000 + "\\)")
 
 
 def test_private_and_reversing_characters_vanish():
-    assert display("a\ue000b\u202ec\x00d") == "abcd"
+    assert sanitize("a\ue000b\u202ec\x00d") == "abcd"

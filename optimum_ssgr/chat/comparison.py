@@ -10,12 +10,12 @@ from ..errors import ConfigError
 from ..records import Problem
 from .answers import Answer
 from .backends import Backend, ChatRequest
-from .contenders import Contender
+from .compared_models import ComparedModel
 from .conversation import Conversation, Turn
 from .grading import grade
-from .race import race
 from .settings import ChatSettings
 from .stop import StopSwitch, new_switch
+from .stream_all import stream_all
 
 
 GPU_MARGIN = 10  # seconds that ZeroGPU is asked for beyond the time limit
@@ -23,18 +23,18 @@ MAX_SEED = 2**31 - 1
 
 
 @dataclass
-class Arena:
+class ComparisonSession:
     """The models of a page and the comparisons that run on it.
 
     Args:
         settings: Limits.
-        contenders: Who is compared.
-        backends: One per contender, in the same order.
+        models: Who is compared.
+        backends: One per model, in the same order.
         examples: Problems with known answers, by level.
     """
 
     settings: ChatSettings
-    contenders: Sequence[Contender]
+    models: Sequence[ComparedModel]
     backends: Sequence[Backend]
     examples: dict[str, list[Problem]]
     _running: dict[str, list[StopSwitch]] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Arena:
     def __post_init__(self) -> None:
         known = [problem for problems in self.examples.values() for problem in problems]
         self._known = {_squeeze(problem.question): problem for problem in known}
-        self._race = on_gpu(self._race_in_order, self.settings.time_limit + GPU_MARGIN)
+        self._stream = borrow_gpu(self._stream_in_order, self.settings.time_limit + GPU_MARGIN)
 
     def turn(self, question: str, expected: str, temperature: float, max_new_tokens: int, seed: int) -> Turn:
         """Check what is asked, and look its answer up if the question is an example.
@@ -92,7 +92,7 @@ class Arena:
             self._running[session] = switches
         answers: list[Answer] = []
         try:
-            for answers in self._race(conversation.order, requests, switches):
+            for answers in self._stream(conversation.order, requests, switches):
                 yield answers
             yield grade(answers, turn.problem)
         finally:
@@ -118,14 +118,14 @@ class Arena:
         """Number of comparisons that run."""
         return len(self._running)
 
-    def _race_in_order(
+    def _stream_in_order(
         self, order: Sequence[int], requests: Sequence[ChatRequest], switches: Sequence[StopSwitch]
     ) -> Iterator[list[Answer]]:
         backends = [self.backends[index] for index in order]
-        yield from race(backends, requests, switches, self.settings.time_limit)
+        yield from stream_all(backends, requests, switches, self.settings.time_limit)
 
 
-def on_gpu(generate: Callable[..., Iterator[list[Answer]]], seconds: float) -> Callable[..., Iterator[list[Answer]]]:
+def borrow_gpu(generate: Callable[..., Iterator[list[Answer]]], seconds: float) -> Callable[..., Iterator[list[Answer]]]:
     """Let a generator have the GPU of a ZeroGPU Space while it runs; elsewhere it is left as it is."""
     try:
         gpu = import_module("spaces").GPU
