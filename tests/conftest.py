@@ -8,14 +8,17 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import contextlib
 import io
 import logging
+import shutil
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
+from filelock import FileLock
 from optimum.commands.optimum_cli import main
 
 from optimum_ssgr.checkpoints.load import load_model
@@ -24,10 +27,35 @@ from optimum_ssgr.checkpoints.load import load_model
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for one another
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that have the most slow tests, so that no worker is left with one of them at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
+
+
 @pytest.fixture(scope="session")
 def reasoner():
     """The embedded model and its tokenizer; tests that prune must copy the model."""
     return load_model("tiny-reasoner")
+
+
+@pytest.fixture(scope="session")
+def make_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Fill a folder once for all the processes that run tests: `make_once(name, fill)` calls `fill(folder)` in the first."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # which the processes of one run share
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, made = base / name, base / f"{name}.made"
+        with FileLock(base / f"{name}.lock"):
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # what a test that was stopped left
+                folder.mkdir()
+                fill(folder)
+                made.touch()
+        return folder
+
+    return make
 
 
 class Result(NamedTuple):

@@ -124,6 +124,7 @@ def test_another_app_is_not_overwritten(cli):
     assert len(repo.history()) == 1
 
 
+@pytest.mark.slow
 def test_a_space_keeps_its_edits_and_sends_its_votes_when_it_is_stopped(cli, stub, open_page):
     """The owner has edited settings and card. The Space runs with nothing but its own files, and is ended as the Hub does."""
     assert cli.push("--space", SPACE).code == 0

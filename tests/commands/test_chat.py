@@ -26,6 +26,7 @@ def test_mistakes_are_told_before_the_page_is_served(arguments, code, message, t
     assert "Traceback" not in done.err
 
 
+@pytest.mark.slow
 def test_the_page_is_served_until_interrupted(tmp_path):
     """Two names of one server, which need not be there for the page to open."""
     arguments = ["one", "two", "--engine", "http://127.0.0.1:9/v1"]
