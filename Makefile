@@ -1,9 +1,9 @@
-# `make demo` and `make test` install everything they need into .venv first.
+# `make demo`, `make quick` and `make test` install everything they need into .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-hub test browser check style docs clean
+.PHONY: demo demo-hub test quick browser check style docs clean
 
 demo: $(VENV)/installed
 	rm -rf demo
@@ -13,8 +13,15 @@ demo: $(VENV)/installed
 demo-hub: $(VENV)/installed
 	$(BIN)/python -m tests.hub_server.demo
 
+# Whole files go to the workers, those with the most slow tests first (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/installed browser
-	$(BIN)/python -m pytest -q -n auto --dist loadfile
+	$(PYTEST)
+
+# What is not marked slow; none of it drives a browser.
+quick: $(VENV)/installed
+	$(PYTEST) -m "not slow"
 
 # The tests of the page drive Debian's Chromium; without it they fail and say so.
 browser:

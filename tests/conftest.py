@@ -1,17 +1,118 @@
 import os
 
+
+# Read when the libraries below are imported: nothing may reach for the network, here or in the processes that tests start.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import contextlib
+import io
+import logging
+import shutil
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
 import pytest
 import torch
+from filelock import FileLock
+from optimum.commands.optimum_cli import main
 
 from optimum_ssgr.checkpoints.load import load_model
 
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # for the commands that tests start: none may reach for the network
-os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for one another
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that have the most slow tests, so that no worker is left with one of them at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")
 def reasoner():
     """The embedded model and its tokenizer; tests that prune must copy the model."""
     return load_model("tiny-reasoner")
+
+
+@pytest.fixture(scope="session")
+def make_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Fill a folder once for all the processes that run tests: `make_once(name, fill)` calls `fill(folder)` in the first."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # which the processes of one run share
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, made = base / name, base / f"{name}.made"
+        with FileLock(base / f"{name}.lock"):
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # what a test that was stopped left
+                folder.mkdir()
+                fill(folder)
+                made.touch()
+        return folder
+
+    return make
+
+
+class Result(NamedTuple):
+    """What a command ended with, and wrote to standard output and standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def cli() -> Callable[..., Result]:
+    """Run `optimum-cli ssgr` as a user does, but in this process, which has loaded the heavy libraries already.
+
+    `cli(*arguments, cwd=FOLDER, NAME="value of an environment variable")` returns a `Result`. What only a fresh process shows
+    (signals, what is loaded, `--quiet`, which libraries read when they are imported) needs a process of its own.
+    """
+
+    def run(*arguments: object, cwd: Path | str | None = None, **environment: str) -> Result:
+        out, err = io.StringIO(), io.StringIO()
+        with own_state(cwd, environment, err), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            sys.argv = ["optimum-cli", "ssgr", *map(str, arguments)]
+            try:
+                main()
+                code = 0
+            except SystemExit as end:
+                code = end.code or 0
+            except Exception:  # shown as the interpreter does
+                traceback.print_exc()
+                code = 1
+        return Result(code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@contextlib.contextmanager
+def own_state(cwd: Path | str | None, environment: dict[str, str], err: io.StringIO) -> Iterator[None]:
+    """Give a command the folder, environment and log of a process of its own, and undo what it changes of them."""
+    folder, variables, argv, disabled = os.getcwd(), dict(os.environ), sys.argv, logging.root.manager.disable
+    loggers = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
+    streams = [
+        (handler, handler.setStream(err))
+        for logger in loggers
+        for handler in logger.handlers
+        if type(handler) is logging.StreamHandler
+    ]
+    captured, logging.root.handlers = logging.root.handlers, []  # pytest's own, so that warnings go to standard error
+    try:
+        os.chdir(cwd or folder)
+        os.environ.update(environment)
+        yield
+    finally:
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(variables)
+        sys.argv = argv
+        logging.disable(disabled)
+        logging.root.handlers = captured
+        for handler, stream in streams:
+            handler.setStream(stream)

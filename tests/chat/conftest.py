@@ -21,13 +21,12 @@ OUTSIDE = re.compile(r"^(?!(https?|wss?)://127\.0\.0\.1:|data:|blob:)")
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory):
+def models(make_once):
     """The embedded reasoner and two pruned versions of it, calibrated on less than the real ones."""
-    folder = tmp_path_factory.mktemp("models")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(embedded, "PROBLEMS", 24)
         patch.setattr(embedded, "CALIBRATION", dataclasses.replace(embedded.CALIBRATION, num_tokens=2000))
-        return embedded.make_demo(folder)
+        return embedded.find_demo(make_once("models", embedded.make_demo))
 
 
 @pytest.fixture(scope="session")

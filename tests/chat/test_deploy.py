@@ -14,12 +14,12 @@ from optimum_ssgr.chat.deploy import PACKAGE, SOURCE
 from optimum_ssgr.chat.settings import ChatSettings
 from optimum_ssgr.errors import ConfigError
 from tests.hub_server import HubServer
+from tests.hub_server.clients import turn_clients
 from tests.hub_server.repositories import Repository
 
 from .browsing import ask, finish, is_served, wait_until
 
 
-OPTIMUM_CLI = Path(sys.executable).with_name("optimum-cli")
 SPACE = "alice/compare"
 
 
@@ -49,31 +49,27 @@ def test_the_card_is_what_the_hub_wants():
 
 
 class Cli:
-    """`optimum-cli ssgr push` as a user would run it, against a Hub on loopback."""
+    """`optimum-cli ssgr push` as a user would give it, against a Hub on loopback."""
 
-    def __init__(self, hub, folder):
-        self.hub, self.folder, self.outputs = hub, folder, []
+    def __init__(self, hub, folder, cli):
+        self.hub, self.folder, self.cli, self.outputs = hub, folder, cli, []
 
     def push(self, *arguments, **environment):
-        done = subprocess.run(
-            [OPTIMUM_CLI, "ssgr", "push", *arguments],
-            cwd=self.folder,
-            env=self.hub.environment(self.folder / "home") | environment,
-            capture_output=True,
-            text=True,
-        )
-        self.outputs += [done.stdout, done.stderr]
+        with pytest.MonkeyPatch.context() as patch:
+            turn_clients(patch, self.hub, self.folder / "home")
+            done = self.cli("push", *arguments, cwd=self.folder, **environment)
+        self.outputs += [done.out, done.err]
         return done
 
 
 @pytest.fixture
-def cli(hub_server, tmp_path):
+def cli(cli, hub_server, tmp_path):
     """A Hub with two models, one of them private."""
     hub_server.reset()
     for name, private in (("dense", False), ("sparse", True)):
         repo = hub_server.repos["models", f"alice/{name}"] = Repository("models", f"alice/{name}", private=private)
         repo.add_commit("main", "initial commit", {"config.json": hub_server.store(b"{}")})
-    return Cli(hub_server, tmp_path)
+    return Cli(hub_server, tmp_path, cli)
 
 
 def space(hub):
@@ -87,10 +83,10 @@ def metadata(card):
 
 def test_a_deployed_space_holds_the_page_and_a_second_time_changes_nothing(cli):
     done = cli.push("--space", SPACE, "--models", "alice/dense", "alice/sparse", "--private")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     repo, files = space(cli.hub)
-    assert repo.private and repo.at().sha in done.stdout and len(repo.history()) == 2  # the first is the Hub's own
-    assert "HF_TOKEN" in done.stdout and "alice/sparse" in done.stdout and "alice/dense" not in done.stdout
+    assert repo.private and repo.at().sha in done.out and len(repo.history()) == 2  # the first is the Hub's own
+    assert "HF_TOKEN" in done.out and "alice/sparse" in done.out and "alice/dense" not in done.out
     package = {path.relative_to(PACKAGE.parent).as_posix() for path in PACKAGE.rglob("*") if path.is_file()}
     assert {path for path in package if "__pycache__" not in path} <= files.keys()
     assert {"app.py", "requirements.txt"} <= files.keys() and not [path for path in files if "__pycache__" in path]
@@ -99,7 +95,7 @@ def test_a_deployed_space_holds_the_page_and_a_second_time_changes_nothing(cli):
     assert (head["sdk"], head["sdk_version"], head["app_file"]) == ("gradio", gradio.__version__, "app.py")
     assert head["models"] == ["alice/dense", "alice/sparse"] and b"Make it yours" in files["README.md"]
     done = cli.push("--space", SPACE, "--models", "alice/dense", "alice/sparse", "--private")
-    assert done.returncode == 0 and len(repo.history()) == 2
+    assert done.code == 0 and len(repo.history()) == 2
 
 
 @pytest.mark.parametrize(
@@ -117,27 +113,28 @@ def test_a_deployed_space_holds_the_page_and_a_second_time_changes_nothing(cli):
 def test_what_would_not_run_is_not_deployed(cli, arguments, environment, code, message):
     (cli.folder / "here").mkdir()
     done = cli.push("--space", SPACE, *arguments, **environment)
-    assert done.returncode == code and message in done.stderr.splitlines()[-1], done.stderr
-    assert "Traceback" not in done.stderr and ("spaces", SPACE) not in cli.hub.repos
+    assert done.code == code and message in done.err.splitlines()[-1], done.err
+    assert "Traceback" not in done.err and ("spaces", SPACE) not in cli.hub.repos
 
 
 def test_another_app_is_not_overwritten(cli):
     repo = cli.hub.repos["spaces", SPACE] = Repository("spaces", SPACE)
     repo.add_commit("main", "mine", {"app.py": cli.hub.store(b"print('mine')")})
     done = cli.push("--space", SPACE)
-    assert done.returncode == 1 and "holds another app" in done.stderr.splitlines()[-1]
+    assert done.code == 1 and "holds another app" in done.err.splitlines()[-1]
     assert len(repo.history()) == 1
 
 
+@pytest.mark.slow
 def test_a_space_keeps_its_edits_and_sends_its_votes_when_it_is_stopped(cli, stub, open_page):
     """The owner has edited settings and card. The Space runs with nothing but its own files, and is ended as the Hub does."""
-    assert cli.push("--space", SPACE).returncode == 0
+    assert cli.push("--space", SPACE).code == 0
     hub, (repo, files) = cli.hub, space(cli.hub)
     settings = {"models": ["right", "wrong"], "engine": stub.url, "votes": "hf://datasets/alice/votes"}
     card = files["README.md"].decode().replace("title: Dense and pruned", "title: My models") + "\nMine.\n"
     edited = {"settings.json": json.dumps(settings), "README.md": card, "notes.txt": "mine", "optimum_ssgr/old.py": "stale"}
     repo.add_commit("main", "edit", dict(repo.at().files) | {path: hub.store(text.encode()) for path, text in edited.items()})
-    assert cli.push("--space", SPACE).returncode == 0
+    assert cli.push("--space", SPACE).code == 0
     _, files = space(hub)
     assert files.keys() >= {"notes.txt"} and "optimum_ssgr/old.py" not in files
     assert files["settings.json"].decode() == edited["settings.json"] and files["README.md"].decode() == card

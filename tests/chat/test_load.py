@@ -1,6 +1,7 @@
 """The API, and many users at once."""
 
 import threading
+from time import sleep
 
 import pytest
 from gradio_client import Client
@@ -10,6 +11,7 @@ from optimum_ssgr.chat.settings import ChatSettings
 from .conftest import serve
 
 
+@pytest.mark.slow
 def test_the_api_streams_and_grades(served):
     client = Client(served[0], verbose=False)
     assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/compare"]
@@ -23,6 +25,7 @@ def test_the_api_streams_and_grades(served):
     assert "yes 1" in dense["thinking"] and last["known_answer"] == problem.answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -43,12 +46,13 @@ def test_a_cancelled_job_stops_the_models(stub):
     with serve(ChatSettings(models=("endless", "right"), engine=stub.url, votes="/dev/null")) as (url, comparison):
         job = Client(url, verbose=False).submit(question="?", api_name="/compare")
         while not job.outputs():
-            pass
+            sleep(0.01)
         job.cancel()
         while comparison.running or stub.running:
-            pass
+            sleep(0.01)
 
 
+@pytest.mark.slow
 def test_twenty_users_get_an_answer_or_a_polite_refusal(stub):
     """All twenty are there before the first is answered: two are served, ten wait, and the others are told at once."""
     stub.pause = 0.05

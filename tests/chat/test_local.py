@@ -39,6 +39,7 @@ def test_a_seed_gives_the_same_text_again_and_another_seed_another(backend):
     assert texts[0] == texts[1] != texts[2]
 
 
+@pytest.mark.slow
 def test_conversations_at_the_same_time_do_not_mix(backend):
     alone = [text_of(backend, temperature=1.0, seed=seed) for seed in range(4)]
     together = [None] * 4

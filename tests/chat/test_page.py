@@ -12,6 +12,9 @@ from .browsing import ask, choose, example, finish, wait_until
 from .conftest import serve
 
 
+pytestmark = pytest.mark.slow
+
+
 COLUMNS = (1, 2, 3)
 
 

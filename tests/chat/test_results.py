@@ -3,6 +3,7 @@ import re
 from html import unescape
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -14,6 +15,7 @@ def cells_of(html):
     return [re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", html)]
 
 
+@pytest.mark.slow
 def test_a_pruned_checkpoint_says_who_it_is(models):
     dense, text, ssgr = map(describe_model, models)
     assert (dense.title, dense.sparsity, dense.provenance) == ("Dense", 0.0, {})
@@ -27,6 +29,7 @@ def test_a_damaged_provenance_counts_as_dense(tmp_path):
         assert describe_model(str(tmp_path)).title == "Dense"
 
 
+@pytest.mark.slow
 def test_the_heat_map_is_what_the_weights_say(models):
     html = render_heat_map(describe_model(models[2]))
     weights = load_file(Path(models[2]) / "model.safetensors")
@@ -38,6 +41,7 @@ def test_the_heat_map_is_what_the_weights_say(models):
         assert torch.allclose(torch.tensor(shown), torch.tensor(counted), atol=0.06)
 
 
+@pytest.mark.slow
 def test_the_funnel_is_that_of_the_manifest(models):
     counts = describe_model(models[2]).calibration["counts"]
     shown = [int(cell.replace(",", "")) for cell in cells_of(render_funnel(describe_model(models[2])))[2::3]]

@@ -45,6 +45,7 @@ def test_a_file_that_cannot_be_written_is_refused_at_once(tmp_path, place):
         open_votes(str(tmp_path / place))
 
 
+@pytest.mark.slow
 def test_the_last_votes_are_sent_in_spite_of_trouble(vote, tmp_path):
     hub, run = vote
     fault = hub.fault("commit", status=503)
@@ -57,6 +58,7 @@ def test_the_last_votes_are_sent_in_spite_of_trouble(vote, tmp_path):
     assert not list(tmp_path.glob("votes-*"))
 
 
+@pytest.mark.slow
 def test_votes_that_could_not_be_sent_are_kept_and_their_file_is_named(vote):
     hub, run = vote
     hub.fault("commit", status=403, times=99)
@@ -67,6 +69,7 @@ def test_votes_that_could_not_be_sent_are_kept_and_their_file_is_named(vote):
     assert hub.token not in done.stdout + done.stderr + path.read_text()
 
 
+@pytest.mark.slow
 def test_a_token_that_may_not_write_is_refused_before_the_page_opens(vote):
     hub, run = vote
     done = run(HF_TOKEN=hub.read_token)

@@ -20,12 +20,13 @@ COMMAND = [sys.executable, "-m", "optimum.commands.optimum_cli", "ssgr", "chat"]
         (["tiny-reasoner", "/nowhere"], 1, "cannot load the model '/nowhere'"),
     ],
 )
-def test_mistakes_are_told_before_the_page_is_served(arguments, code, message, tmp_path):
-    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == code and message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_mistakes_are_told_before_the_page_is_served(arguments, code, message, tmp_path, cli):
+    done = cli("chat", *arguments, cwd=tmp_path)
+    assert done.code == code and message in done.err
+    assert "Traceback" not in done.err
 
 
+@pytest.mark.slow
 def test_the_page_is_served_until_interrupted(tmp_path):
     """Two names of one server, which need not be there for the page to open."""
     arguments = ["one", "two", "--engine", "http://127.0.0.1:9/v1"]

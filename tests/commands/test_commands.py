@@ -1,13 +1,13 @@
-"""The commands as a user types them, each in a process of its own."""
+"""The commands as a user types them: mistakes, dry runs, interrupted work, and one chain of commands by `optimum-cli`."""
 
 import json
-import os
 import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -23,9 +23,10 @@ PROBLEMS = '{"problem": "Count the digit 3.\\na 3\\nb 4\\nc 3\\nd 3", "answer": 
 MODEL = ["-m", "tiny-reasoner"]
 
 
-def ssgr(*arguments, cwd, **environment):
+def ssgr(*arguments, cwd):
+    """Run a command by the installed `optimum-cli`, in a process of its own."""
     command = [OPTIMUM_CLI, "ssgr", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
 
 
 def interruptible(command, cwd):
@@ -201,37 +202,38 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes_are_one_sentence(workspace, name):
+def test_mistakes_are_one_sentence(workspace, name, cli):
     arguments, code, message = MISTAKES[name]
     before = sorted(workspace.rglob("*"))
-    done = ssgr(*arguments, cwd=workspace)
-    assert done.returncode == code, done.stderr
-    last = done.stderr.strip().splitlines()[-1]
+    done = cli(*arguments, cwd=workspace)
+    assert done.code == code, done.err
+    last = done.err.strip().splitlines()[-1]
     assert message in last
     assert "error: " in last
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
+    assert "Traceback" not in done.err
+    assert done.out == ""
     assert sorted(workspace.rglob("*")) == before
 
 
-def test_rollouts_that_give_nothing_are_kept_for_other_settings(workspace):
-    done = ssgr(*CALIBRATE, "--problems", "wrong.jsonl", cwd=workspace)
-    assert done.returncode == 1
-    assert "not one rollout is correct" in done.stderr.splitlines()[-1]
+def test_rollouts_that_give_nothing_are_kept_for_other_settings(workspace, cli):
+    done = cli(*CALIBRATE, "--problems", "wrong.jsonl", cwd=workspace)
+    assert done.code == 1
+    assert "not one rollout is correct" in done.err.splitlines()[-1]
     assert not (workspace / "out").exists()
-    rac = ssgr(*CALIBRATE, "--problems", "wrong.jsonl", "--strategy", "rac", cwd=workspace)
-    assert rac.returncode == 0, rac.stderr
-    assert "generate: 100%" in rac.stderr
+    rac = cli(*CALIBRATE, "--problems", "wrong.jsonl", "--strategy", "rac", cwd=workspace)
+    assert rac.code == 0, rac.err
+    assert "generate: 100%" in rac.err
     assert not (workspace / "out.journal").exists()
     shutil.rmtree(workspace / "out")
 
 
-def test_debug_shows_the_traceback(workspace):
-    done = ssgr(*CALIBRATE, "--problems", "empty.jsonl", cwd=workspace, SSGR_DEBUG="1")
-    assert "Traceback" in done.stderr
+def test_debug_shows_the_traceback(workspace, cli):
+    done = cli(*CALIBRATE, "--problems", "empty.jsonl", cwd=workspace, SSGR_DEBUG="1")
+    assert "Traceback" in done.err
 
 
-def test_calibrate_prune_inspect_evaluate(tmp_path):
+@pytest.mark.slow
+def test_calibrate_prune_inspect_evaluate(tmp_path, cli):
     many = ["--problems", "tiny-reasoner", "--num-problems", "24", "--max-new-tokens", "400"]
     done = ssgr(
         "calibrate", "set", *MODEL, *many, "--samples-per-problem", "4", "--num-tokens", "2000", "--quiet", cwd=tmp_path
@@ -249,13 +251,13 @@ def test_calibrate_prune_inspect_evaluate(tmp_path):
     assert manifests[1]["reselected_from"]["content_hash"] == manifests[0]["content_hash"]
     assert manifests[1]["counts"]["tokens"] == 1000
 
-    done = ssgr("prune", "model", *MODEL, "--calibration", "set", "--pattern", "2:4", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "checkpoint written to model, reloaded and checked" in done.stdout
-    assert "(50.00%;" in done.stdout
+    done = cli("prune", "model", *MODEL, "--calibration", "set", "--pattern", "2:4", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "checkpoint written to model, reloaded and checked" in done.out
+    assert "(50.00%;" in done.out
 
-    done = ssgr("inspect", "model", cwd=tmp_path)
-    table, expectation = done.stdout.split("\n\n")
+    done = cli("inspect", "model", cwd=tmp_path)
+    table, expectation = done.out.split("\n\n")
     lines = table.splitlines()
     assert len(lines) == 29
     assert all(line.endswith("2:4") for line in lines[:-1])
@@ -265,27 +267,27 @@ def test_calibrate_prune_inspect_evaluate(tmp_path):
     sampling = ["--temperature", "0", "--max-new-tokens", "200", "--split", "dev", "--num-problems", "10"]
     models = ["-m", "tiny-reasoner", "model"]
     baseline = ["--baseline", "tiny-reasoner", "--output", "results"]
-    done = ssgr("evaluate", *models, "--problems", "tiny-reasoner", *sampling, *baseline, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()[:3]] == ["model", "tiny-reasoner", "model"]
+    done = cli("evaluate", *models, "--problems", "tiny-reasoner", *sampling, *baseline, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert [line.split()[0] for line in done.out.splitlines()[:3]] == ["model", "tiny-reasoner", "model"]
     results = json.loads((tmp_path / "results" / "results.json").read_text())["rows"]
     assert [row["n"] for row in results] == [10, 10]
     assert results[1]["difference"] == pytest.approx(results[1]["accuracy"] - results[0]["accuracy"])
 
 
-def test_other_strategies_select_from_rollouts_that_were_sampled_adaptively(tmp_path):
+def test_other_strategies_select_from_rollouts_that_were_sampled_adaptively(tmp_path, cli):
     few = ["--problems", "tiny-reasoner", "--num-problems", "8", "--samples-per-problem", "2", "--max-new-tokens", "120"]
-    done = ssgr("calibrate", "set", *MODEL, *few, "--num-sequences", "4", "--adaptive", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    done = ssgr("select", "set", "random", "--strategy", "rac", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "sampled adaptively: challenging problems have more of them" in done.stderr
+    done = cli("calibrate", "set", *MODEL, *few, "--num-sequences", "4", "--adaptive", cwd=tmp_path)
+    assert done.code == 0, done.err
+    done = cli("select", "set", "random", "--strategy", "rac", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "sampled adaptively: challenging problems have more of them" in done.err
     manifest = json.loads((tmp_path / "random" / "manifest.json").read_text())
     assert manifest["calibration"]["strategy"] == "rac"
     assert manifest["calibration"]["adaptive"] is False
 
 
-def test_excluded_problems_are_left_out_and_counted(tmp_path):
+def test_excluded_problems_are_left_out_and_counted(tmp_path, cli):
     story = "a train leaves the station at noon and drives east for three hours at sixty miles an hour"
     questions = ["Add 2 and 3.", "Add 2 and 4.", f"Listen: {story}. How far?", "Add 2 and 5.", "Add 2 and 6."]
     files = {
@@ -298,129 +300,132 @@ def test_excluded_problems_are_left_out_and_counted(tmp_path):
         (tmp_path / name).write_text("".join(json.dumps({"problem": text, "answer": "5"}) + "\n" for text in asked))
     prompts = ["--problems", "problems.jsonl", "--strategy", "prompts", "--num-sequences", "9"]
     exclude = ["--exclude", "first.jsonl", "--exclude", "second.jsonl"]
-    done = ssgr("calibrate", "set", *MODEL, *prompts, *exclude, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = cli("calibrate", "set", *MODEL, *prompts, *exclude, cwd=tmp_path)
+    assert done.code == 0, done.err
     counted = "left out 3 of 5 problems that are in first.jsonl, second.jsonl: 2 in whole, 1 in part"
-    assert done.stdout.splitlines()[0] == counted
+    assert done.out.splitlines()[0] == counted
     assert json.loads((tmp_path / "set" / "manifest.json").read_text())["counts"]["sequences"] == 2
 
     wanda = ["--method", "wanda", "--sparsity", "0.5", "--dry-run"]
-    done = ssgr("prune", "out", *MODEL, *wanda, *prompts, "--exclude", "first.jsonl", "second.jsonl", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == counted
+    done = cli("prune", "out", *MODEL, *wanda, *prompts, "--exclude", "first.jsonl", "second.jsonl", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[0] == counted
 
-    done = ssgr("calibrate", "none", *MODEL, *prompts, "--exclude", "all.jsonl", cwd=tmp_path)
-    assert (done.returncode, "every problem is also in the evaluation sets" in done.stderr) == (1, True)
+    done = cli("calibrate", "none", *MODEL, *prompts, "--exclude", "all.jsonl", cwd=tmp_path)
+    assert (done.code, "every problem is also in the evaluation sets" in done.err) == (1, True)
 
 
-def test_inspect_says_plainly_when_nothing_gains(tmp_path):
+def test_inspect_says_plainly_when_nothing_gains(tmp_path, cli):
     weights = load_file(WEIGHTS / "model.safetensors")
     save_file({name: weight.masked_fill(weight < 0, 0) for name, weight in weights.items()}, tmp_path / "model.safetensors")
-    done = ssgr("inspect", ".", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    text = " ".join(done.stdout.split("\n\n")[1].split())
+    done = cli("inspect", ".", cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    text = " ".join(done.out.split("\n\n")[1].split())
     assert text.startswith("The zeros are unstructured. No runtime in wide use runs this pattern faster than the dense model.")
     assert "The files are as large as the dense model's" in text
 
 
-def test_prune_builds_its_own_calibration(tmp_path):
+def test_prune_builds_its_own_calibration(tmp_path, cli):
     (tmp_path / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 200)
     text = ["--strategy", "text", "--text", "text.txt", "--text-length", "100", "--num-sequences", "8"]
-    done = ssgr("prune", "out", *MODEL, "--method", "wanda", "--sparsity", "0.4", *text, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = cli("prune", "out", *MODEL, "--method", "wanda", "--sparsity", "0.4", *text, cwd=tmp_path)
+    assert done.code == 0, done.err
     provenance = json.loads((tmp_path / "out" / "ssgr_config.json").read_text())
     assert provenance["calibration"]["counts"]["sequences"] == 8
     assert provenance["calibration"]["calibration"]["strategy"] == "text"
 
 
 @pytest.fixture(scope="module")
-def calibration(tmp_path_factory):
+def calibration(tmp_path_factory, cli):
     folder = tmp_path_factory.mktemp("calibration")
     (folder / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 200)
     text = ["--strategy", "text", "--text", "text.txt", "--text-length", "100", "--num-sequences", "8"]
-    done = ssgr("calibrate", "set", *MODEL, *text, cwd=folder)
-    assert done.returncode == 0, done.stderr
+    done = cli("calibrate", "set", *MODEL, *text, cwd=folder)
+    assert done.code == 0, done.err
     return folder / "set"
 
 
-def test_a_calibration_set_that_does_not_fit_is_refused_before_weights_are_loaded(tmp_path, calibration):
+def test_a_calibration_set_that_does_not_fit_is_refused_before_weights_are_loaded(tmp_path, calibration, cli):
     model, foreign = shutil.copytree(WEIGHTS, tmp_path / "model"), shutil.copytree(calibration, tmp_path / "foreign")
     (model / "model.safetensors").unlink()
     manifest = json.loads((foreign / "manifest.json").read_text())
     (foreign / "manifest.json").write_text(json.dumps(manifest | {"tokenizer_hash": "0", "model": "other/model"}))
-    done = ssgr("prune", "out", "-m", "model", "--calibration", "foreign", cwd=tmp_path)
-    assert (done.returncode, "was made with the tokenizer of other/model" in done.stderr) == (1, True), done.stderr
+    done = cli("prune", "out", "-m", "model", "--calibration", "foreign", cwd=tmp_path)
+    assert (done.code, "was made with the tokenizer of other/model" in done.err) == (1, True), done.err
 
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 64}))
-    done = ssgr("prune", "out", "-m", "model", "--calibration", calibration, cwd=tmp_path)
-    assert (done.returncode, "the longest calibration sequence has 100 tokens" in done.stderr) == (2, True), done.stderr
+    done = cli("prune", "out", "-m", "model", "--calibration", calibration, cwd=tmp_path)
+    assert (done.code, "the longest calibration sequence has 100 tokens" in done.err) == (2, True), done.err
 
 
 def weights_in(folder):
     return {key: tensor for path in folder.glob("*.safetensors") for key, tensor in load_file(path).items()}
 
 
-def test_streamed_and_resident_runs_write_the_same_weights(tmp_path, calibration):
+def test_streamed_and_resident_runs_write_the_same_weights(tmp_path, calibration, cli):
     for name, flags in {"resident": ["--no-true-sequential"], "streamed": ["--streaming", "--activation-gb", "0"]}.items():
-        done = ssgr("prune", name, *MODEL, "--calibration", calibration, *flags, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+        done = cli("prune", name, *MODEL, "--calibration", calibration, *flags, cwd=tmp_path)
+        assert done.code == 0, done.err
     resident, streamed = weights_in(tmp_path / "resident"), weights_in(tmp_path / "streamed")
     assert resident.keys() == streamed.keys()
     assert all(torch.equal(resident[key], streamed[key]) for key in resident)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["resident", "streamed"]
 
 
-def test_torchrun_writes_one_checkpoint(tmp_path, calibration):
+@pytest.mark.slow
+def test_torchrun_writes_one_checkpoint(tmp_path, calibration, cli):
     arguments = ["ssgr", "prune", "out", *MODEL, "--calibration", calibration, "--method", "wanda", "--pattern", "2:4"]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launch, "--module", "optimum.commands.optimum_cli", *map(str, arguments)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("checkpoint written to out, reloaded and checked") == 1
-    alone = ssgr("prune", "alone", *arguments[3:], cwd=tmp_path)
-    assert alone.returncode == 0, alone.stderr
+    alone = cli("prune", "alone", *arguments[3:], cwd=tmp_path)
+    assert alone.code == 0, alone.err
     together, single = weights_in(tmp_path / "out"), weights_in(tmp_path / "alone")
     different = sum(int(((together[key] == 0) != (single[key] == 0)).sum()) for key in single)
     assert different <= 4  # sums in another order may decide a near-tie otherwise
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "out"]
 
 
-def test_an_interrupted_prune_goes_on(tmp_path, calibration):
+@pytest.mark.slow
+def test_an_interrupted_prune_goes_on(tmp_path, calibration, cli):
     arguments = ["prune", "out", *MODEL, "--calibration", calibration, "--method", "alps", "--sparsity", "0.6"]
     command = [OPTIMUM_CLI, "ssgr", *map(str, arguments)]
     with interruptible(command, tmp_path) as process:
         while not (tmp_path / "out.journal" / "block-00000.safetensors").exists() and process.poll() is None:
-            pass
+            time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
     assert process.returncode == 130
     assert "finished rollouts and blocks are kept in out.journal. Run the same command to go on." in rest
     assert [path.name for path in tmp_path.iterdir()] == ["out.journal"]
 
-    done = ssgr(*arguments[:-1], "0.5", cwd=tmp_path)
-    assert done.returncode == 1
-    assert "out.journal holds the beginning of another run: pruning was" in done.stderr.splitlines()[-1]
+    done = cli(*arguments[:-1], "0.5", cwd=tmp_path)
+    assert done.code == 1
+    assert "out.journal holds the beginning of another run: pruning was" in done.err.splitlines()[-1]
 
     for name in ("out", "whole"):
-        done = ssgr("prune", name, *arguments[2:], cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+        done = cli("prune", name, *arguments[2:], cwd=tmp_path)
+        assert done.code == 0, done.err
     resumed, whole = weights_in(tmp_path / "out"), weights_in(tmp_path / "whole")
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
 
 
-def test_a_dry_run_predicts_less_memory_for_streaming(workspace, calibration):
+def test_a_dry_run_predicts_less_memory_for_streaming(workspace, calibration, cli):
     memory = []
     for flags in (["--device-map", "balanced"], ["--streaming"]):
-        done = ssgr("prune", "new", *MODEL, "--calibration", calibration, *flags, "--dry-run", cwd=workspace)
-        assert done.returncode == 0, done.stderr
-        total, libraries = re.search(r"memory +([\d.]+) GB at most, ([\d.]+) GB", done.stdout).groups()
+        done = cli("prune", "new", *MODEL, "--calibration", calibration, *flags, "--dry-run", cwd=workspace)
+        assert done.code == 0, done.err
+        total, libraries = re.search(r"memory +([\d.]+) GB at most, ([\d.]+) GB", done.out).groups()
         memory.append(float(total) - float(libraries))
     assert memory[1] <= memory[0]
     assert not (workspace / "new").exists()
 
 
-def test_a_full_disk_keeps_the_finished_blocks(tmp_path):
+@pytest.mark.slow
+def test_a_full_disk_keeps_the_finished_blocks(tmp_path, cli):
     """A limit on the size of files stands for the disk: each block fits, the whole checkpoint does not."""
 
     def limit():
@@ -433,17 +438,17 @@ def test_a_full_disk_keeps_the_finished_blocks(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out.journal"]
     assert len(list((tmp_path / "out.journal").glob("block-*.safetensors"))) == 4
 
-    assert ssgr(*PRUNE, "--sparsity", "0.5", cwd=tmp_path).returncode == 0
+    assert cli(*PRUNE, "--sparsity", "0.5", cwd=tmp_path).code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_truncated_checkpoint_is_refused(tmp_path):
+def test_a_truncated_checkpoint_is_refused(tmp_path, cli):
     folder = shutil.copytree(WEIGHTS, tmp_path / "cut")
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1_000_000])
-    done = ssgr("prune", "out", "-m", "cut", "--method", "magnitude", cwd=tmp_path)
-    assert done.returncode == 1
-    assert "error: cannot load the model 'cut'" in done.stderr.splitlines()[-1]
+    done = cli("prune", "out", "-m", "cut", "--method", "magnitude", cwd=tmp_path)
+    assert done.code == 1
+    assert "error: cannot load the model 'cut'" in done.err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
 
 
@@ -458,15 +463,16 @@ def test_a_truncated_checkpoint_is_refused(tmp_path):
         (["demo", "out"], "evaluates    400 problems of the test split"),
     ],
 )
-def test_dry_runs_write_nothing(workspace, arguments, expected):
+def test_dry_runs_write_nothing(workspace, arguments, expected, cli):
     before = sorted(workspace.rglob("*"))
-    done = ssgr(*arguments, "--dry-run", cwd=workspace)
-    assert done.returncode == 0, done.stderr
-    assert expected in done.stdout
+    done = cli(*arguments, "--dry-run", cwd=workspace)
+    assert done.code == 0, done.err
+    assert expected in done.out
     assert sorted(workspace.rglob("*")) == before
 
 
-def test_an_interrupted_calibration_goes_on(tmp_path):
+@pytest.mark.slow
+def test_an_interrupted_calibration_goes_on(tmp_path, cli):
     """Interrupted once a rollout is finished; then the same command generates what is missing."""
     problems = ["--problems", "tiny-reasoner", "--num-problems", "20", "--samples-per-problem", "4"]
     arguments = ["calibrate", "out", *MODEL, *problems, "--max-new-tokens", "400", "--num-tokens", "1000"]
@@ -474,13 +480,13 @@ def test_an_interrupted_calibration_goes_on(tmp_path):
     rollouts = tmp_path / "out.journal" / "rollouts.jsonl"
     with interruptible(command, tmp_path) as process:
         while not (rollouts.exists() and rollouts.read_bytes().count(b"\n")) and process.poll() is None:
-            pass
+            time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
     assert process.returncode == 130
     assert "interrupted; finished rollouts are kept in out.journal. Run the same command to go on." in rest
     assert "Traceback" not in rest
     assert [path.name for path in tmp_path.iterdir()] == ["out.journal"]
-    done = ssgr(*arguments, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = cli(*arguments, cwd=tmp_path)
+    assert done.code == 0, done.err
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

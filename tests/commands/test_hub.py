@@ -1,53 +1,57 @@
-"""Commands against a Hub on loopback, each in a process of its own, as a user would give them against the real one."""
+"""Commands against a Hub on loopback, as a user would give them against the real one."""
 
 import json
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, constants
 from safetensors.torch import load_file
 
 from ..hub_server import HubServer
+from ..hub_server.clients import turn_clients
 from ..hub_server.demo import commands
 
 
-OPTIMUM_CLI = Path(sys.executable).with_name("optimum-cli")
 DATA, MODEL = "alice/tiny-reasoner-ssgr", "alice/tiny-reasoner-ssgr-50"
+
+pytestmark = pytest.mark.slow
 
 
 class Workspace:
     """A folder, a Hub and the environment of a user who is logged in there."""
 
-    def __init__(self, folder, hub):
-        self.folder, self.hub = folder, hub
+    def __init__(self, folder, hub, cli):
+        self.folder, self.hub, self.cli = folder, hub, cli
         self.outputs = []
 
-    def run(self, *command, **environment):
-        done = subprocess.run(
-            list(map(str, command)),
-            cwd=self.folder,
-            env=self.hub.environment(self.folder / "home") | {"OMP_NUM_THREADS": "1"} | environment,
-            capture_output=True,
-            text=True,
-        )
+    def run(self, *command):
+        """Run a command in a process of its own."""
+        environment = self.hub.environment(self.folder / "home") | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
         self.outputs += [done.stdout, done.stderr]
-        return done
+        assert done.returncode == 0, done.stderr
 
     def ssgr(self, *arguments, **environment):
-        return self.run(OPTIMUM_CLI, "ssgr", *arguments, **environment)
+        with pytest.MonkeyPatch.context() as patch:
+            turn_clients(patch, self.hub, self.folder / "home")
+            patch.setattr(constants, "HF_HUB_OFFLINE", environment.get("HF_HUB_OFFLINE") == "1")
+            done = self.cli(*arguments, cwd=self.folder, **environment)
+        self.outputs += [done.out, done.err]
+        return done
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    """The demo's commands, all of them run."""
+def published(tmp_path_factory, cli):
+    """The demo's commands, all of them run; what publishes the checkpoint and what loads it from the Hub in fresh processes."""
     with HubServer() as hub:
-        space = Workspace(tmp_path_factory.mktemp("hub"), hub)
+        space = Workspace(tmp_path_factory.mktemp("hub"), hub, cli)
         for command in commands(num_problems=24, num_tokens=1500):
-            done = space.run(*command)
-            assert done.returncode == 0, done.stderr
+            if command[1] == "ssgr" and command[2] != "push":
+                done = space.ssgr(*command[2:])
+                assert done.code == 0, done.err
+            else:
+                space.run(*command)
         yield space
 
 
@@ -105,7 +109,7 @@ def test_what_users_wrote_on_the_hub_survives_and_stale_shards_go(published, tmp
     files["notes.txt"] = hub.store(b"mine")
     repo.add_commit("main", "edit", files)
     done = published.ssgr("push", "sparse", MODEL)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     assert "Read this first." in hub.read(MODEL, "README.md").decode()
     assert "model-00001-of-00002.safetensors" not in repo.at().files
     assert "notes.txt" in repo.at().files
@@ -118,10 +122,10 @@ def test_a_pinned_revision_is_the_one_that_is_used(published):
     repo.add_commit("main", "remove the data", files)
     prune = ["prune", "pinned", "-m", "tiny-reasoner", "--method", "wanda", "--sparsity", "0.5", "--dry-run", "--calibration"]
     done = published.ssgr(*prune, f"{DATA}@{first}")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     done = published.ssgr(*prune, DATA)
-    assert done.returncode == 1
-    assert f"{DATA}@{repo.at().sha} is not a calibration set: train.parquet is missing" in done.stderr.splitlines()[-1]
+    assert done.code == 1
+    assert f"{DATA}@{repo.at().sha} is not a calibration set: train.parquet is missing" in done.err.splitlines()[-1]
     repo.branches["main"] = first
 
 
@@ -131,8 +135,8 @@ def test_a_changed_data_set_is_refused(published):
     manifest = json.loads(hub.read(DATA, "manifest.json", kind="datasets")) | {"content_hash": "0" * 64}
     repo.add_commit("main", "tamper", dict(first.files) | {"manifest.json": hub.store(json.dumps(manifest).encode())})
     done = published.ssgr("prune", "no", "-m", "tiny-reasoner", "--calibration", DATA)
-    assert done.returncode == 1
-    assert "do not match its manifest" in done.stderr.splitlines()[-1]
+    assert done.code == 1
+    assert "do not match its manifest" in done.err.splitlines()[-1]
     repo.branches["main"] = first.sha
 
 
@@ -150,10 +154,10 @@ def test_what_may_not_be_pushed_is_refused_before_the_work(published, name):
     environment, message = REFUSED[name]
     asked = ["-m", "tiny-reasoner", "--problems", "tiny-reasoner", "--max-new-tokens", "400", "--push-to-hub", "alice/new"]
     done = published.ssgr("calibrate", "refused", *asked, **environment)
-    assert done.returncode == 1
-    assert message in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
-    assert "generate:" not in done.stderr
+    assert done.code == 1
+    assert message in done.err.splitlines()[-1]
+    assert "Traceback" not in done.err
+    assert "generate:" not in done.err
     assert not (published.folder / "refused").exists()
     assert ("datasets", "alice/new") not in published.hub.repos
 
@@ -162,10 +166,10 @@ def test_a_pickle_is_not_pushed(published):
     shutil.copytree(published.folder / "sparse", published.folder / "pickled")
     (published.folder / "pickled" / "pytorch_model.bin").write_bytes(b"x")
     done = published.ssgr("push", "pickled", "alice/pickled")
-    assert done.returncode == 1
-    assert "pytorch_model.bin may be a pickle" in done.stderr.splitlines()[-1]
+    assert done.code == 1
+    assert "pytorch_model.bin may be a pickle" in done.err.splitlines()[-1]
     done = published.ssgr("push", "home", "alice/home")
-    assert "is neither a checkpoint" in done.stderr.splitlines()[-1]
+    assert "is neither a checkpoint" in done.err.splitlines()[-1]
 
 
 def test_the_token_is_nowhere(published):

@@ -5,11 +5,11 @@ import subprocess
 import sys
 
 import pytest
-from huggingface_hub import constants
 from huggingface_hub.utils import _http, _xet
 
 from optimum_ssgr.hub import client, failures
 from tests.hub_server import HubServer
+from tests.hub_server.clients import turn_clients
 
 
 # hf_xet reads these once, when its first session is made.
@@ -42,18 +42,12 @@ def home(tmp_path, monkeypatch):
 def hub(hub_servers, home, monkeypatch, request):
     """An empty Hub that the clients of this process talk to, without waiting between tries.
 
-    The mode is "lfs", or the parameter that the test gives. The clients read their settings when they are imported, so the
-    constants are changed here. They do nothing but wait for less time: what is retried, and how often, stays theirs.
+    The mode is "lfs", or the parameter that the test gives. The clients do nothing but wait for less time: what is retried, and
+    how often, stays theirs.
     """
     server = hub_servers[getattr(request, "param", "lfs")]
     server.reset()
-    monkeypatch.setenv("HF_TOKEN", server.token)
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", server.mode != "xet")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+    turn_clients(monkeypatch, server, home)
     for name in ("base_wait_time", "max_wait_time"):
         monkeypatch.setitem(_http.http_backoff.__kwdefaults__, name, 0.001)
     monkeypatch.setattr(client, "FIRST_WAIT", 0.001)

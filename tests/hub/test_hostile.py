@@ -159,6 +159,7 @@ for name in NAMES:
 """
 
 
+@pytest.mark.slow
 def test_problems_and_text_elsewhere_and_scripts_are_refused(hub, in_fresh_process, tmp_path):
     """A card may not name files of this machine as its data, and a data set's script does not run."""
     secret, marker = tmp_path / "secret.jsonl", tmp_path / "marker"

@@ -207,6 +207,7 @@ def killed_push(hub, folder, home, when):
     hub.faults.clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hub", ["lfs", "multipart"], indirect=True)
 def test_a_killed_push_goes_on_where_it_was(hub, folder, home):
     for number in range(6):
@@ -218,6 +219,7 @@ def test_a_killed_push_goes_on_where_it_was(hub, folder, home):
     assert len(hub.uploads) == 8 and set(hub.uploads.values()) == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hub", ["xet"], indirect=True)
 def test_a_killed_push_to_xet_writes_no_block_again(hub, folder, home):
     (folder / "shard-1.safetensors").write_bytes(os.urandom(70_000))
@@ -327,6 +329,7 @@ push_folder(sys.argv[1], "alice/sparse")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hub", MODES, indirect=True)
 @pytest.mark.parametrize("fault", [{"status": 503}, {"status": 403}, {"cut": "reply"}], ids=str)
 def test_the_token_is_written_nowhere(hub, folder, home, fault):

@@ -72,6 +72,7 @@ print(json.load(open("{folder}/sparse/ssgr_config.json"))["base_commit"])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hub", [*MODES, "multipart"], indirect=True)
 def test_data_sets(hub, in_fresh_process):
     """Those that datasets itself pushes, and calibration sets, whose card names their tables."""
@@ -86,6 +87,7 @@ def test_data_sets(hub, in_fresh_process):
     assert repo.private
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hub", MODES, indirect=True)
 def test_sharded_sparse_checkpoints(hub, in_fresh_process, reasoner, tmp_path):
     model, tokenizer = copy.deepcopy(reasoner[0]), reasoner[1]
@@ -118,6 +120,7 @@ def test_what_was_evaluated_on_the_hub_belongs_to_the_same_weights_here(hub, fol
         evaluation_rows(results, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard", ["50KB", "1GB"])
 def test_models_stream_from_the_hub(hub, in_fresh_process, reasoner, tmp_path, shard):
     """Only the weights that transformers would load are fetched, at the commit that was asked for."""

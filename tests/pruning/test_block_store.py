@@ -1,13 +1,14 @@
 """Runs that are cut off: what is finished stays, and the same command ends with the same bits."""
 
-import json
 import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,32 +24,28 @@ from optimum_ssgr.reasoner import NAME, WEIGHTS
 from .test_layerwise import random_sequences
 
 
-# Prunes the embedded reasoner; argv: journal, folder to save to, mode, settings of the job as JSON.
-SCRIPT = """
-import json, sys
-from datasets import Dataset
-from optimum_ssgr import PruningConfig, SSGRPruner
-journal, folder, streaming, job = sys.argv[1], sys.argv[2], sys.argv[3] == "streaming", json.loads(sys.argv[4])
-pruner = SSGRPruner.from_pretrained("tiny-reasoner", streaming=streaming)
-data = Dataset.from_dict({"input_ids": job["sequences"]})
-pruner.prune(data, PruningConfig(**job["config"]), journal_dir=journal)
-pruner.save_pretrained(folder)
-"""
 SEQUENCES = random_sequences((60, 90, 40, 75, 110, 35))
-JOB = {"config": {"method": "sparsegpt", "sparsity": 0.5}, "sequences": SEQUENCES}
+SCRIPT = "import pathlib, sys; from tests.pruning.test_block_store import run; run(pathlib.Path(sys.argv[1]), sys.argv[2])"
+
+
+def run(folder, mode="resident"):
+    """Prune the embedded reasoner."""
+    pruner = SSGRPruner.from_pretrained(NAME, streaming=mode == "streaming")
+    data = Dataset.from_dict({"input_ids": SEQUENCES})
+    pruner.prune(data, PruningConfig(method="sparsegpt", sparsity=0.5), journal_dir=folder / "journal")
+    pruner.save_pretrained(folder / "out")
 
 
 def start(folder, *, mode="resident", limit=None):
-    arguments = [sys.executable, "-c", SCRIPT, folder / "journal", folder / "out", mode, json.dumps(JOB)]
+    """Begin the same in a process of its own; its files may not grow beyond a limit."""
 
     def limit_files():
         if limit:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        list(map(str, arguments)), env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=limit_files
-    )
+    command = [sys.executable, "-c", SCRIPT, str(folder), mode]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=limit_files)
 
 
 def weights_in(folder):
@@ -64,23 +61,22 @@ def uninterrupted(tmp_path_factory):
     folders = {}
     for mode in ("resident", "streaming"):
         folders[mode] = tmp_path_factory.mktemp(mode)
-        process = start(folders[mode], mode=mode)
-        assert process.wait() == 0, process.stderr.read()
+        run(folders[mode], mode)
     return folders
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["resident", "streaming"])
 @pytest.mark.parametrize("after", [1, 3])
 def test_killed_and_run_again_gives_the_same_bits(tmp_path, uninterrupted, mode, after):
     with start(tmp_path, mode=mode) as process:
         while len(finished_blocks(tmp_path)) < after:
             assert process.poll() is None, process.stderr.read()
+            time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
     assert after <= len(finished_blocks(tmp_path)) <= 4
     assert not (tmp_path / "out").exists()
-    with start(tmp_path, mode=mode) as again:
-        _, errors = again.communicate()
-    assert again.returncode == 0, errors
+    run(tmp_path, mode)
     ours, theirs = ({path.name: path.read_bytes() for path in (f / "out").iterdir()} for f in (tmp_path, uninterrupted[mode]))
     assert ours == theirs
 
@@ -194,6 +190,7 @@ def test_two_processes_do_not_share_a_journal(begun):
     prune(begun, PruningConfig())
 
 
+@pytest.mark.slow
 def test_full_disk_keeps_what_is_finished(tmp_path, uninterrupted):
     """Files may not grow beyond a size that lets the journal begin but not a block be written; then they may again."""
     with start(tmp_path, limit=1_000_000) as process:
@@ -202,8 +199,6 @@ def test_full_disk_keeps_what_is_finished(tmp_path, uninterrupted):
     assert "make room and run the same command again to go on" in errors
     assert not (tmp_path / "out").exists()
     assert [path.name for path in (tmp_path / "journal").glob("*.partial")] == []
-    with start(tmp_path) as again:
-        _, errors = again.communicate()
-    assert again.returncode == 0, errors
+    run(tmp_path)
     ours, theirs = weights_in(tmp_path / "out"), weights_in(uninterrupted["resident"] / "out")
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)

@@ -41,6 +41,7 @@ save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items(
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, method, true_sequential, processes",
     [
@@ -101,6 +102,7 @@ pathlib.Path(sys.argv[1], f"{rank()}.json").write_text(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_each_matrix_is_solved_by_one_process_and_what_fails_in_one_fails_in_all(tmp_path):
     (tmp_path / "job.py").write_text(FACTORIZING)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -144,6 +146,7 @@ assert waits > timedelta(days=1), waits
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_the_command_ends_well_without_calibration(tmp_path, processes):
     """Magnitude pruning exchanges nothing, so the processes must be kept in step for the journal's and the output's sake.
@@ -169,6 +172,7 @@ def environment():
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
+@pytest.mark.slow
 def test_more_processes_than_sequences_are_refused(tmp_path):
     (tmp_path / "job.py").write_text(SCRIPT.replace("SEQUENCES,", "SEQUENCES[:1],"))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", tmp_path / "job.py"]

@@ -19,6 +19,7 @@ def graded(reasoner):
     return evaluate(*reasoner, problems, sampling, batch_size=128)
 
 
+@pytest.mark.slow
 def test_the_weights_are_as_accurate_as_their_card_says(graded):
     card = (WEIGHTS / "README.md").read_text()
     claimed, claimed_error = (float(n) / 100 for n in re.search(r"Accuracy: ([\d.]+) % \+- ([\d.]+) %", card).groups())
@@ -29,6 +30,7 @@ def test_the_weights_are_as_accurate_as_their_card_says(graded):
     assert summary["missing_think_end"] < 0.02
 
 
+@pytest.mark.slow
 def test_accuracy_falls_from_easy_to_hard(graded):
     def accuracy(lowest, highest):
         chosen = [item for item in graded if lowest <= item.problem.difficulty <= highest]

@@ -140,6 +140,7 @@ def assert_exactly_one_each(rollouts, asked):
 # ------------------------------------------------------------------------------------------------ a real `transformers serve`
 
 
+@pytest.mark.slow
 def test_greedy_responses_of_transformers_serve_equal_the_local_engines(serve, reasoner, make_engine):
     model, tokenizer = reasoner
     problems = load_problems("tiny-reasoner", limit=24)
@@ -152,13 +153,13 @@ def test_greedy_responses_of_transformers_serve_equal_the_local_engines(serve, r
     assert not engine.lost
 
 
-def test_calibration_from_the_command_line(serve, tmp_path):
+@pytest.mark.slow
+def test_calibration_from_the_command_line(serve, tmp_path, cli):
     sampling = ["--samples-per-problem", "2", "--max-new-tokens", "200", "--num-sequences", "4", "--strategy", "self"]
-    command = [Path(sys.executable).with_name("optimum-cli"), "ssgr", "calibrate", "out", "-m", WEIGHTS, *sampling]
     asked = ["--problems", "tiny-reasoner", "--num-problems", "4", "--engine", serve.url]
-    done = subprocess.run([*map(str, command), *asked], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "Loading weights" not in done.stderr  # the servers have them
+    done = cli("calibrate", "out", "-m", WEIGHTS, *sampling, *asked, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "Loading weights" not in done.err  # the servers have them
     made = CalibrationSet.load_from_disk(tmp_path / "out")
     assert made.manifest.engine == "OpenAI-compatible server"
     assert made.manifest.counts["rollouts"] == 8
@@ -166,6 +167,7 @@ def test_calibration_from_the_command_line(serve, tmp_path):
     assert len(made.sequences) == 4
 
 
+@pytest.mark.slow
 def test_a_server_killed_in_mid_run_and_restarted_loses_nothing(serve, reasoner, make_engine):
     problems = load_problems("tiny-reasoner", limit=30)
     asked = make_requests(problems, encode_prompts(reasoner[1], problems), range(2), 0)

@@ -1,52 +1,47 @@
 """Runs that are cut off while generating: finished rollouts stay, only the missing ones are generated."""
 
-import json
 import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from optimum_ssgr import CalibrationConfig, SSGRPruner
 from optimum_ssgr.errors import OutputError
 from optimum_ssgr.files import locked_folder
+from optimum_ssgr.problems.load import load_problems
 from optimum_ssgr.records import Rollout
 from optimum_ssgr.rollouts.engine import Request
 from optimum_ssgr.rollouts.store import open_rollout_store
 
 
-# argv: journal, folder to save to, settings as JSON.
-SCRIPT = """
-import json, sys
-from optimum_ssgr import CalibrationConfig, SSGRPruner, load_problems
-pruner = SSGRPruner.from_pretrained("tiny-reasoner")
-problems = load_problems("tiny-reasoner", limit=12, seed=3)
-config = CalibrationConfig(**json.loads(sys.argv[3]))
-pruner.build_calibration(problems, config, journal_dir=sys.argv[1], output_dir=sys.argv[2], batch_size=8)
-"""
+SCRIPT = "import pathlib, sys; from tests.rollouts.test_store import run; run(pathlib.Path(sys.argv[1]))"
 SETTINGS = {"samples_per_problem": 4, "max_new_tokens": 200, "num_sequences": 8}
 
 
-def start(folder, limit=None, **changes):
-    arguments = [sys.executable, "-c", SCRIPT, folder / "journal", folder / "out", json.dumps(SETTINGS | changes)]
+def run(folder, **changes):
+    """Build a set of 48 rollouts, four of each problem."""
+    config = CalibrationConfig(**SETTINGS | changes)
+    problems = load_problems("tiny-reasoner", limit=12, seed=3)
+    pruner = SSGRPruner.from_pretrained("tiny-reasoner")
+    pruner.build_calibration(problems, config, journal_dir=folder / "journal", output_dir=folder / "out", batch_size=8)
+
+
+def start(folder, limit=None):
+    """Begin the same in a process of its own; its files may not grow beyond a limit."""
 
     def limit_files():
         if limit:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        list(map(str, arguments)), env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=limit_files
-    )
-
-
-def run(folder, **settings):
-    with start(folder, **settings) as process:
-        _, errors = process.communicate()
-    return process.returncode, errors
+    command = [sys.executable, "-c", SCRIPT, str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=limit_files)
 
 
 def lines(folder):
@@ -66,62 +61,60 @@ def copy_journal(source, target):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    code, errors = run(folder)
-    assert code == 0, errors
+    run(folder)
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [1, 25])
 def test_killed_and_run_again_gives_the_same_set(tmp_path, uninterrupted, after):
     with start(tmp_path) as process:
         while len(lines(tmp_path)) < after:
             assert process.poll() is None, process.stderr.read()
+            time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     kept = [line for line in lines(tmp_path) if line.endswith(b"\n")]
     assert after <= len(kept) < 48
     assert not (tmp_path / "out").exists()
-    code, errors = run(tmp_path)
-    assert code == 0, errors
+    run(tmp_path)
     assert lines(tmp_path)[: len(kept)] == kept  # nothing finished was generated again
     assert len(lines(tmp_path)) == 48
     assert sorted(lines(tmp_path)) == sorted(lines(uninterrupted))
     assert files(tmp_path) == files(uninterrupted)
 
 
-def test_a_torn_last_line_is_repaired(tmp_path, uninterrupted):
+def test_a_torn_last_line_is_repaired(tmp_path, uninterrupted, caplog):
     whole = copy_journal(uninterrupted, tmp_path)
     (tmp_path / "journal" / "rollouts.jsonl").write_bytes(b"".join(whole[:30]) + whole[30][:-20])
-    code, errors = run(tmp_path)
-    assert code == 0, errors
-    assert "removed the last rollout of" in errors
+    run(tmp_path)
+    assert "removed the last rollout of" in caplog.text
     assert lines(tmp_path)[:30] == whole[:30]
     assert files(tmp_path) == files(uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_what_is_finished(tmp_path, uninterrupted):
     """Files may not grow beyond a size that holds some rollouts; then they may again."""
-    code, errors = run(tmp_path, limit=6000)
-    assert code != 0
+    with start(tmp_path, limit=6000) as process:
+        _, errors = process.communicate()
+    assert process.returncode != 0
     assert "make room and run the same command again to go on" in errors
     assert 0 < len(lines(tmp_path)) < 48
-    code, errors = run(tmp_path)
-    assert code == 0, errors
+    run(tmp_path)
     assert files(tmp_path) == files(uninterrupted)
 
 
 def test_more_samples_and_other_windows_reuse_what_is_there(tmp_path, uninterrupted):
     copy_journal(uninterrupted, tmp_path)
-    code, errors = run(tmp_path, samples_per_problem=5, strategy="self")
-    assert code == 0, errors
+    run(tmp_path, samples_per_problem=5, strategy="self")
     assert lines(tmp_path)[:48] == lines(uninterrupted)
     assert len(lines(tmp_path)) == 60
 
 
 def test_another_run_does_not_go_on(tmp_path, uninterrupted):
     before = copy_journal(uninterrupted, tmp_path)
-    code, errors = run(tmp_path, temperature=0.5)
-    assert code != 0
-    assert "sampling was" in errors
+    with pytest.raises(OutputError, match="sampling was"):
+        run(tmp_path, temperature=0.5)
     assert lines(tmp_path) == before
 
 

@@ -3,6 +3,8 @@
 import random
 import string
 
+import pytest
+
 from optimum_ssgr.verification.answer import find_answer
 from optimum_ssgr.verification.compare import compare_quickly
 from optimum_ssgr.verification.workers import compare_all
@@ -60,6 +62,7 @@ def noise(rng, _):
     return "".join(chr(rng.randrange(0x110000)) for _ in range(length))  # lone surrogates included
 
 
+@pytest.mark.slow
 def test_generated_answers_are_compared_within_bounds():
     rng = random.Random(0)
     makers = rng.choices((mutated, expression, noise), weights=(25, 5, 70), k=COUNT)

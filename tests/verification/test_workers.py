@@ -55,6 +55,7 @@ def busy(workers):
     return [worker for worker in workers if worker.cpu_times().user > 1 + min(other.cpu_times().user for other in workers)]
 
 
+@pytest.mark.slow
 def test_hostile_answers_are_cut_and_the_others_are_not_harmed():
     pairs = [pair for hostile in HOSTILE for pair in (hostile, EASY)]
     verdicts = list(compare_all(pairs, seconds=2))
@@ -74,6 +75,7 @@ def test_verdicts_are_those_of_this_process():
     assert list(compare_all([])) == []
 
 
+@pytest.mark.slow
 def test_a_worker_killed_from_outside_is_replaced(workers):
     with closing(compare_all([EASY, ENDLESS, EASY, EASY], processes=1, seconds=250)) as verdicts:
         assert next(verdicts) is True
@@ -85,6 +87,7 @@ def test_a_worker_killed_from_outside_is_replaced(workers):
         killer.join()
 
 
+@pytest.mark.slow
 def test_closing_early_ends_every_worker(workers):
     with closing(compare_all([EASY, ENDLESS, ENDLESS], processes=2, seconds=250)) as verdicts:
         assert next(verdicts) is True
@@ -112,10 +115,12 @@ def start(tmp_path):
     return start
 
 
+@pytest.mark.slow
 def test_scripts_need_no_guard(start):
     assert start(PARENT % (2, 1024)).communicate()[0] == "[True, None]\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no alarm on Windows")
 def test_no_worker_outlives_a_killed_parent(start):
     parent = start(PARENT % (10, 1024))
@@ -128,6 +133,7 @@ def test_no_worker_outlives_a_killed_parent(start):
     assert len(ended) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds address space")
 def test_memory_is_bounded(start):
     """The same bomb, with little memory and with more."""
