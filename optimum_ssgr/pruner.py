@@ -22,6 +22,7 @@ from .cards.render import dataset_card, model_card
 from .checkpoints.load import load_model, source_of
 from .checkpoints.save import check_generation_config, save_checkpoint
 from .checkpoints.streaming import StreamedWeights, load_streamed, save_streamed
+from .compat import model_commit, model_name
 from .config import IN_PROCESS, CalibrationConfig, PruningConfig, SamplingConfig
 from .errors import ConfigError, ModelError
 from .evaluation.evaluate import evaluate
@@ -409,5 +410,4 @@ class SSGRPruner:
 
     def _read_inherited(self, token: str | bool | None = None) -> dict[str, Any]:
         """Return what the card of the model states that also holds for what is made of it."""
-        commit = getattr(self.model.config, "_commit_hash", None)
-        return inherited_metadata(source_of(self.model.config._name_or_path), commit, token)
+        return inherited_metadata(source_of(model_name(self.model)), model_commit(self.model), token)

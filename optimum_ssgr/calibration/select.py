@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..compat import model_commit, model_name
 from ..config import CalibrationConfig
 from ..errors import ConfigError, DataError
 from ..formats import FirstSelection, Origin, installed_versions
@@ -115,8 +116,8 @@ def describe_origin(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     """Say which model, tokenizer and versions a calibration set comes from, and what else is known."""
     names = {field.name for field in dataclasses.fields(Origin)}
     return Origin(
-        model=model.config._name_or_path,
-        model_commit=getattr(model.config, "_commit_hash", None),
+        model=model_name(model),
+        model_commit=model_commit(model),
         dtype=str(model.dtype).removeprefix("torch."),
         tokenizer_hash=tokenizer_hash(tokenizer),
         versions=installed_versions("torch", "transformers", "datasets"),

@@ -5,9 +5,9 @@ from tempfile import TemporaryDirectory
 
 import torch
 from accelerate.utils import has_offloaded_params
-from accelerate.utils.modeling import get_state_dict_offloaded_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..compat import offloaded_state_dict
 from ..errors import ConfigError, OutputError
 from ..files import new_folder
 from ..formats import CARD_FILE, PROVENANCE_FILE, Provenance
@@ -83,7 +83,7 @@ def _check_reload(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fo
     reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype, trust_remote_code=trust_remote_code)
     theirs = reloaded.state_dict()
     offloaded = any(has_offloaded_params(module) for module in model.modules())
-    for name, tensor in (get_state_dict_offloaded_model(model) if offloaded else model.state_dict()).items():
+    for name, tensor in (offloaded_state_dict(model) if offloaded else model.state_dict()).items():
         if name not in theirs or not torch.equal(tensor.cpu(), theirs[name].cpu()):
             raise OutputError(f"the saved checkpoint does not load back as it was: {name} differs.")
     check_tokenizer(tokenizer, folder, trust_remote_code)

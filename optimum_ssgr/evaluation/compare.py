@@ -10,6 +10,7 @@ import torch
 
 from ..checkpoints.identity import hash_weights
 from ..checkpoints.load import source_of
+from ..compat import model_commit
 from ..config import IN_PROCESS
 from ..errors import DataError
 from ..records import GradedRollout, Problem
@@ -105,7 +106,7 @@ def _ask(
     model, tokenizer = load_with_tokenizer(name, config.loading, weights=config.engine == IN_PROCESS)
     sole = len(config.asked_models) == 1
     engine = MeteredEngine(choose_engine(config.engine, model, tokenizer, config.sampling, config.batch_size, sole))
-    identity = _identify(name, getattr(model.config, "_commit_hash", None))
+    identity = _identify(name, model_commit(model))
     measured = None if windows is None else perplexity(model, windows)
     graded = {}
     for set_name, samples in config.samples_of.items():

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map_only
 from transformers import PreTrainedModel
 
+from ..compat import tree_map_only
 from ..errors import ModelError
 from .activations import Activation, ActivationStore
 from .weights import onloaded

@@ -8,7 +8,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from ..compat import apply_gate, expert_functions, experts_run_by, takes_expert_functions
 
 
 # Called with the parameter's name, the inputs of every expert [routed tokens, in], and which tokens of the batch those are.
@@ -20,7 +21,7 @@ _registrations = count()
 
 def is_fused(module: nn.Module) -> bool:
     """Tell whether a module holds fused experts that transformers lets be run by a function of ours."""
-    return all(hasattr(module, name) for name in ("is_transposed", "has_gate", "has_bias", "_apply_gate"))
+    return takes_expert_functions(module)
 
 
 def fused_parameters(module: nn.Module) -> tuple[str, str]:
@@ -47,16 +48,12 @@ def use_observable_experts(model: PreTrainedModel) -> Iterator[None]:
     """
     name = f"ssgr-{next(_registrations)}"
     configs = {id(module.config): module.config for module in model.modules() if is_fused(module)}.values()
-    previous = [config._experts_implementation for config in configs]
-    ALL_EXPERTS_FUNCTIONS[name] = _run_experts
+    expert_functions()[name] = _run_experts
     try:
-        for config in configs:
-            config._experts_implementation = name
-        yield
+        with experts_run_by(configs, name):
+            yield
     finally:
-        for config, implementation in zip(configs, previous, strict=True):
-            config._experts_implementation = implementation
-        del ALL_EXPERTS_FUNCTIONS[name]
+        del expert_functions()[name]
 
 
 def _run_experts(
@@ -83,8 +80,7 @@ def _run_experts(
     # 2. Into the hidden layers.
     inputs = [hidden_states[token] for token in tokens]
     observer(into, inputs, tokens)
-    apply = module._apply_gate if module.has_gate else module.act_fn
-    inputs = [apply(_linear(module, into, expert, inputs[expert])) for expert in experts]
+    inputs = [apply_gate(module, _linear(module, into, expert, inputs[expert])) for expert in experts]
 
     # 3. Out of them, and back to the tokens. A slot for every choice of a token is filled first and then summed over, because
     # summing over a dimension is deterministic on every device and adding by index is not.

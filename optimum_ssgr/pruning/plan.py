@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves, tree_map_only
 from transformers import PreTrainedModel
 
+from ..compat import tree_leaves, tree_map_only
 from ..config import PruningConfig
 from .activations import Activation
 from .block_store import BlockStore, hash_block

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from ..compat import model_commit, model_name
 from ..config import PruningConfig
 from ..formats import installed_versions
 from ..resume import check_fingerprint
@@ -23,8 +24,8 @@ from .weights import ResidentWeights, Weights
 def describe_run(model: PreTrainedModel, config: PruningConfig) -> dict[str, Any]:
     """Return what decides the outcome of pruning besides the calibration tokens, by the names of `formats.Provenance`."""
     return {
-        "base_model": model.config._name_or_path,
-        "base_commit": getattr(model.config, "_commit_hash", None),
+        "base_model": model_name(model),
+        "base_commit": model_commit(model),
         "dtype": str(model.dtype).removeprefix("torch."),
         "pruning": config.to_dict(),
         "versions": installed_versions("torch", "transformers"),

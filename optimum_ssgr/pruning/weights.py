@@ -9,6 +9,7 @@ from accelerate.utils import OffloadedWeightsLoader, has_offloaded_params
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..compat import offload_hook
 from ..errors import ModelError
 from .blocks import find_blocks
 
@@ -51,8 +52,8 @@ class ResidentWeights:
                 if not tensor.is_meta:
                     yield f"{name}.{key}", tensor
             if has_offloaded_params(module):
-                for key, _ in module.named_parameters(recurse=module._hf_hook.place_submodules):
-                    yield f"{name}.{key}", module._hf_hook.weights_map[key]
+                for key, _ in module.named_parameters(recurse=offload_hook(module).place_submodules):
+                    yield f"{name}.{key}", offload_hook(module).weights_map[key]
 
 
 def check_in_memory(model: PreTrainedModel) -> None:
@@ -63,7 +64,7 @@ def check_in_memory(model: PreTrainedModel) -> None:
     """
     for module in model.modules():
         if has_offloaded_params(module):
-            loader = module._hf_hook.weights_map.dataset
+            loader = offload_hook(module).weights_map.dataset
             if isinstance(loader, OffloadedWeightsLoader) and loader.index:
                 raise ModelError("some weights are offloaded to disk, where they cannot be pruned; use streaming instead.")
 
@@ -83,13 +84,13 @@ def onloaded(block: nn.Module) -> Iterator[None]:
     """Hold a block's offloaded weights on the execution device, and put them back at the end as they are then."""
     modules = [module for module in block.modules() if has_offloaded_params(module)]
     for module in modules:
-        module._hf_hook.pre_forward(module)
-        module._hf_hook.offload = False  # so that its forward passes do not fetch the weights again
+        offload_hook(module).pre_forward(module)
+        offload_hook(module).offload = False  # so that its forward passes do not fetch the weights again
     try:
         yield
     finally:
         for module in modules:
-            hook = module._hf_hook
+            hook = offload_hook(module)
             for name, parameter in module.named_parameters(recurse=hook.place_submodules):
                 hook.weights_map[name].copy_(parameter.data)
             hook.offload = True

@@ -2,6 +2,7 @@
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..compat import model_name
 from ..config import IN_PROCESS, SamplingConfig
 from .addresses import server_addresses
 from .engine import Engine
@@ -32,6 +33,4 @@ def choose_engine(
     """
     if engine == IN_PROCESS:
         return LocalEngine(model, sampling, batch_size)
-    return ServerEngine(
-        server_addresses(engine), model.config._name_or_path, tokenizer, sampling, concurrency=batch_size, sole=sole
-    )
+    return ServerEngine(server_addresses(engine), model_name(model), tokenizer, sampling, concurrency=batch_size, sole=sole)

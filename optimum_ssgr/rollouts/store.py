@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..compat import model_commit, model_name
 from ..config import SamplingConfig
 from ..errors import OutputError
 from ..files import locked_folder
@@ -139,8 +140,8 @@ def rollout_fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
             digest.update(f"{name} {parameter.detach().flatten()[:256].float().cpu().tolist()}".encode())
     vocabulary = sorted(tokenizer.get_vocab().items())
     return {
-        "model": model.config._name_or_path,
-        "model_commit": getattr(model.config, "_commit_hash", None),
+        "model": model_name(model),
+        "model_commit": model_commit(model),
         "dtype": str(model.dtype).removeprefix("torch."),
         "weights": digest.hexdigest(),
         "tokenizer": hashlib.sha256(f"{vocabulary}{tokenizer.chat_template}".encode()).hexdigest(),

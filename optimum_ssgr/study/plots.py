@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from ..evaluation.metrics import NORMAL_95
 from .cells import BANDS, bands_of
+from .labels import METHOD_LABELS, describe_errors, label_target
 from .statistics import StudyReport
 
 
@@ -27,7 +28,6 @@ STYLES: dict[str | None, tuple[str, str, str]] = {
     None: ("#777777", "h", "no calibration"),
 }
 TARGETS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
-METHOD_LABELS = {"sparsegpt": "SparseGPT", "wanda": "Wanda", "alps": "ALPS", "magnitude": "magnitude"}
 DENSE = "#555555"
 LOOK = {
     "font.size": 9,
@@ -41,17 +41,6 @@ LOOK = {
     "svg.hashsalt": "ssgr",  # the same picture has the same bytes
     "svg.fonttype": "path",
 }
-
-
-def target_label(target: str) -> str:
-    """Write a sparsity in percent, and a pattern as it is."""
-    return target if ":" in target else f"{float(target):.0%}".replace("%", " %")
-
-
-def spread(report: StudyReport) -> str:
-    """Say what errors are taken over."""
-    seeds = max(row["seeds"] for row in report.rows)
-    return f"problems and {seeds} calibration seeds" if seeds > 1 else "problems alone, as there is one calibration seed"
 
 
 def plot_study(report: StudyReport, folder: Path) -> dict[str, str]:
@@ -72,7 +61,7 @@ def plot_study(report: StudyReport, folder: Path) -> dict[str, str]:
         figure.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
         drawn[name] = caption
 
-    bars = f"Bars are 95 % intervals over {spread(report)}."
+    bars = f"Bars are 95 % intervals over {describe_errors(report)}."
     several = any(row["seeds"] > 1 for row in report.rows)
     over_seeds = " Bars are 95 % intervals over calibration seeds." if several else ""
     with rc_context(LOOK):
@@ -154,7 +143,7 @@ def plot_bands(report: StudyReport, problems: str, quantity: str) -> Figure:
             linewidth=1.4,
             elinewidth=1,
             capsize=2,
-            label=target_label(target),
+            label=label_target(target),
         )
     by = {row["calibration"]: row["calibrated_on"] for row in rows}
     if quantity == "difficulty":
@@ -187,7 +176,7 @@ def plot_reconstruction(report: StudyReport) -> Figure:
         axis.set_yscale("log")
         axis.set_xlabel("layer")
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.set_title(f"{METHOD_LABELS[method]}, {target_label(target)}", fontsize=10)
+        axis.set_title(f"{METHOD_LABELS[method]}, {label_target(target)}", fontsize=10)
     axes[0][0].set_ylabel("relative squared error")
     _legend(figure, axes)
     return figure
@@ -224,7 +213,7 @@ def _lines(
                     style["linestyle"] = "none" if pattern else "-"
                     axis.errorbar([places[row["target"]] + shift for row in chosen], heights, errors, **style)
                     style["label"] = None
-        axis.set_xticks(range(len(targets)), list(map(target_label, targets)))
+        axis.set_xticks(range(len(targets)), list(map(label_target, targets)))
         axis.set_xlim(-0.5, len(targets) - 0.5)
         axis.set_xlabel("weights removed")
         axis.set_title(METHOD_LABELS[method], fontsize=10)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .cells import Cell, bands_of
-from .plots import METHOD_LABELS, plot_study, spread, target_label
+from .labels import METHOD_LABELS, describe_errors, label_target
 from .statistics import StudyReport, make_report
 
 
@@ -65,6 +65,8 @@ def write_report(
     Returns:
         The report as it stands in `report.json`.
     """
+    from .plots import plot_study  # with matplotlib, which a table for the terminal does without
+
     report = make_report(settings, dense, results)
     (folder / "report.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n")
     captions = plot_study(report, folder / "plots")
@@ -111,7 +113,7 @@ def difference_table(report: StudyReport, problems: str, bands: bool) -> Table:
         noise = "" if _sign(item) else " ~"
         cells[item["target"]] = f"{100 * item['difference']:+.1f} ({low:+.1f} to {high:+.1f}){noise}"
     targets = report.settings["targets"]
-    table: Table = [("method", "calibrated on", "minus", *map(target_label, targets))]
+    table: Table = [("method", "calibrated on", "minus", *map(label_target, targets))]
     for (method, first, second), cells in found.items():
         table.append((METHOD_LABELS[method], first, second, *(cells[target] for target in targets)))
     return table
@@ -154,7 +156,7 @@ def calibration_table(report: StudyReport) -> Table:
 def sections(report: StudyReport) -> list[Section]:
     """Return the report's parts."""
     sets, bands = list(report.settings["sets"]), report.settings["bands"]
-    over = spread(report)
+    over = describe_errors(report)
     paired = f"Differences in problems solved, paired by problem and seed, in points, with 95 % intervals over {over}."
     parts = []
     for number, problems in enumerate(sets):
@@ -244,7 +246,7 @@ def _sign(difference: dict[str, Any]) -> int:
 
 def _by_target(report: StudyReport, problems: str, cell: Any) -> Table:
     targets = report.settings["targets"]
-    table: Table = [("method", "calibrated on", *map(target_label, targets))]
+    table: Table = [("method", "calibrated on", *map(label_target, targets))]
     found = {(row["method"], row["calibration"], row["target"]): row for row in report.rows if row["problems"] == problems}
     for method, calibration in dict.fromkeys(key[:2] for key in found):
         cells = (cell(found[method, calibration, target]) for target in targets)

@@ -159,7 +159,7 @@ MISTAKES = {
     "no such checkpoint": (["inspect", "no/such"], 1, "there is no folder no/such, and it cannot be fetched from the Hub"),
     "no weights": (["inspect", "used"], 1, "there are no safetensors files in used"),
     "no samples": (["evaluate", *MODEL, "--problems", "problems.jsonl", "--samples", "0"], 2, "samples must be at least 1"),
-    "nothing to evaluate on": (["evaluate", *MODEL], 2, "name what to evaluate on with --problems or --preset"),
+    "nothing to evaluate on": (["evaluate", *MODEL], 2, "name what to evaluate on with --problems or --benchmark"),
     "no engine": ([*CALIBRATE, "--problems", "no/such", "--engine", "vlm"], 2, "the engine must be transformers or addresses"),
     "no address of an API": (
         ["evaluate", *MODEL, "--problems", "no/such", "--engine", "http://host:8000"],
@@ -189,7 +189,11 @@ MISTAKES = {
     ),
     "unknown strategy to select by": (["select", "no/such", "out", "--strategy", "best"], 2, "unknown strategy 'best'"),
     "no text to select from": (["select", "no/such", "out", "--strategy", "mix"], 2, "the strategy mix needs --text"),
-    "unknown preset": (["evaluate", *MODEL, "--preset", "math"], 2, "unknown preset 'math'; choose among math500, aime24"),
+    "unknown benchmark": (
+        ["evaluate", *MODEL, "--benchmark", "math"],
+        2,
+        "unknown benchmark 'math'; choose among math500, aime24",
+    ),
     "evaluate into used": (
         ["evaluate", *MODEL, "--problems", "problems.jsonl", "--output", "used"],
         1,
