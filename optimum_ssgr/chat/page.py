@@ -1,5 +1,6 @@
 """The comparison page: components, events, and how it is served."""
 
+import os
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from .votes import SaveVote, open_votes
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 AT_ONCE: dict[str, Any] = {**PRIVATE, "queue": False}
+TELEMETRY = "HF_HUB_DISABLE_TELEMETRY"
 
 
 def open_page(settings: ChatSettings) -> gr.Blocks:
@@ -56,7 +58,7 @@ def build_page(comparison: ComparisonSession, save_vote: SaveVote) -> gr.Blocks:
         save_vote: Keeps a vote.
     """
     settings = comparison.settings
-    with gr.Blocks(title="Dense and pruned, side by side", fill_width=True, analytics_enabled=False) as page:
+    with _open_blocks("Dense and pruned, side by side") as page:
         with gr.Row(elem_id="header"):
             gr.HTML(
                 "<h1>Dense and pruned, side by side</h1><p>One question, answered by a reasoning model and by pruned versions "
@@ -74,6 +76,17 @@ def build_page(comparison: ComparisonSession, save_vote: SaveVote) -> gr.Blocks:
         page.load(handlers.from_link, None, filled, **AT_ONCE).then(None, js=LABEL_COLUMNS, api_visibility="private")
         gr.api(handlers.compare, api_name="compare", concurrency_id="compare", concurrency_limit=settings.concurrency)
     return page.queue(max_size=settings.queue_size, default_concurrency_limit=8)
+
+
+def _open_blocks(title: str) -> gr.Blocks:
+    """Open blocks that do not call home, and undo what Gradio then sets for the whole process."""
+    before = os.environ.get(TELEMETRY)
+    blocks = gr.Blocks(title=title, fill_width=True, analytics_enabled=False)
+    if before is None:
+        os.environ.pop(TELEMETRY, None)
+    else:
+        os.environ[TELEMETRY] = before
+    return blocks
 
 
 def _wire(handlers: Handlers) -> None:
