@@ -12,13 +12,14 @@ from ..compat import model_commit, model_name
 from ..config import CalibrationConfig
 from ..errors import ConfigError, DataError
 from ..formats import FirstSelection, Origin, installed_versions
+from ..problems.documents import load_documents
 from ..problems.load import ProblemSource, load_problems, sources_of
 from ..records import GradedRollout, Problem
 from ..rollouts.prompts import encode_prompts
 from ..tokens import check_context, tokenizer_hash
 from .dataset import CalibrationSet
 from .strategies import Sources, select
-from .text import TextSource, characters_for, encode_documents, load_documents
+from .text import TextSource, characters_for, encode_documents
 from .windows import meets_budget
 
 

@@ -13,6 +13,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from ..config import METHODS
 from ..errors import DataError
 from ..formats import CARD_FILE, EvaluationRow, Manifest, Provenance
+from ..hub.client import limited_silence
 from ..problems.sources import SOURCES, Source
 from .names import hub_id, pinned, public_name
 
@@ -55,6 +56,7 @@ def split_card(card: str) -> tuple[dict[str, Any], str]:
     return metadata, card[found.end() :]
 
 
+@limited_silence()
 def inherited_metadata(source: str, revision: str | None = None, token: str | bool | None = None) -> dict[str, Any]:
     """Read what a pruned model inherits off the card of the model it was made from: its licence and its languages.
 

@@ -57,8 +57,9 @@ def read_inputs(args: Namespace, config: CalibrationConfig) -> CalibrationInputs
     Raises:
         SSGRError: They cannot be read, nothing is left of the problems, or the model cannot be asked.
     """
-    from ..calibration.text import characters_for, load_documents
+    from ..calibration.text import characters_for
     from ..evaluation.prepare import check_model, check_prompts
+    from ..problems.documents import load_documents
 
     loading = flags.loading_config(args)
     check_model(args.model, loading, is_asked=config.strategy != "text")

@@ -4,6 +4,7 @@ import os
 from argparse import ArgumentParser, Namespace
 
 from ..errors import ConfigError
+from ..extras import require_extra
 from ..resume import journal_folder
 from ..study.demo import EVALUATION_PROBLEMS, SPARSITY, demo_config
 from .base import SSGRSubcommand, resume_hint, say
@@ -32,6 +33,7 @@ class DemoCommand(SSGRSubcommand):
 
     def execute(self, args: Namespace) -> None:
         """Run the study and write its folder."""
+        require_extra("matplotlib", "report", "plots")
         if args.num_problems < 2:
             raise ConfigError(f"num_problems must be at least 2, not {args.num_problems}.")
         config = demo_config(args.sparsity, args.split, args.num_problems)

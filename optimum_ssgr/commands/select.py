@@ -26,10 +26,11 @@ class SelectCommand(SSGRSubcommand):
         if args.strategy is not None:
             check_text(args, given)
         from ..calibration.select import reselect
-        from ..calibration.text import characters_for, load_documents
+        from ..calibration.text import characters_for
         from ..cards.render import dataset_card
         from ..checkpoints.load import load_tokenizer
         from ..files import check_unused
+        from ..problems.documents import load_documents
         from ..sharing import load_calibration_set
 
         check_unused(args.output)

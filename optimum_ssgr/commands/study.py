@@ -4,6 +4,7 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from ..config import METHODS, SamplingConfig
+from ..extras import require_extra
 from ..resume import journal_folder
 from . import flags
 from .base import SSGRSubcommand, resume_hint, say
@@ -68,6 +69,7 @@ class StudyCommand(SSGRSubcommand):
 
     def execute(self, args: Namespace) -> None:
         """Run the cells that are missing, and report."""
+        require_extra("matplotlib", "report", "plots")
         flags.check_at_least_one(processes=args.processes)
         config = flags.study_config(args)
         from ..files import check_unused

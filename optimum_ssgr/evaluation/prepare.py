@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..calibration.text import load_documents
 from ..checkpoints.load import load_config, load_model, load_skeleton, load_tokenizer
 from ..config import LoadingConfig
 from ..errors import DataError
+from ..problems.documents import load_documents
 from ..problems.options import ProblemOptions
 from ..reasoner import NAME as EMBEDDED
 from ..records import Problem

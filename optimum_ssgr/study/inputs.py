@@ -10,12 +10,12 @@ from typing import Any
 
 from ..calibration.select import encode_text
 from ..calibration.strategies import Sources, select
-from ..calibration.text import characters_for, load_documents
+from ..calibration.text import characters_for
 from ..checkpoints.load import load_skeleton, load_tokenizer
 from ..errors import DataError
 from ..evaluation.prepare import check_prompts, cut_windows, load_evaluation_set, load_evaluation_text
 from ..evaluation.results import versions
-from ..extras import require_extra
+from ..problems.documents import load_documents
 from ..problems.load import FILE_FORMATS
 from ..problems.options import ProblemOptions
 from ..problems.overlap import remove_overlap
@@ -85,7 +85,6 @@ def read_inputs(config: StudyConfig, journal: Path) -> StudyInputs:
     Raises:
         SSGRError: The model, the problems or the text cannot be used.
     """
-    require_extra("matplotlib", "report", "the plots of a study")
     skeleton = load_skeleton(config.model, **config.loading.source)
     for pruning in {cell.pruning for cell in config.cells}:
         check_prunable(skeleton, pruning)

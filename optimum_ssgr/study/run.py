@@ -7,6 +7,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from ..extras import require_extra
 from ..files import check_unused, locked_folder, new_folder
 from ..resume import check_fingerprint, journal_folder
 from .config import StudyConfig
@@ -36,6 +37,7 @@ def run_study(config: StudyConfig, output_dir: str | Path, processes: int = 1) -
         SSGRError: Something cannot be used, which is found before any work where it can be known; or the journal belongs to
             another study.
     """
+    require_extra("matplotlib", "report", "plots")
     output = check_unused(output_dir)
     return finish_study(read_inputs(config, journal_folder(output)), output, processes)
 

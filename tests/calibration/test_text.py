@@ -2,9 +2,10 @@ import json
 
 import pytest
 
-from optimum_ssgr.calibration.text import characters_for, load_documents
+from optimum_ssgr.calibration.text import characters_for
 from optimum_ssgr.config import CalibrationConfig
 from optimum_ssgr.errors import DataError
+from optimum_ssgr.problems.documents import load_documents
 
 
 def test_sources(tmp_path):

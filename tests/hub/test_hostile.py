@@ -147,7 +147,7 @@ def test_links_within_a_folder_are_pushed_as_files(hub, folder, tmp_path):
 
 
 READ = """
-from optimum_ssgr.calibration.text import load_documents
+from optimum_ssgr.problems.documents import load_documents
 from optimum_ssgr.errors import DataError
 from optimum_ssgr.problems.load import load_problems
 for name in NAMES:
