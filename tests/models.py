@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -50,6 +51,11 @@ MIXTURES = {
     "qwen3 moe": Qwen3MoeConfig(**SMALL, **EXPERTS, num_experts=4, moe_intermediate_size=32, head_dim=8),
     "gpt-oss": GptOssConfig(**SMALL, **EXPERTS, head_dim=8, sliding_window=4),
 }
+
+
+def slow_but(names, quick):
+    """Give names as parameters of a test that is slow with all of them; `make quick` runs it with a few."""
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]
 
 
 def random_model(name, seed=0):

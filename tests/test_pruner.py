@@ -107,6 +107,7 @@ def test_naive_parity_on_real_layers(real_layers, pattern):
         )
 
 
+@pytest.mark.slow
 def test_a_saved_model_loads_in_a_fresh_process(pruner, calibration, tmp_path):
     report = pruner.prune(calibration, PruningConfig(pattern="2:4"))
     pruner.save_pretrained(tmp_path / "out")
@@ -149,6 +150,7 @@ def test_provenance_and_card(pruner, calibration, tmp_path):
     assert calibration.manifest.content_hash in card
 
 
+@pytest.mark.slow
 def test_same_seed_same_files(reasoner, tmp_path):
     config = dataclasses.replace(CONFIG, num_tokens=1500)
     for name in ("first", "second"):
@@ -164,6 +166,7 @@ def test_same_seed_same_files(reasoner, tmp_path):
         assert path.read_bytes() == (tmp_path / "second" / path.relative_to(tmp_path / "first")).read_bytes(), path.name
 
 
+@pytest.mark.slow
 def test_evaluation_of_dense_and_destroyed(pruner):
     problems = load_problems("tiny-reasoner", split="dev", limit=60)
     sampling = SamplingConfig(temperature=0.0, max_new_tokens=300)
@@ -198,7 +201,7 @@ def test_the_name_of_a_known_data_set_brings_its_instruction(pruner, tmp_path, m
     pruner.model.get_input_embeddings().register_forward_pre_hook(lambda _, args: fed.extend(args[0].tolist()))
     pruner.evaluate(name, SamplingConfig(max_new_tokens=4))
     asked = [pruner.tokenizer.decode(ids) for ids in fed[:2]]
-    assert all("in test." in text and BOXED in text for text in asked)
+    assert all("of test." in text and BOXED in text for text in asked)
 
 
 def test_building_is_generating_and_then_selecting(pruner, tmp_path):
@@ -230,6 +233,7 @@ def test_what_a_strategy_lacks_is_said_before_anything_is_generated(pruner):
             pruner.build_calibration(problems, CalibrationConfig(strategy="mix", text_length=64), text=text)
 
 
+@pytest.mark.slow
 def test_calibration_from_disk_and_from_a_plain_data_set(reasoner, calibration, tmp_path):
     calibration.save_to_disk(tmp_path / "set")
     plain = Dataset.from_dict({"input_ids": calibration.sequences})

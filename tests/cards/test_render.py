@@ -359,6 +359,7 @@ def test_no_folder_of_the_makers_machine_is_told(provenance, manifest):
         assert "secret" not in card
 
 
+@pytest.mark.slow
 def test_the_code_runs(reasoner, tmp_path):
     """Calibrate and prune, then run what the two cards say, as it stands there, in a fresh process."""
     model, tokenizer = reasoner

@@ -69,6 +69,7 @@ def test_the_token_limit_is_told_from_an_end(backend):
     assert whole[-1].finish == "stop"
 
 
+@pytest.mark.slow
 def test_characters_of_several_tokens_arrive_whole(backend):
     """The byte-level model is led to copy a character of several tokens; no part of it may come alone."""
     backend_tokenizer = backend.tokenizer.backend_tokenizer

@@ -16,7 +16,7 @@ from optimum_ssgr.errors import ConfigError, ModelError, OutputError
 from optimum_ssgr.pruner import SSGRPruner
 from optimum_ssgr.reasoner import NAME, WEIGHTS
 
-from ..models import CONFIGS, MIXTURES, random_model
+from ..models import CONFIGS, MIXTURES, random_model, slow_but
 from ..pruning.test_architectures import WORKING, build
 from ..pruning.test_layerwise import random_sequences
 
@@ -57,7 +57,7 @@ def test_streamed_equals_resident(tmp_path, name, true_sequential):
         assert torch.equal(tensor, saved[False][key]), key
 
 
-@pytest.mark.parametrize("name", WORKING)
+@pytest.mark.parametrize("name", slow_but(WORKING, ["shared expert"]))
 def test_unusual_architectures_stream_too(tmp_path, name):
     source = save(build(WORKING[name]), tmp_path / "dense")
     saved, names = [], []

@@ -279,6 +279,7 @@ def test_calibrate_prune_inspect_evaluate(tmp_path, cli):
     assert results[1]["difference"] == pytest.approx(results[1]["accuracy"] - results[0]["accuracy"])
 
 
+@pytest.mark.slow
 def test_other_strategies_select_from_rollouts_that_were_sampled_adaptively(tmp_path, cli):
     few = ["--problems", "tiny-reasoner", "--num-problems", "8", "--samples-per-problem", "2", "--max-new-tokens", "120"]
     done = cli("calibrate", "set", *MODEL, *few, "--num-sequences", "4", "--adaptive", cwd=tmp_path)

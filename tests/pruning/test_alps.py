@@ -14,7 +14,7 @@ def run_alps(weight, inputs, pattern, damping=0.01):
     return alps(weight, decompose(statistics(inputs).hessian, damping), pattern)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 def test_alps_equals_naive(pattern, seed):
     weight, inputs = layer(seed=seed)

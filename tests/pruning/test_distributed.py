@@ -54,7 +54,7 @@ save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items(
 )
 def test_processes_end_with_the_masks_of_one(tmp_path, name, method, true_sequential, processes):
     (tmp_path / "job.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, "-m", "tests.pruning.launch", str(processes)]
     arguments = [tmp_path / "job.py", name, method, true_sequential, tmp_path]
     done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr
@@ -105,7 +105,7 @@ pathlib.Path(sys.argv[1], f"{rank()}.json").write_text(json.dumps(found))
 @pytest.mark.slow
 def test_each_matrix_is_solved_by_one_process_and_what_fails_in_one_fails_in_all(tmp_path):
     (tmp_path / "job.py").write_text(FACTORIZING)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, "-m", "tests.pruning.launch", "2"]
     done = subprocess.run(
         list(map(str, [*command, tmp_path / "job.py", tmp_path])), capture_output=True, text=True, env=environment()
     )
@@ -175,7 +175,7 @@ def environment():
 @pytest.mark.slow
 def test_more_processes_than_sequences_are_refused(tmp_path):
     (tmp_path / "job.py").write_text(SCRIPT.replace("SEQUENCES,", "SEQUENCES[:1],"))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", tmp_path / "job.py"]
+    command = [sys.executable, "-m", "tests.pruning.launch", "2", tmp_path / "job.py"]
     done = subprocess.run(
         list(map(str, [*command, "llama", "wanda", True, tmp_path])), capture_output=True, text=True, env=environment()
     )

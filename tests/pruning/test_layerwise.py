@@ -14,7 +14,7 @@ from optimum_ssgr.pruning.plan import count_argument_bytes
 from optimum_ssgr.pruning.report import PruningReport
 from optimum_ssgr.pruning.solvers.sparsegpt import factorize
 
-from ..models import CONFIGS, random_model
+from ..models import CONFIGS, random_model, slow_but
 from .naive import naive_sparsegpt, naive_wanda
 
 
@@ -70,7 +70,7 @@ def agreement(model, reference):
     return (ours == theirs).float().mean().item()
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", slow_but(CONFIGS, ["llama", "gpt2"]))
 @pytest.mark.parametrize("method", ["sparsegpt", "wanda"])
 @pytest.mark.parametrize("true_sequential", [False, True])
 def test_every_architecture_equals_the_naive_loop(name, method, true_sequential):

@@ -83,6 +83,7 @@ def test_killed_and_run_again_gives_the_same_set(tmp_path, uninterrupted, after)
     assert files(tmp_path) == files(uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_torn_last_line_is_repaired(tmp_path, uninterrupted, caplog):
     whole = copy_journal(uninterrupted, tmp_path)
     (tmp_path / "journal" / "rollouts.jsonl").write_bytes(b"".join(whole[:30]) + whole[30][:-20])
@@ -104,6 +105,7 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path, uninterrupted):
     assert files(tmp_path) == files(uninterrupted)
 
 
+@pytest.mark.slow
 def test_more_samples_and_other_windows_reuse_what_is_there(tmp_path, uninterrupted):
     copy_journal(uninterrupted, tmp_path)
     run(tmp_path, samples_per_problem=5, strategy="self")
@@ -111,6 +113,7 @@ def test_more_samples_and_other_windows_reuse_what_is_there(tmp_path, uninterrup
     assert len(lines(tmp_path)) == 60
 
 
+@pytest.mark.slow
 def test_another_run_does_not_go_on(tmp_path, uninterrupted):
     before = copy_journal(uninterrupted, tmp_path)
     with pytest.raises(OutputError, match="sampling was"):
