@@ -7,6 +7,7 @@ from optimum_ssgr.config import CalibrationConfig
 from optimum_ssgr.errors import DataError
 
 
+@pytest.mark.slow
 def test_sources(tmp_path):
     (tmp_path / "a.txt").write_text("one\ntwo")
     assert load_documents(tmp_path / "a.txt", 10) == ["one\ntwo"]

@@ -75,6 +75,7 @@ def alone(tmp_path_factory, ssgr):
     return folder / "out"
 
 
+@pytest.mark.slow
 def test_what_is_written(alone):
     assert sorted(path.name for path in alone.iterdir()) == ["cells", "plots", "report.html", "report.json", "report.md"]
     text = (alone / "report.json").read_text()
@@ -95,6 +96,7 @@ def test_what_is_written(alone):
     assert str(alone.parent) not in text
 
 
+@pytest.mark.slow
 def test_interrupted_in_two_processes_then_killed_and_run_again_gives_the_same_report(tmp_path, alone, ssgr, capfd):
     code, out, errors = stop(tmp_path, 2, signal.SIGINT, "--processes", "2", "--strategies", "ssgr")
     assert (code, out) == (130, "")
