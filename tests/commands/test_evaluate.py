@@ -96,6 +96,7 @@ def test_rows_samples_and_cards(uninterrupted):
     assert json.loads((out / "speed.json").read_text())["tokens_per_second"]["tiny-reasoner"] > 0
 
 
+@pytest.mark.slow
 def test_too_little_gpu_memory_is_one_sentence(tmp_path, monkeypatch, capsys):
     def allocate(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of")

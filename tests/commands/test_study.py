@@ -176,6 +176,7 @@ def test_mistakes_are_one_sentence(tmp_path, name, ssgr, capfd):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_sets_of_equal_size_or_none(tmp_path, ssgr, capfd):
     """Found before anything is pruned."""
     assert ssgr(tmp_path, *COMMAND, "--num-problems", "3", "--num-tokens", "20000") == 1
