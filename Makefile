@@ -13,7 +13,7 @@ demo: $(VENV)/installed
 demo-hub: $(VENV)/installed
 	$(BIN)/python -m tests.hub_server.demo
 
-# Whole files go to the workers, those with the most slow tests first (tests/conftest.py).
+# Whole files go to the workers, those that take longest first (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/installed browser

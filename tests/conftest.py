@@ -11,7 +11,6 @@ import logging
 import shutil
 import sys
 import traceback
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -27,10 +26,26 @@ from optimum_ssgr.checkpoints.load import load_model
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for one another
 
 
+# The files that take longest, which must be begun first for no worker to be left with one of them at the end.
+LONGEST = [
+    "commands/test_study.py",
+    "pruning/test_distributed.py",
+    "commands/test_commands.py",
+    "chat/test_page.py",
+    "verification/test_fuzz.py",
+    "commands/test_evaluate.py",
+    "rollouts/test_server.py",
+    "test_pruner.py",
+    "rollouts/test_store.py",
+    "pruning/test_block_store.py",
+    "hub/test_round_trips.py",
+]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that have the most slow tests, so that no worker is left with one of them at the end."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    """Put the longest files first."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(scope="session")

@@ -91,6 +91,7 @@ def real_layers(reasoner, calibration):
     return layers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 def test_naive_parity_on_real_layers(real_layers, pattern):
     for weight, inputs in real_layers:

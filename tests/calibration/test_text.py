@@ -8,6 +8,7 @@ from optimum_ssgr.errors import DataError
 from optimum_ssgr.problems.documents import load_documents
 
 
+@pytest.mark.slow
 def test_sources(tmp_path):
     (tmp_path / "a.txt").write_text("one\ntwo")
     assert load_documents(tmp_path / "a.txt", 10) == ["one\ntwo"]

@@ -219,6 +219,7 @@ def test_mistakes_are_one_sentence(workspace, name, cli):
     assert sorted(workspace.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_rollouts_that_give_nothing_are_kept_for_other_settings(workspace, cli):
     done = cli(*CALIBRATE, "--problems", "wrong.jsonl", cwd=workspace)
     assert done.code == 1

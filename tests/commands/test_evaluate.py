@@ -49,6 +49,7 @@ def uninterrupted(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_generates_only_what_is_missing(tmp_path, uninterrupted):
     """Killed in the second set; what is kept of both stays as it is."""
     with start(tmp_path, *COMMAND) as process:
@@ -74,6 +75,7 @@ def test_killed_and_run_again_generates_only_what_is_missing(tmp_path, uninterru
         assert (tmp_path / "out" / name).read_bytes() == (uninterrupted / "out" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_rows_samples_and_cards(uninterrupted):
     out = uninterrupted / "out"
     results = json.loads((out / "results.json").read_text())
@@ -93,6 +95,7 @@ def test_rows_samples_and_cards(uninterrupted):
     assert json.loads((out / "speed.json").read_text())["tokens_per_second"]["tiny-reasoner"] > 0
 
 
+@pytest.mark.slow
 def test_too_little_gpu_memory_is_one_sentence(tmp_path, monkeypatch, capsys):
     def allocate(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of")
@@ -108,6 +111,7 @@ def test_too_little_gpu_memory_is_one_sentence(tmp_path, monkeypatch, capsys):
     assert "evaluate: error: the GPU has too little memory for this; " in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_two_models_on_two_servers(tmp_path):
     """Each is asked all of its problems where it is served, under the name that the command gives it."""
     shutil.copytree(WEIGHTS, tmp_path / "sparse", ignore=shutil.ignore_patterns("*.safetensors"))
@@ -125,6 +129,7 @@ def test_two_models_on_two_servers(tmp_path):
     assert prompts[0] == prompts[1]
 
 
+@pytest.mark.slow
 def test_a_leaderboard_takes_whole_benchmarks_alone(tmp_path):
     write_gsm8k(tmp_path)
     command = ["evaluate", "-m", "tiny-reasoner", "--problems", "openai/gsm8k", "--instruction", "", "--max-new-tokens", "8"]
@@ -143,6 +148,7 @@ def test_a_benchmark_lost_no_response():
     assert is_whole_benchmark(row | {"problems": "Idavidrein/gpqa", "split": "train"}, 4, False)
 
 
+@pytest.mark.slow
 def test_perplexity_beside_the_numbers(tmp_path):
     text = ["--text", "tiny-reasoner", "--text-length", "160"]
     short = ["--problems", "tiny-reasoner", "--num-problems", "2", "--max-new-tokens", "20"]

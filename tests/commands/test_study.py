@@ -75,6 +75,7 @@ def alone(tmp_path_factory, ssgr):
     return folder / "out"
 
 
+@pytest.mark.slow
 def test_what_is_written(alone):
     assert sorted(path.name for path in alone.iterdir()) == ["cells", "plots", "report.html", "report.json", "report.md"]
     text = (alone / "report.json").read_text()
@@ -95,6 +96,7 @@ def test_what_is_written(alone):
     assert str(alone.parent) not in text
 
 
+@pytest.mark.slow
 def test_interrupted_in_two_processes_then_killed_and_run_again_gives_the_same_report(tmp_path, alone, ssgr, capfd):
     code, out, errors = stop(tmp_path, 2, signal.SIGINT, "--processes", "2", "--strategies", "ssgr")
     assert (code, out) == (130, "")
@@ -174,6 +176,7 @@ def test_mistakes_are_one_sentence(tmp_path, name, ssgr, capfd):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_sets_of_equal_size_or_none(tmp_path, ssgr, capfd):
     """Found before anything is pruned."""
     assert ssgr(tmp_path, *COMMAND, "--num-problems", "3", "--num-tokens", "20000") == 1

@@ -85,6 +85,7 @@ def test_pairing_removes_what_two_models_share():
     assert paired_difference(ours, ours) == (0, 0)
 
 
+@pytest.mark.slow
 def test_paired_interval_covers_the_truth_as_often_as_it_should():
     """Two models that share the difficulty of the problems, the second 0.1 worse; 4 samples each."""
     rng = np.random.default_rng(2)

@@ -21,7 +21,11 @@ CALLS_OF_MODE = {"lfs": [*CALLS, "lfs_batch", "lfs_put", "lfs_verify"], "xet": [
 REFUSED = [401, 403, 404]
 PASSING = [409, 412, 429, 500, 503]
 BROKEN = [{"cut": "before"}, {"cut": "during"}, {"cut": "reply"}, {"cut": "halfway"}, {"stall": "before"}, {"stall": "after"}]
-EVERY_CALL = [pytest.param(mode, call, id=f"{mode}-{call}") for mode in MODES for call in CALLS_OF_MODE[mode]]
+EVERY_CALL = [
+    pytest.param(mode, call, id=f"{mode}-{call}", marks=pytest.mark.slow if mode == "xet" else ())
+    for mode in MODES
+    for call in CALLS_OF_MODE[mode]
+]
 
 
 def contents(folder):

@@ -79,6 +79,7 @@ def test_slips_are_corrected_and_not_learnt():
     assert plain.endswith(f"</think>\nThe answer is \\boxed{{{task.problem.answer}}}.")
 
 
+@pytest.mark.slow
 def test_general_text_is_split_by_document():
     train, test = documents("train"), documents("test")
     assert not set(train) & set(test)

@@ -135,6 +135,7 @@ def test_findings_count_the_differences_outside_the_noise(results):
     assert marked == outcomes[0]
 
 
+@pytest.mark.slow
 def test_report_is_whole_and_asks_no_other_server(tmp_path, results):
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
