@@ -1,11 +1,12 @@
 r"""What a `\boxed{}` holds: final answers in solutions and in responses."""
 
 import re
+from typing import NamedTuple
 
 
-_TOKENS = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_TOKENS = re.compile(r"(\\{1,3}(?:boxed|fbox)\s*\{)|\\.|[{}]", re.DOTALL)
 _BARE = re.compile(
-    r"\\(?:boxed|fbox)\s*(-?\d+(?:[.,]\d+)*|-?\\(?!boxed|fbox)[a-zA-Z]+(?:\{[^{}]*\})*|[a-zA-Z](?=[$.,;\s]*(?:\\[)\]]|$)))"
+    r"\\(?:boxed|fbox)\s*(-?\d+(?:[.,]\d+)*|-?\\(?!boxed|fbox)[a-zA-Z]+(?:\{[^{}]*\})*|[a-zA-Z](?=[$.,;)\\]|\s*$))"
 )
 _BETWEEN = 100  # most characters between two boxes of one answer
 _SENTENCE_END = re.compile(r"[.!?]['\")*]*(?:\s|$)|\n\s*\n")
@@ -17,11 +18,17 @@ _CORRECTION = re.compile(
 )
 
 
+class _Box(NamedTuple):
+    start: int
+    end: int
+    content: str
+
+
 def last_boxed(text: str) -> str | None:
     r"""Return what the last `\boxed{}` holds, or None; in time linear in the text.
 
-    Several boxes in one closing sentence are one answer, joined by commas; a box that is repeated counts once. A last box that is
-    never closed is no answer.
+    Several boxes in one closing sentence are one answer, joined by commas; a box that is repeated counts once. A last box
+    that is never closed is no answer.
 
     Args:
         text: A solution or a response.
@@ -38,36 +45,36 @@ def closing_boxes(text: str) -> list[str]:
     Args:
         text: A solution or a response.
     """
-    boxes, complete = _find_boxes(text)
-    if not complete:
-        return []
-    boxes = [box for box in boxes if text[slice(*box[1])].strip()] or boxes
-    chosen = boxes[-1:]
+    boxes = _find_boxes(text)
+    boxes = [box for box in boxes if box.content] or boxes
+    closing = boxes[-1:]
     for box in reversed(boxes[:-1]):
-        if not _is_one_answer(text[box[0][1] : chosen[-1][0][0]]):
+        if not _is_one_answer(text[box.end : closing[-1].start]):
             break
-        chosen.append(box)
-    return list(dict.fromkeys(text[slice(*inner)].strip() for _, inner in reversed(chosen)))
+        closing.append(box)
+    return list(dict.fromkeys(box.content for box in reversed(closing)))
 
 
-def _find_boxes(text: str) -> tuple[list[tuple[tuple[int, int], tuple[int, int]]], bool]:
-    """Where boxes and what they hold begin and end, innermost ones alone, in their order; and whether the last one is closed."""
+def _find_boxes(text: str) -> list[_Box]:
+    """The boxes that hold no other box, in their order; none when the last one is never closed."""
     groups: list[tuple[int, int] | None] = []  # where a box and its content begin; None for any other brace
-    boxes: list[tuple[tuple[int, int], tuple[int, int]]] = []
-    last = -1
+    boxes: list[_Box] = []
+    last = -1  # where the last box begins
     for token in _TOKENS.finditer(text):
         start, end = token.span()
         if token[0] == "}":
-            box = groups.pop() if groups else None
-            if box and (not boxes or box[0] > boxes[-1][0][0]):  # holds no other box
-                boxes.append(((box[0], end), (box[1], start)))
-        elif token[0][-1] == "{" and token[0] != "\\{":
-            groups.append((start, end) if len(token[0]) > 1 else None)
-            last = start if len(token[0]) > 1 else last
-        elif token[0] in ("\\b", "\\f") and (bare := _BARE.match(text, start)):
-            boxes.append((bare.span(), bare.span(1)))
+            opened = groups.pop() if groups else None
+            if opened and (not boxes or opened[0] > boxes[-1].start):
+                boxes.append(_Box(opened[0], end, text[opened[1] : start].strip()))
+        elif token[0] == "{":
+            groups.append(None)
+        elif token[1]:
+            groups.append((start, end))
             last = start
-    return boxes, last < 0 or bool(boxes and boxes[-1][0][0] == last)
+        elif token[0] in ("\\b", "\\f") and (bare := _BARE.match(text, start)):
+            boxes.append(_Box(start, bare.end(), bare[1]))
+            last = start
+    return boxes if boxes and boxes[-1].start == last else []
 
 
 def _is_one_answer(between: str) -> bool:

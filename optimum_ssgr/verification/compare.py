@@ -119,15 +119,19 @@ def _is_same_word(answer: str, expected: str) -> bool:
 
 
 def _is_set(text: str) -> bool:
-    return text.startswith("\\{") and text.endswith("\\}")
+    return text.startswith("\\{") and text.endswith("\\}") and 0 not in _depths(text)[1:-1]
 
 
 def _is_tuple(text: str) -> bool:
-    return text[0] in "([" and text[-1] in ")]"
+    return text[0] in "([" and text[-1] in ")]" and 0 not in _depths(text)[:-1]
 
 
 def _nesting(text: str) -> int:
-    return max(accumulate((character in "([{") - (character in ")]}") for character in text))
+    return max(_depths(text), default=0)
+
+
+def _depths(text: str) -> list[int]:
+    return list(accumulate((character in "([{") - (character in ")]}") for character in text))
 
 
 def _with_and_without_unit(answer: str, expected: str) -> list[tuple[str, str]]:

@@ -17,6 +17,7 @@ from sympy import (
     Eq,
     Expr,
     Float,
+    Function,
     ImmutableMatrix,
     Integer,
     Interval,
@@ -118,9 +119,9 @@ def _compare_equations(ours: Any, theirs: Any) -> bool | None:
     if not isinstance(theirs, Eq):
         if isinstance(theirs, (LessThan, StrictLessThan, GreaterThan, StrictGreaterThan, And)):
             return None
-        stated = is_expr_of_only_symbols(ours.lhs) or (isinstance(ours.lhs, Expr) and is_same(ours.lhs, ours.rhs))
-        return is_same(ours.rhs, theirs) if stated else False
-    if isinstance(ours.lhs, Symbol) and isinstance(theirs.lhs, Symbol) and ours.lhs.name == theirs.lhs.name:
+        named = is_expr_of_only_symbols(ours.lhs) or isinstance(ours.lhs, Function)
+        return (named or is_same(ours.lhs, ours.rhs)) and is_same(ours.rhs, theirs)
+    if str(ours.lhs) == str(theirs.lhs):
         return is_same(ours.rhs, theirs.rhs)
     if all(isinstance(side, Expr) for side in (*ours.args, *theirs.args)):
         return _proportion(ours.lhs - ours.rhs, theirs.lhs - theirs.rhs) is not None or None
@@ -146,6 +147,11 @@ def _as_less(relation: Any) -> tuple[Expr, bool]:
     return difference if below else -difference, isinstance(relation, (StrictLessThan, StrictGreaterThan))
 
 
+def _is_linear(value: Expr) -> bool:
+    symbols = value.free_symbols
+    return bool(symbols) and Poly(_without_decimals(value), *symbols).is_linear
+
+
 def _proportion(ours: Expr, theirs: Expr) -> Expr | None:
     """By what an expression is a multiple of another one; None when it is not."""
     ours, theirs = _without_decimals(ours), _without_decimals(theirs)
@@ -155,8 +161,9 @@ def _proportion(ours: Expr, theirs: Expr) -> Expr | None:
 
 
 def _compare_expressions(ours: Expr, theirs: Expr) -> bool | None:
-    if any(isinstance(value, Symbol) and len(value.name) > 1 for value in (ours, theirs)):
-        return None  # a word
+    words = any(isinstance(value, Symbol) and len(value.name) > 1 for value in (ours, theirs))
+    if words and _names(ours) != _names(theirs):
+        return None
     decimals = [_as_decimal(value) for value in (ours, theirs)]
     long = any(_is_long(number) for value in (ours, theirs) for number in value.atoms(Float))
     ours, theirs = (_without_decimals(value).doit() for value in (ours, theirs))
@@ -175,6 +182,10 @@ def _compare_expressions(ours: Expr, theirs: Expr) -> bool | None:
     if not all(same):
         return False
     return True if len(same) >= ENOUGH else None
+
+
+def _names(value: Expr) -> set[str]:
+    return {symbol.name for symbol in value.free_symbols}
 
 
 def _as_decimal(value: Expr) -> Decimal | None:
@@ -239,7 +250,7 @@ def _values_at_points(ours: Expr, theirs: Expr) -> Iterator[tuple[Expr, Expr]]:
     So a variable is positive where a root asks for it, and of any sign elsewhere: the root of x^2 is not x, but 1/sqrt(n) is
     sqrt(1/n).
     """
-    names = sorted({symbol.name for symbol in ours.free_symbols | theirs.free_symbols})
+    names = sorted(_names(ours) | _names(theirs))
     rng = random.Random(0)
     for index in range(POINTS):
         size = 3 if index % 2 else 20

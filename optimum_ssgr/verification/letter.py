@@ -31,7 +31,10 @@ _LETTER = (
     r"(?:[(\[]([A-Ja-j])[)\]]|([A-J])(?=\s{0,3}(?:[.,:;!)](?!\d)|$)|\s{1,3}[-\u2013\u2014]\s)"
     rf"|([a-j]){_AT_END}|([AI])(?=\s{{1,3}}(?:because|since|as|for|due)\b)|([B-HJ])(?=\s{{1,3}}[^\W_])){_TWO}"
 )
-_IS = r"\s(?:is|would\sbe|should\sbe|must\sbe|has\sto\sbe)\b(?:,?\s(?:therefore|thus|then|hence|clearly|indeed|likely|most\slikely|simply))?,?"
+_IS = (
+    r"\s(?:is|would\sbe|should\sbe|must\sbe|has\sto\sbe)\b"
+    r"(?:,?\s(?:therefore|thus|then|hence|clearly|indeed|likely|most\slikely|simply))?,?"
+)
 _NOT = r"(?:not\s[(\[]?[A-J][)\]]?,?\sbut\s(?:rather\s)?)?"
 _ANSWER = r"(?i:\b(?:answers?|ans\.?|(?:correct|right|best|chosen|final)\s(?:option|choice|letter|statement|one)))"
 _NAMED = re.compile(

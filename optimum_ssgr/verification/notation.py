@@ -89,7 +89,7 @@ def tidy(text: str) -> str:
     """
     text = unwrap(text.replace("\\$", "$"))
     text = _translate(text)
-    text = re.sub(r"\\\\(?=begin|end|d?frac|sqrt|text|pi|cdot|times|left|right)", r"\\", text)  # escaped twice
+    text = re.sub(r"(?<!\\)\\\\(?=begin|end|d?frac|sqrt|text|pi|cdot|times|left|right)", r"\\", text)  # escaped twice
     text = text.replace("{,}", ",")
     text = _SPACING.sub(lambda match: _SPACES[match.lastgroup], text)
     text = _LOOKS.sub("", text)

@@ -21,7 +21,10 @@ from optimum_ssgr.problems.boxed import last_boxed
         (r"\boxed {2}", "2"),
         (r"\boxed12", "12"),
         (r"\boxed\pi", r"\pi"),
+        (r"$\boxed x$ is it", "x"),
         (r"\fbox{2}", "2"),
+        (r"\\boxed{2}", "2"),  # escaped twice
+        (r"a \\ \boxed{2}", "2"),
         (r"\boxed{2} in \boxed{}", "2"),
         (r"\boxed{2} as a \boxed answer", "2"),
         (r"\boxed{\left\{1\right.}", r"\left\{1\right."),
