@@ -56,7 +56,7 @@ def find_answer(text: str, kind: str) -> str | None:
     """
     text = _without_end_marks(text)
     marked = text.rpartition(ANSWER_END)[0].rpartition(ANSWER_START) if ANSWER_END in text else ("", "", "")
-    text = marked[2] if marked[1] else text
+    text = marked[2] if marked[1] else text.removesuffix(ANSWER_END)
     boxes = closing_boxes(text)
     if kind == "choice":
         letters = {letter for letter in map(read_letter, boxes) if letter}

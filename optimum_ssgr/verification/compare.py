@@ -99,7 +99,8 @@ def _squeeze(text: str) -> str:
 
 
 def _squeeze_mathematics(text: str) -> str:
-    """Remove white space that says nothing: 1 2 is not 12."""
+    """Remove white space that says nothing (1 2 is not 12), and what sets letters as text."""
+    text = _IN_TEXT.sub(r"\1", text).removesuffix(".")
     return re.sub(r"\s+(?!\d)|(?<!\d)\s+", "", text)
 
 
@@ -138,8 +139,10 @@ def _with_and_without_unit(answer: str, expected: str) -> list[tuple[str, str]]:
     """The pair as it is and, when only one of the two has a unit or both have the same, the pair without it."""
     bare = _UNIT.sub("", answer), _UNIT.sub("", expected)
     units = _unit(answer[len(bare[0]) :]), _unit(expected[len(bare[1]) :])
-    comparable = units[0] == units[1] or not units[0] or not units[1]
-    return [(answer, expected), bare] if any(units) and comparable else [(answer, expected)]
+    if not any(units) or (all(units) and units[0] != units[1]):
+        return [(answer, expected)]
+    parts = [rf"\frac{{{number}}}{{100}}" if unit == "percent" else number for number, unit in zip(bare, units, strict=True)]
+    return [(answer, expected), bare, (parts[0], parts[1])]
 
 
 def _unit(text: str) -> str:

@@ -75,7 +75,8 @@ def _compare(ours: Any, theirs: Any) -> bool | None:
     if isinstance(ours, (*_REVERSED, *_REVERSED.values())) and isinstance(theirs, (*_REVERSED, *_REVERSED.values())):
         return _compare_inequalities(ours, theirs)
     if isinstance(ours, Interval) and isinstance(theirs, Interval):
-        return ours.args[2:] == theirs.args[2:] and _are_same(ours.args[:2], theirs.args[:2])
+        open_ends = [(value.left_open, value.right_open) for value in (ours, theirs)]
+        return open_ends[0] == open_ends[1] and _are_same((ours.start, ours.end), (theirs.start, theirs.end))
     if isinstance(ours, Union) and isinstance(theirs, Union):
         return _are_same_in_some_order(ours.args, theirs.args) or None
     if isinstance(ours, FiniteSet) and isinstance(theirs, FiniteSet):
@@ -94,7 +95,7 @@ def _compare(ours: Any, theirs: Any) -> bool | None:
 def _parts(value: Any) -> Sequence[Any] | None:
     """The elements in the order in which they were written; None of an interval that is no pair."""
     if isinstance(value, Interval):
-        return value.args[:2] if value.is_open else None
+        return (value.start, value.end) if value.is_open else None
     return getattr(value, "_unsorted_args", value.args)
 
 

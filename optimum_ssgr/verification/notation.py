@@ -47,15 +47,19 @@ _SIGNS = str.maketrans(
     }
 )
 _AROUND = re.compile(
-    r"\*\*(.+)\*\*|__(.+)__|\*([^*].*)\*|_([^_].*)_|`+(?!`)(.+?)`+|\\\((.+)\\\)|\\\[(.+)\\\]|\{([^{}]+)\}"
-    r"|\\(?:mathbf|boldsymbol|bm|mathit|displaystyle)\s*\{([^{}]+)\}|\\(?:text|textbf|mathrm|mbox)\s*\{\s*([-+\d\\(\[.][^{}]*)\}",
+    r"\*\*((?:(?!\*\*).)+)\*\*|__(.+)__|\*([^*].*)\*|_([^_].*)_|`+(?!`)(.+?)`+|\\\((.+)\\\)|\\\[(.+)\\\]|\{([^{}]+)\}"
+    r"|\\(?:mathbf|boldsymbol|bm|mathit|underline|displaystyle)\s*\{([^{}]+)\}|\\(?:text|textbf|mathrm|mbox)\s*\{\s*([-+\d\\(\[.][^{}]*)\}",
     re.DOTALL,
 )
 _SPACING = re.compile(
     r"(?P<row>(?:\\\\\s*)+)|(?P<nothing>(?<=\d)\\,(?=\d{3}(?!\d))|\\!\s*|\\[()\[\]])|(?P<space>\\[,;:>]|\\(?=\s)|~)"
 )
 _SPACES = {"row": r"\\ ", "nothing": "", "space": " "}
-_LOOKS = re.compile(r"\\(?:left|right)\s*\.|\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|limits)(?![a-zA-Z])")
+_BOLD = re.compile(r"(?<![\w)\]}])\*\*(?=\S)([^*]+)(?<=\S)\*\*(?![\w(\\])")
+_LOOKS = re.compile(
+    r"\\(?:left|right)\s*\.|\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|limits|large|Large|huge)(?![a-zA-Z])"
+    r"|\\(?:text)?color\s*\{[^{}]*\}|\\text\s*\{[.\s]*\}"
+)
 
 _MATRIX = re.compile(r"\\begin\s*\{(?:[pbB]?(?:small)?matrix\*?|array)\}(?:\s*\[[a-z]\])?(?:\s*\{[lcr|@\s]*\})?")
 _MATRIX_END = re.compile(r"\s*(?:\\\\\s*)*\\end\s*\{(?:[pbB]?(?:small)?matrix\*?|array)\}")
@@ -93,13 +97,13 @@ def tidy(text: str) -> str:
     text = text.replace("{,}", ",")
     text = _SPACING.sub(lambda match: _SPACES[match.lastgroup], text)
     text = _LOOKS.sub("", text)
-    text = " ".join(text.split())
+    text = _BOLD.sub(r"\1", " ".join(text.split()).removesuffix("\\\\"))
     text = _write_matrices(text)
     text = re.sub(r"^(?:\\(?:approx|simeq)(?![a-zA-Z])|=)\s*", "", text)
     text = unwrap(re.sub(r"(?<!\.)[.,;]$", "", text))
     text = _write_numbers(text)
     text = _write_functions(text)
-    return " ".join(_brace(text).split())
+    return _split_signs(" ".join(_brace(text).split()))
 
 
 def unwrap(text: str) -> str:
@@ -133,6 +137,18 @@ def _translate(text: str) -> str:
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+", lambda match: f"^{{{match[0].translate(_SUPERSCRIPTS)}}}", text)
     text = re.sub("[₀₁₂₃₄₅₆₇₈₉]+", lambda match: f"_{{{match[0].translate(_SUBSCRIPTS)}}}", text)
     return text.translate(_SIGNS)
+
+
+def _split_signs(text: str) -> str:
+    """Write both values where a sign of both kinds stands within an expression, which the parser does not read."""
+    before, sign, after = text.partition("\\pm")
+    if not sign or "," in text or "\\pm" in after or not (_is_open(before) or "=" in before):
+        return text
+    return ", ".join(text.replace("\\pm", first).replace("\\mp", second) for first, second in ("+-", "-+"))
+
+
+def _is_open(text: str) -> bool:
+    return sum(text.count(bracket) for bracket in "([{") > sum(text.count(bracket) for bracket in ")]}")
 
 
 def _write_matrices(text: str) -> str:
@@ -182,6 +198,8 @@ def _write_functions(text: str) -> str:
     text = re.sub(r"(?<![a-zA-Z\\])pi(?![a-zA-Z])", r"\\pi ", text)
     text = re.sub(r"(?<![a-zA-Z\\])(?:oo|infinity|inf)(?![a-zA-Z])", r"\\infty ", text)
     text = re.sub(r"(?<![a-zA-Z\\])abs\s*\(([^()]*)\)", r"|\1|", text)
+    text = re.sub(r"(?<![a-zA-Z\\])(floor|ceil)\s*\(([^()]*)\)", r"\\l\1 \2 \\r\1", text)
+    text = text.replace("\\varnothing", "\\emptyset")
     text = re.sub(r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup ", text)
     text = text.replace("**", "^").replace("*", r"\cdot ").replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne ")
     text = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", text)
