@@ -2,25 +2,27 @@
 
 import re
 from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 
 
 DIGITS = 6  # significant ones; a decimal that has them may be another number, rounded or cut
 
 _DECIMAL = re.compile(
-    r"([-+]?(?:[1-9]\d{0,2}(?:[, ]\d{3})+|\d*)(?:\.\d*)?)(?:[eE]([-+]?\d{1,4}))?"
-    r"(?:\s*(?:\\times|\\cdot|x)\s*10\s*\^\s*(?:\{\s*([-+]?\d{1,4})\s*\}|([-+]?\d{1,4})))?"
+    r"([-+]?(?:[1-9]\d{0,2}(?:[, ]\d{3})+|\d*)(?:\.\d*)?)"
+    r"(?:[eE]([-+]?\d{1,4})|\s*(?:\\times|\\cdot|x)\s*10\s*\^\s*(?:\{\s*([-+]?\d{1,4})\s*\}|([-+]?\d{1,4})))?"
 )
 
 
 def read_decimal(text: str) -> Decimal | None:
     r"""Read a decimal number, such as 1,234.5 or `6.02\times 10^{23}`; None when a text is anything else."""
     number = _DECIMAL.fullmatch(text)
+    if number is None:
+        return None
+    mantissa, *exponents = number.groups(default="")
     try:
-        value = Decimal(number[1].replace(",", "").replace(" ", "")) if number else None
+        return Decimal(f"{mantissa.replace(',', '').replace(' ', '')}e{''.join(exponents) or '0'}")
     except InvalidOperation:  # a sign or a point alone
         return None
-    exponent = number and (number[2] or number[3] or number[4])
-    return value.scaleb(int(exponent)) if value is not None and exponent else value
 
 
 def is_rounded(decimal: Decimal, number: Decimal) -> bool:
@@ -32,8 +34,8 @@ def is_rounded(decimal: Decimal, number: Decimal) -> bool:
     """
     if not decimal.is_finite() or not number.is_finite() or len(decimal.as_tuple().digits) < DIGITS:
         return False
-    unit = Decimal((0, (1,), decimal.as_tuple().exponent))
-    excess = abs(number) - abs(decimal)
+    unit = Fraction(10) ** decimal.as_tuple().exponent
+    excess = abs(Fraction(number)) - abs(Fraction(decimal))
     return decimal.is_signed() == number.is_signed() and -unit / 2 <= excess < unit
 
 

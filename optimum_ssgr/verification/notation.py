@@ -65,10 +65,12 @@ _MATRIX = re.compile(r"\\begin\s*\{(?:[pbB]?(?:small)?matrix\*?|array)\}(?:\s*\[
 _MATRIX_END = re.compile(r"\s*(?:\\\\\s*)*\\end\s*\{(?:[pbB]?(?:small)?matrix\*?|array)\}")
 _IN_BRACKETS = re.compile(r"(?:\(|\[|\\\{)\s*(\\begin\{pmatrix\}[^()\[\]]*?\\end\{pmatrix\})\s*(?:\)|\]|\\\})")
 _IN_BARS = re.compile(r"(?:\||\\vert)\s*\\begin\{pmatrix\}([^|]*?)\\end\{pmatrix\}\s*(?:\||\\vert)")
-_TRANSPOSED = re.compile(
-    r"(?<=[)\]}])\s*\^\s*(?:\{\s*)?(?:\\(?:top|intercal)(?![a-zA-Z])|\\(?:mathrm|mathsf|text|rm|sf)\s*\{?\s*T\s*\}?|[Tt](?![a-zA-Z]))(?:\s*\})?"
+_TRANSPOSE = (
+    r"\s*\^\s*(?:\{\s*)?"
+    r"(?:\\(?:top|intercal)(?![a-zA-Z])|\\(?:mathrm|mathsf|text|rm|sf)\s*\{?\s*T\s*\}?|T(?![a-zA-Z]))(?:\s*\})?"
 )
-_ROW_TRANSPOSED = re.compile(r"[(\[]([^()\[\]]+,[^()\[\]]+)[)\]]\^\{T\}")
+_MATRIX_TRANSPOSED = re.compile(rf"(?<=\\end\{{pmatrix\}}){_TRANSPOSE}")
+_ROW_TRANSPOSED = re.compile(rf"[(\[]([^()\[\]]+,[^()\[\]]+)[)\]]{_TRANSPOSE}")
 _NESTED_LISTS = re.compile(r"\[\s*(\[[^\[\]]+\](?:\s*,\s*\[[^\[\]]+\])*)\s*\]")
 
 _REPEATING = re.compile(
@@ -103,7 +105,8 @@ def tidy(text: str) -> str:
     text = unwrap(re.sub(r"(?<!\.)[.,;]$", "", text))
     text = _write_numbers(text)
     text = _write_functions(text)
-    return _split_signs(" ".join(_brace(text).split()))
+    text = re.sub(r"(?<!\\end\{pmatrix\})\^\{T\}", "^{(T)}", _brace(text))  # a power, which the parser takes for a transpose
+    return _split_signs(" ".join(text.split()))
 
 
 def unwrap(text: str) -> str:
@@ -159,7 +162,7 @@ def _write_matrices(text: str) -> str:
         text = text.replace("\\hline", "")
         text = _MATRIX_END.sub(r" \\end{pmatrix}", _MATRIX.sub(r"\\begin{pmatrix} ", text))
         text = _IN_BRACKETS.sub(r"\1", _IN_BARS.sub(r"\\begin{vmatrix}\1\\end{vmatrix}", text))
-    text = _TRANSPOSED.sub("^{T}", text)
+        text = _MATRIX_TRANSPOSED.sub("^{T}", text)
     if match := _ROW_TRANSPOSED.fullmatch(text):
         return r"\begin{pmatrix} " + r" \\ ".join(match[1].split(",")) + r" \end{pmatrix}"
     if match := _NESTED_LISTS.fullmatch(text):
@@ -192,16 +195,23 @@ def _as_fraction(match: re.Match[str]) -> str:
 
 def _write_functions(text: str) -> str:
     """Write plain-text mathematics as LaTeX."""
-    text = re.sub(rf"\\(?:operatorname|mathrm|text)\s*\{{\s*({_FUNCTIONS}|pi)\s*\}}", r"\\\1 ", text)
+    text = re.sub(rf"\\(?:operatorname|mathrm|text)\s*\{{\s*({_FUNCTIONS}|pi)\s*\}}(?!$)", r"\\\1 ", text)
     text = re.sub(r"(?<![a-zA-Z\\])a(?=(?:sin|cos|tan)\s*\()", "arc", text)
-    text = re.sub(rf"(?<![a-zA-Z\\{{])({_FUNCTIONS})(?=\s*[(\d^_\\]|\s+[a-z]\b)", r"\\\1", text)
+    text = re.sub(rf"(?<![a-zA-Z\\])({_FUNCTIONS})(?=\s*[(\d^_\\]|\s+[a-z]\b)", r"\\\1", text)
     text = re.sub(r"(?<![a-zA-Z\\])pi(?![a-zA-Z])", r"\\pi ", text)
     text = re.sub(r"(?<![a-zA-Z\\])(?:oo|infinity|inf)(?![a-zA-Z])", r"\\infty ", text)
     text = re.sub(r"(?<![a-zA-Z\\])abs\s*\(([^()]*)\)", r"|\1|", text)
     text = re.sub(r"(?<![a-zA-Z\\])(floor|ceil)\s*\(([^()]*)\)", r"\\l\1 \2 \\r\1", text)
     text = text.replace("\\varnothing", "\\emptyset")
     text = re.sub(r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup ", text)
-    text = text.replace("**", "^").replace("*", r"\cdot ").replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne ")
+    text = (
+        text.replace("**", "^")
+        .replace("*", r"\cdot ")
+        .replace("<=", r"\le ")
+        .replace(">=", r"\ge ")
+        .replace(" != ", r"\ne ")
+        .replace("!=", "! =")
+    )
     text = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", text)
     text = re.sub(r"\\[dt]binom(?![a-zA-Z])", r"\\binom", text)
     text = re.sub(r"\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}", r"\\frac{\1}{\2}", text)
@@ -248,7 +258,8 @@ def _read_argument(text: str, position: int, whole_number: bool) -> tuple[str, i
             for left in reversed(range(_ARGUMENTS[name])):
                 end = _read_argument(text, end, whole_number=whole_number and left == 0)[1]
         return text[position:end], end
-    return text[position : position + 1], position + 1
+    end = position + 2 if re.compile("-[a-zA-Z]").match(text, position) else position + 1
+    return text[position:end], end
 
 
 def _find_end(text: str, position: int) -> int:
