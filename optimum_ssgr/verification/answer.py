@@ -2,15 +2,22 @@ r"""What the model answered: the last `\boxed{}` after the thinking."""
 
 import re
 
-from ..problems.boxed import last_boxed
+from ..problems.boxed import closing_boxes
+from .letter import find_letter, read_letter
+from .notation import unwrap
 
 
 THINK_START, THINK_END = "<think>", "</think>"
-_STATED_LETTER = re.compile(
-    r"(?i:\banswer(?: is)?:?)\s+(?:\*\*)?\(?([A-J])\)?(?=\*\*|[.,:;]|\s*$)"  # The answer is B.
-    r"|\*\*\(?([A-J])\)?[.:]?\*\*",  # **B**
-    re.MULTILINE,
-)
+ANSWER_START, ANSWER_END = "<answer>", "</answer>"
+MAX_BARE_LENGTH = 200  # characters of a response that is nothing but an answer
+MAX_END_MARKS = 4
+
+_END_MARK = re.compile(r"<(?!/?answer>)[/|\uff5c]?[A-Za-z_][\w\u2581:.-]{0,40}[|\uff5c]?>\Z")  # as <|im_end|>
+_SET_AS_TEXT = re.compile(r"\\(?:[a-zA-Z]*text[a-zA-Z]*|mathrm|mbox|operatorname)\s*\{[^{}]*\}|\\[a-zA-Z]+")
+_WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
+_PROSE = re.compile(r"[^\W\d_]{3,}|is|it|to|of|in|so|be|we|an|at|by|my|if|on|no|do|me", re.IGNORECASE)
+_MATHEMATICS = re.compile(r"arc\w+|sinh?|cosh?|tanh?|cot|sec|csc|ln|log|exp|sqrt|abs|inf|infinity|and|mod", re.IGNORECASE)
+_WITH_UNIT = re.compile(r"[-+]?\d[\d.,/ ]*(?: [^\W\d_]+){1,2}")
 
 
 def split_thinking(prompt: str, response: str) -> tuple[str | None, bool | None]:
@@ -33,16 +40,55 @@ def split_thinking(prompt: str, response: str) -> tuple[str | None, bool | None]
 def find_answer(text: str, kind: str) -> str | None:
     r"""Find the final answer in the text after the thinking.
 
+    Where the text holds `<answer>...</answer>`, only what stands in the last one is read. Then the first of these counts:
+
+    1. for a multiple choice, the letter that the boxes of the closing sentence agree on;
+    2. for a multiple choice, the letter that is stated in the text, by the order that `letter.py` writes down;
+    3. what the boxes of the closing sentence hold, as `last_boxed` reads them;
+    4. all of `<answer>...</answer>`, or of a response that is nothing but an answer, such as `42`, `**x = 5**` or `12 apples`.
+
     Args:
         text: What `split_thinking` returned.
         kind: `Problem.answer_kind`.
 
     Returns:
-        What the last `\boxed{}` holds. Where nothing is boxed, a multiple-choice problem may be answered by a letter in the
-        text, as in `The answer is B.` or `**B**`; the last one counts. Else None.
+        The answer, or None when there is none that can be read.
     """
-    boxed = last_boxed(text)
-    if boxed is not None or kind != "choice":
-        return boxed
-    letters = [first or second for first, second in _STATED_LETTER.findall(text)]
-    return letters[-1] if letters else None
+    text = _without_end_marks(text)
+    marked = text.rpartition(ANSWER_END)[0].rpartition(ANSWER_START) if ANSWER_END in text else ("", "", "")
+    text = marked[2] if marked[1] else text.removesuffix(ANSWER_END)
+    boxes = closing_boxes(text)
+    if kind == "choice":
+        letters = {letter for letter in map(read_letter, boxes) if letter}
+        letter = letters.pop() if len(letters) == 1 else find_letter(text)
+        if letter:
+            return letter
+    if boxes:
+        return ", ".join(boxes)
+    if "\\boxed" in text or "\\fbox" in text:
+        return None
+    if marked[1]:
+        return text.strip() or None
+    return _read_bare(text) if kind != "choice" else None
+
+
+def _without_end_marks(text: str) -> str:
+    """Remove the special tokens that end a response."""
+    text = text.rstrip()
+    for _ in range(MAX_END_MARKS):
+        text = text[:-50] + _END_MARK.sub("", text[-50:]).rstrip()
+    return text
+
+
+def _read_bare(text: str) -> str | None:
+    """Read a response of one line that holds no prose: mathematics, a number with its unit, or one word."""
+    text = text.strip()
+    if len(text) > MAX_BARE_LENGTH:
+        return None
+    text = unwrap(text).rstrip(".").rstrip()
+    text = unwrap(text)
+    if "\n" in text or not any(character.isalnum() for character in text):
+        return None
+    words = _WORD.findall(_SET_AS_TEXT.sub(" ", text))
+    prose = [word for word in words if _PROSE.fullmatch(word) and not _MATHEMATICS.fullmatch(word)]
+    return text if not prose or _WORD.fullmatch(text) or _WITH_UNIT.fullmatch(text) else None

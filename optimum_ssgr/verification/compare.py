@@ -6,28 +6,30 @@ take any amount of time and memory on hostile text; `workers.py` holds it in bou
 
 import re
 from dataclasses import replace
-from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
+from .decimals import is_same_decimal, read_decimal
+from .letter import read_letter
+from .notation import tidy
+
 
 MAX_LENGTH = 1000  # characters; final answers are far shorter, and longer ones are compared as text only
 MAX_NESTING = 40  # brackets within brackets; the time to parse them grows fast, so deeper ones are compared as text only
-DECIMAL_TOLERANCE = 5e-6  # relative; a decimal may stand for a number that it is when rounded to six significant digits
 
-_NUMBER = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:[, ]\d{3})+|\d*)(?:\.\d*)?(?:[eE][-+]?\d{1,4})?")
-_LETTER = re.compile(r"[\s*]*\(?([A-J])(?:[).:*](?!\d).*)?", re.DOTALL | re.IGNORECASE)
 _LETTERS = re.compile(r"[^\W\d_](?:[^\W\d_]|['-])*")
 _IN_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\s*\{([^{}]*)\}")
 _IMAGINARY = re.compile(r"(?<![a-zA-Z\\])i(?![a-zA-Z])")
+_TIME = re.compile(r"\d{1,2}:0\d")
 _UNIT = re.compile(
     r"(?<=[\d})!])\s*(?:"
-    r"\\?%|°|\^\s*\{?\s*\\circ\s*\}?|\\degree"
-    r"|\\(?:text|mathrm|mbox)\s*\{[^{}]+\}(?:\^\{?\d\}?)?"
-    r"|(?<=\s)(?:[a-z]{3,}(?: [a-z]{3,})*|cm|mm|km|kg|ft)(?:\^\{?\d\}?)?"
+    r"\\?%|\^\s*\{?\s*\\circ\s*\}?|\\degree"
+    r"|(?:\\(?:text|textrm|mathrm|mbox)\s*\{(?:[^{}]|\{[^{}]*\})+\}(?:\^\{?-?\d\}?)?(?:\s*(?:\\cdot|/)\s*|\s+)?)+(?<![\s/])"
+    r"|(?<=\s)(?:[a-z]{3,}(?: [a-z]{3,})*|cm|mm|km|kg|ft|m/s|km/h|kJ|Hz|Pa|[JNWVCK](?![a-zA-Z]))(?:\^\{?-?\d\}?)?"
     r")$"
 )
+_SAME_UNITS = {"%": "percent", "circ": "degrees", "degree": "degrees"}
 
 
 def is_equal(answer: str, expected: str, kind: str = "math") -> bool:
@@ -53,27 +55,29 @@ def compare_quickly(answer: str, expected: str, kind: str = "math") -> bool | No
         expected: The problem's answer.
         kind: `Problem.answer_kind`.
     """
-    if _squeeze(answer) == _squeeze(expected):
+    if answer.split() == expected.split():
         return bool(answer.strip())
     if kind == "exact":
-        return False
+        return _squeeze(answer) == _squeeze(expected)
     if kind == "choice":
-        letter = _choice(answer)
-        return letter is not None and letter == _choice(expected)
-    if max(len(answer), len(expected)) > MAX_LENGTH:
+        letter = read_letter(answer)
+        return letter is not None and letter == read_letter(expected)
+    if max(len(answer), len(expected)) > MAX_LENGTH or max(_nesting(answer), _nesting(expected)) > MAX_NESTING:
         return False
-    answer, expected = _tidy(answer), _tidy(expected)
+    answer, expected = tidy(answer), tidy(expected)
     if not answer or not expected:
         return False
-    for ours, theirs in _without_lone_unit(answer, expected):
-        if _squeeze(ours) == _squeeze(theirs) or (_number(ours) is not None and _number(ours) == _number(theirs)):
+    for ours, theirs in _with_and_without_unit(answer, expected):
+        if _squeeze_mathematics(ours) == _squeeze_mathematics(theirs) or is_same_decimal(ours, theirs):
             return True
-    if _number(answer) is not None and _number(expected) is not None:
+    if is_same_decimal(answer, expected) is False:
         return False
     if _words(answer) and _words(expected):
         return _is_same_word(answer, expected)
     if (_is_set(answer) and _is_tuple(expected)) or (_is_tuple(answer) and _is_set(expected)):
         return False  # math-verify takes {1, 2} for the pair or the interval (1, 2)
+    if _TIME.fullmatch(answer) or _TIME.fullmatch(expected):
+        return False  # nor is 12:00 a ratio
     return False if max(_nesting(answer), _nesting(expected)) > MAX_NESTING else None
 
 
@@ -85,7 +89,7 @@ def compare_mathematics(answer: str, expected: str) -> bool:
         expected: The problem's answer.
     """
     try:
-        return any(_is_same(*pair) for pair in _without_lone_unit(_tidy(answer), _tidy(expected)))
+        return any(_is_same(*pair) for pair in _with_and_without_unit(tidy(answer), tidy(expected)))
     except Exception:  # parsers and solvers raise many kinds on text that is not mathematics; such text equals nothing
         return False
 
@@ -94,25 +98,10 @@ def _squeeze(text: str) -> str:
     return "".join(text.split())
 
 
-def _tidy(text: str) -> str:
-    """Remove what only changes the looks: dollar signs, thin spaces, sizes of brackets, a full stop."""
-    text = text.replace("\\$", "").replace("$", "").replace("{,}", ",").replace("\\!", "").replace("\N{MINUS SIGN}", "-")
-    text = re.sub(r"(?<=\d)\\,(?=\d{3})", "", text)
-    text = re.sub(r"\\[,;:]|\\(?=\s)|~", " ", text)
-    text = re.sub(r"\\(?:left|right)(?![a-zA-Z])", "", text)
-    return " ".join(text.split()).removesuffix(".").strip()
-
-
-def _number(text: str) -> Decimal | None:
-    try:
-        return Decimal(text.replace(",", "").replace(" ", "")) if _NUMBER.fullmatch(text) else None
-    except InvalidOperation:  # a sign or a point alone
-        return None
-
-
-def _choice(text: str) -> str | None:
-    letter = _LETTER.fullmatch(_IN_TEXT.sub(r"\1", text).strip())
-    return letter[1].upper() if letter else None
+def _squeeze_mathematics(text: str) -> str:
+    """Remove white space that says nothing (1 2 is not 12), and what sets letters as text."""
+    text = _IN_TEXT.sub(r"\1", text).removesuffix(".")
+    return re.sub(r"\s+(?!\d)|(?<!\d)\s+", "", text)
 
 
 def _words(text: str) -> str | None:
@@ -131,32 +120,50 @@ def _is_same_word(answer: str, expected: str) -> bool:
 
 
 def _is_set(text: str) -> bool:
-    return text.startswith("\\{") and text.endswith("\\}")
+    return text.startswith("\\{") and text.endswith("\\}") and 0 not in _depths(text)[1:-1]
 
 
 def _is_tuple(text: str) -> bool:
-    return text[0] in "([" and text[-1] in ")]"
+    return text[0] in "([" and text[-1] in ")]" and 0 not in _depths(text)[:-1]
 
 
 def _nesting(text: str) -> int:
-    return max(accumulate((character in "([{") - (character in ")]}") for character in text))
+    return max(_depths(text), default=0)
 
 
-def _without_lone_unit(answer: str, expected: str) -> list[tuple[str, str]]:
-    """The pair as it is and, when only one of the two has a unit, the pair without it."""
+def _depths(text: str) -> list[int]:
+    return list(accumulate((character in "([{") - (character in ")]}") for character in text))
+
+
+def _with_and_without_unit(answer: str, expected: str) -> list[tuple[str, str]]:
+    """The pair as it is and, when only one of the two has a unit or both have the same, the pair without it."""
     bare = _UNIT.sub("", answer), _UNIT.sub("", expected)
-    lone = (bare[0] == answer) != (bare[1] == expected)
-    return [(answer, expected), bare] if lone else [(answer, expected)]
+    units = _unit(answer[len(bare[0]) :]), _unit(expected[len(bare[1]) :])
+    if not any(units) or (all(units) and units[0] != units[1]):
+        return [(answer, expected)]
+    parts = [rf"\frac{{{number}}}{{100}}" if unit == "percent" else number for number, unit in zip(bare, units, strict=True)]
+    return [(answer, expected), bare, (parts[0], parts[1])]
+
+
+def _unit(text: str) -> str:
+    """The letters and digits of a unit, however it is set."""
+    text = re.sub(r"\\(?:text|textrm|mathrm|mbox|cdot)", "", text)
+    name = "".join(re.findall(r"[a-zA-Z\d%/]+", text))
+    return _SAME_UNITS.get(name, name)
 
 
 def _is_same(answer: str, expected: str) -> bool:
-    from math_verify import verify
     from sympy.core.random import seed
 
+    from .expressions import is_decimal_of, is_same
+
     seed(0)  # sympy tries numbers at random; the same pair must always get the same verdict
-    ours, theirs = _parse(answer), _parse(expected)
-    same = verify(theirs, ours, allow_set_relation_comp=True, timeout_seconds=None)
-    return same and _is_near(ours[0], theirs[0])
+    read = _parse(answer)[:1], _parse(expected)[:1]
+    for text, values in ((answer, read[1]), (expected, read[0])):
+        decimal = read_decimal(text) if "." in text else None
+        if decimal is not None and any(is_decimal_of(decimal, value) for value in values):
+            return True
+    return any(is_same(ours, theirs) for ours in read[0] for theirs in read[1])
 
 
 @lru_cache(maxsize=256)  # many samples answer the same problem
@@ -169,15 +176,3 @@ def _parse(text: str) -> list[Any]:
     if "_" not in text:  # where it is no index, i is the imaginary unit, which is written I here
         text = _IMAGINARY.sub("I", text)
     return parse(f"\\boxed{{{text}}}", [config], parsing_timeout=None)
-
-
-def _is_near(answer: Any, expected: Any) -> bool:
-    """Hold decimals to a relative tolerance: math-verify rounds both to six places, so all tiny numbers are equal there."""
-    from sympy import Expr, Float
-
-    if not all(isinstance(value, Expr) for value in (answer, expected)) or not (answer.has(Float) or expected.has(Float)):
-        return True
-    ours, theirs = answer.doit().evalf(), expected.doit().evalf()
-    if not (ours.is_number and theirs.is_number):
-        return True
-    return bool(abs(ours - theirs) <= DECIMAL_TOLERANCE * max(abs(ours), abs(theirs)))

@@ -36,8 +36,8 @@ def test_only_what_follows_the_thinking_counts(prompt, response, expected):
         ("The answer is a number", "choice", None),
         ("The answer is A number", "choice", None),
         ("The answer is K.", "choice", None),
-        ("B", "choice", None),
-        ("**B**", "math", None),
+        ("B", "choice", "B"),
+        ("**B**", "math", "B"),  # nothing but an answer
         ("The answer is 5.", "math", None),
         (r"\boxed{5}", "exact", "5"),
     ],

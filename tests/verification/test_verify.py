@@ -49,15 +49,26 @@ def graded(problem, *answers, finished=True):
 def test_mathematics_counts():
     problem = Problem("p", "q", r"\frac{1}{2}")
     verdicts = graded(problem, r"\boxed{0.5}", r"\boxed{\sin\frac{\pi}{6}}", r"\boxed{\frac{1}{3}}", r"\frac12", r"\boxed{0.5")
-    assert [verdict.correct for verdict in verdicts] == [True, True, False, False, False]
+    assert [verdict.correct for verdict in verdicts] == [True, True, False, True, False]
     assert not graded(problem, r"\boxed{\frac{2}{4}}", finished=False)[0].correct
+
+
+def test_a_response_that_is_nothing_but_an_answer_is_one():
+    problem = Problem("p", "q", "42")
+    verdicts = graded(problem, "<think>a</think>\n\n**42**<|im_end|>", "42</s>", "It is 42.", "print(42)")
+    assert [(verdict.answer, verdict.correct) for verdict in verdicts] == [
+        ("42", True),
+        ("42", True),
+        (None, False),
+        (None, False),
+    ]
 
 
 def test_choices_may_be_stated_without_a_box():
     verdicts = graded(
         Problem("p", "q", "B", answer_kind="choice"), "<think>A</think>The answer is B.", "**C**", r"\boxed{\text{(B)}}"
     )
-    assert [(verdict.answer, verdict.correct) for verdict in verdicts] == [("B", True), ("C", False), (r"\text{(B)}", True)]
+    assert [(verdict.answer, verdict.correct) for verdict in verdicts] == [("B", True), ("C", False), ("B", True)]
 
 
 def test_exact_answers_are_no_numbers():
