@@ -40,6 +40,7 @@ from .rollouts.choose import choose_engine
 from .rollouts.prompts import encode_prompts
 from .rollouts.store import open_rollout_store, rollout_fingerprint
 from .sharing import load_calibration_set, push_with_card
+from .verification.verify import warn_of_unreadable
 
 
 class SSGRPruner:
@@ -146,7 +147,9 @@ class SSGRPruner:
         store = nullcontext()
         if journal_dir is not None:
             store = open_rollout_store(journal_dir, rollout_fingerprint(self.model, self.tokenizer, config.sampling))
-        return generate_rollouts(chosen, self.tokenizer, problems, prompts, config, store)
+        graded = generate_rollouts(chosen, self.tokenizer, problems, prompts, config, store)
+        warn_of_unreadable(graded, model_name(self.model))
+        return graded
 
     def select_calibration(
         self,
@@ -329,6 +332,7 @@ class SSGRPruner:
             batch_size,
             usual_instruction(problems) if instruction is None else instruction,
         )
+        warn_of_unreadable(graded, model_name(self.model))
         return summarize(graded)
 
     def save_pretrained(self, folder: str | Path, *, evaluation: Sequence[EvaluationRow | Mapping[str, Any]] = ()) -> None:
