@@ -19,9 +19,9 @@ def count_funnel(
         config: Strategy and windows.
 
     Returns:
-        `problems`, `rollouts`, `generated_tokens`, `finished`, `correct`, `timed_out` if any verdict did and, when the strategy has windows,
-        `in_difficulty_window`, `in_length_window` and `widened`, the sequences from outside the windows (all of them left out
-        without rollouts), then `sequences` and `tokens`.
+        `problems`, `rollouts`, `generated_tokens`, `finished`, `correct`, `timed_out` if any verdict did and, when the strategy
+        has windows, `in_difficulty_window`, `in_length_window` and `widened`, the sequences from outside the windows (all of
+        them left out without rollouts), then `sequences` and `tokens`.
     """
     counts: dict[str, int] = {}
     if graded:

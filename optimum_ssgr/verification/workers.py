@@ -1,7 +1,8 @@
 """Compare pairs of answers in processes of their own, each pair within bounds of processor time and memory.
 
-Processor time, so that a verdict does not depend on what else the machine is doing. A worker is started as a plain command: the caller's main module is not run again, as it would be by `multiprocessing`, and the
-caller's memory and GPU are not shared. Pairs and verdicts are lines of JSON on its standard input and output.
+It is processor time, so that a verdict does not depend on what else the machine is doing. A worker is started as a plain
+command: the caller's main module is not run again, as it would be by `multiprocessing`, and the caller's memory and GPU are not
+shared. Pairs and verdicts are lines of JSON on its standard input and output.
 """
 
 import json
