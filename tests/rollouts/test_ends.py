@@ -8,9 +8,11 @@ from transformers import GenerationConfig
 
 from optimum_ssgr.config import IN_PROCESS, SamplingConfig
 from optimum_ssgr.errors import ModelError
+from optimum_ssgr.records import Problem
 from optimum_ssgr.rollouts.choose import choose_engine
 from optimum_ssgr.rollouts.ends import end_token_ids
 from optimum_ssgr.rollouts.engine import Request
+from optimum_ssgr.rollouts.prompts import encode_prompts
 
 
 CHATML = (
@@ -74,13 +76,9 @@ def test_the_engine_stops_at_an_end_that_only_the_tokenizer_names(reasoner, capl
     """The embedded model with a generation config that names another token: it would write to the limit."""
     caplog.set_level(logging.WARNING)
     model, tokenizer = copy.deepcopy(reasoner[0]), reasoner[1]
-    prompt = tuple(
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": "Count the digit 1.\na 1\nb 2"}], return_dict=False, add_generation_prompt=True
-        )
-    )
+    prompts = encode_prompts(tokenizer, [Problem("p", "Count the digit 1.\na 1\nb 2\nc 1\nd 7", "2")])
     sampling = SamplingConfig(temperature=0, max_new_tokens=200)
-    request = Request("p", 0, prompt, 0)
+    request = Request("p", 0, prompts["p"], 0)
     (expected,) = choose_engine(IN_PROCESS, reasoner[0], tokenizer, sampling, 1).generate([request])
     model.generation_config.eos_token_id = 300
     (found,) = choose_engine(IN_PROCESS, model, tokenizer, sampling, 1).generate([request])
