@@ -137,7 +137,9 @@ def test_fields_within_columns_are_reached(tmp_path):
     assert load_problems(tmp_path / "p.parquet", **columns)[0].question == "What is 0 + 1?"
     literal = [{"problem": "a", "reward_model.ground_truth": "7"}]
     assert load_problems(literal, answer_column="reward_model.ground_truth")[0].answer == "7"
-    with pytest.raises(DataError, match="has no answer column named reward.ground_truth; its columns are prompt, reward_model"):
+    with pytest.raises(
+        DataError, match=r"has no answer column named reward\.ground_truth; its columns are prompt, reward_model"
+    ):
         load_problems(tmp_path / "p.parquet", answer_column="reward.ground_truth")
     with pytest.raises(DataError, match=r"prompt.truth cannot be read: there is \[.*where fields such as truth should be"):
         load_problems(tmp_path / "p.parquet", answer_column="prompt.truth")
