@@ -67,8 +67,8 @@ def add_problems(parser: ArgumentParser, required: bool, several: bool = False) 
     )
     group.add_argument(
         "--instruction",
-        help="text added to every question, '' for none (default: a known data set's own, none for tiny-reasoner, and for others "
-        "the one that asks for a boxed answer)",
+        help="text added to every question, '' for none (default: a known data set's own, none for tiny-reasoner, and for "
+        "others the one that asks for a boxed answer)",
     )
     group.add_argument("--batch-size", type=int, default=64, help="responses generated together (default: %(default)s)")
 
