@@ -79,7 +79,7 @@ def read_data_set(
     Args:
         source: Its id or folder.
         configuration: Its configuration; None for the only one or the default one.
-        split: The split; of what is on the disk or in the cache, also a part of it, such as `train[:100]`.
+        split: The split, or a part of it such as `train[:100]`, for which the data set is downloaded as a whole.
         wanted: Columns to keep. Of Parquet files on the Hub only these are downloaded, and everything else is streamed.
         revision: Revision of the data set.
         token: Hub token.
