@@ -200,6 +200,8 @@ class EvaluationRow(_Record):
     truncated: float
     missing_think_end: float | None
     looping: float
+    unreadable: int | None = None
+    timed_out: int | None = None
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 

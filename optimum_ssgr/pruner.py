@@ -40,6 +40,7 @@ from .rollouts.choose import choose_engine
 from .rollouts.prompts import encode_prompts
 from .rollouts.store import open_rollout_store, rollout_fingerprint
 from .sharing import load_calibration_set, push_with_card
+from .verification.verify import warn_of_unreadable
 
 
 class SSGRPruner:
@@ -129,8 +130,8 @@ class SSGRPruner:
             engine: `transformers` to generate in this process, or the addresses of OpenAI-compatible servers that have this
                 model, separated by commas.
             batch_size: Most responses in the making at a time; with servers, at each of them.
-            instruction: Text appended to every question; when None, the usual one if `problems` is the name of a known data
-                set, else none.
+            instruction: Text appended to every question; when None, what is usual for the data set or file that `problems`
+                names, and nothing for problems that are given themselves.
 
         Raises:
             SSGRError: There are no problems, no chat template, a prompt does not fit the context, or the journal belongs to
@@ -146,7 +147,9 @@ class SSGRPruner:
         store = nullcontext()
         if journal_dir is not None:
             store = open_rollout_store(journal_dir, rollout_fingerprint(self.model, self.tokenizer, config.sampling))
-        return generate_rollouts(chosen, self.tokenizer, problems, prompts, config, store)
+        graded = generate_rollouts(chosen, self.tokenizer, problems, prompts, config, store)
+        warn_of_unreadable(graded, model_name(self.model))
+        return graded
 
     def select_calibration(
         self,
@@ -172,7 +175,7 @@ class SSGRPruner:
             engine: What generated the rollouts, for the manifest.
             batch_size: How many at a time, for the manifest.
             instruction: What was appended to the questions, for the manifest; for `prompts`, it is appended now. When None,
-                the usual one if `problems` is the name of a known data set; that of rollouts alone is not known.
+                what is usual for the data set or file that `problems` names; that of rollouts alone is not known.
             about: Further provenance for the manifest, such as where the problems come from.
 
         Raises:
@@ -310,8 +313,8 @@ class SSGRPruner:
             sampling: How to sample; T=0.6, top-p 0.95, 32,768 tokens when None.
             samples: Responses per problem.
             batch_size: Most responses in the making at a time.
-            instruction: Text appended to every question; when None, the usual one if `problems` is the name of a known data
-                set, else none.
+            instruction: Text appended to every question; when None, what is usual for the data set or file that `problems`
+                names, and nothing for problems that are given themselves.
 
         Returns:
             What `evaluation.metrics.summarize` returns.
@@ -329,6 +332,7 @@ class SSGRPruner:
             batch_size,
             usual_instruction(problems) if instruction is None else instruction,
         )
+        warn_of_unreadable(graded, model_name(self.model))
         return summarize(graded)
 
     def save_pretrained(self, folder: str | Path, *, evaluation: Sequence[EvaluationRow | Mapping[str, Any]] = ()) -> None:

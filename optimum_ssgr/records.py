@@ -59,11 +59,14 @@ class Verdict:
         answer: The answer found after the thinking, or None.
         correct: Whether it equals the problem's answer; always False for a truncated response.
         thought: Whether the thinking was closed by `</think>`; None when it was never opened.
+        timed_out: Whether it could not be found out, in the time and memory set aside, if the answer is right; it is then
+            neither right nor wrong, and `correct` is False.
     """
 
     answer: str | None
     correct: bool
     thought: bool | None
+    timed_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,11 @@ class GradedRollout:
     rollout: Rollout
     verdict: Verdict
     text: str
+
+    @property
+    def is_unreadable(self) -> bool:
+        """Whether the model finished, but stated no answer that can be read."""
+        return self.rollout.finished and self.verdict.answer is None
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ class CalibrationSet:
                 Rollout(
                     row["problem_id"], row["sample"], tuple(row["prompt_ids"]), tuple(row["response_ids"]), row["finished"]
                 ),
-                Verdict(row["extracted_answer"], row["correct"], row["thought"]),
+                Verdict(row["extracted_answer"], bool(row["correct"]), row["thought"], timed_out=row["correct"] is None),
                 row["response"],
             )
             for row in self.rollouts

@@ -73,7 +73,8 @@ def generate_rollouts(
                 # servers may lose all of what only adds to rollouts that are there, but not all of the first
                 fresh = grade_all(by_id, sample_rollouts(engine, requests, progress, kept, more=bool(graded)), tokenizer)
                 for item in fresh:
-                    outcomes[item.problem.id].append(item.verdict.correct)
+                    if not item.verdict.timed_out:
+                        outcomes[item.problem.id].append(item.verdict.correct)
                 graded += fresh
             if windows_meet_budget(graded, config):
                 break

@@ -48,7 +48,7 @@ def plot_histograms(rollouts: Dataset, selected: Dataset, config: CalibrationCon
 
     edges = np.histogram_bin_edges(rows.num_tokens, bins=40)
     right.hist(rows.num_tokens, edges, color=ALL, label="all responses")
-    right.hist(rows.num_tokens[rows.correct], edges, color=CORRECT, label="correct")
+    right.hist(rows.num_tokens[rows.correct.eq(True)], edges, color=CORRECT, label="correct")
     right.hist(chosen.num_tokens, edges, color=SELECTED, label="selected")
     right.set(xlabel="tokens in the response", ylabel="responses")
     for axis in (left, right):

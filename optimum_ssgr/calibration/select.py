@@ -19,7 +19,7 @@ from ..rollouts.prompts import encode_prompts
 from ..tokens import check_context, tokenizer_hash
 from .dataset import CalibrationSet
 from .strategies import Sources, select
-from .text import TextSource, characters_for, encode_documents
+from .text import TextSource, characters_for, draw_documents, encode_documents
 from .windows import meets_budget
 
 
@@ -102,14 +102,14 @@ def read_text(
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], config: CalibrationConfig) -> Sources:
-    """Tokenize general text for the strategies that take windows of it.
+    """Draw general text for the strategies that take windows of it, and tokenize it.
 
     Raises:
         DataError: There is no text, or less than one window; found here, before a mixture generates its traces.
     """
     if not any(document.strip() for document in documents):
         raise DataError(f"the strategy {config.strategy} needs general text, and there is none.")
-    ids, opening = encode_documents(tokenizer, documents, config.text_length)
+    ids, opening = encode_documents(tokenizer, draw_documents(documents, config), config.text_length)
     return Sources(text_ids=ids, opening=opening)
 
 

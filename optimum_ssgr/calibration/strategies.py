@@ -96,7 +96,8 @@ def select_obc(sources: Sources, config: CalibrationConfig) -> Iterator[Calibrat
     """
     outcomes: dict[str, dict[bool, list[GradedRollout]]] = defaultdict(lambda: {True: [], False: []})
     for item in sources.rollouts:
-        outcomes[item.problem.id][item.verdict.correct].append(item)
+        if not item.verdict.timed_out:
+            outcomes[item.problem.id][item.verdict.correct].append(item)
     mixed = sorted(name for name, found in outcomes.items() if found[True] and found[False])
     if not mixed:
         raise DataError("no problem has both right and wrong rollouts, so the strategy obc finds no pairs; sample more.")

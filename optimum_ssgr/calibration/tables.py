@@ -69,8 +69,8 @@ def make_calibration_table(
         ],
         "response": [item and item.text for item in items],
         "num_tokens": [len(sequence.input_ids) for sequence in sequences],
-        "correct": [item and item.verdict.correct for item in items],
-        "pass_rate": [item and rates[item.problem.id] for item in items],
+        "correct": [item and _correct(item) for item in items],
+        "pass_rate": [item and rates.get(item.problem.id) for item in items],
         "selected_by": [sequence.selected_by for sequence in sequences],
     }
     return _table(columns, CALIBRATION_FEATURES)
@@ -89,10 +89,10 @@ def make_rollouts_table(graded: Sequence[GradedRollout], rates: Mapping[str, flo
         "response": [item.text for item in graded],
         "num_tokens": [len(item.rollout.response_ids) for item in graded],
         "extracted_answer": [item.verdict.answer for item in graded],
-        "correct": [item.verdict.correct for item in graded],
+        "correct": [_correct(item) for item in graded],
         "finished": [item.rollout.finished for item in graded],
         "thought": [item.verdict.thought for item in graded],
-        "pass_rate": [rates[item.problem.id] for item in graded],
+        "pass_rate": [rates.get(item.problem.id) for item in graded],
     }
     return _table(columns, ROLLOUT_FEATURES)
 
@@ -137,6 +137,11 @@ def hash_rollouts(rollouts: Dataset | None) -> str | None:
     for row in rollouts:
         digest.update((json.dumps(row, sort_keys=True) + "\n").encode())
     return digest.hexdigest()
+
+
+def _correct(item: GradedRollout) -> bool | None:
+    """Whether a rollout is right; None, so that the table leaves it open, when its verdict timed out."""
+    return None if item.verdict.timed_out else item.verdict.correct
 
 
 def _table(columns: dict[str, list[Any]], features: Features) -> Dataset:

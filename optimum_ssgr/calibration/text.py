@@ -1,5 +1,6 @@
-"""General text for the strategies `text` and `mix`: how much of it is read, and its tokens."""
+"""General text for the strategies `text` and `mix`: how much of it is read, what a seed draws of it, and its tokens."""
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +14,36 @@ TextSource = str | Path | Sequence[str]
 """What `load_documents` takes, or the documents themselves."""
 
 
+DRAWN_FROM = 16
+"""So many times the text that a set takes is read, so that sets of different seeds have little in common."""
+
+
 def characters_for(config: CalibrationConfig) -> int:
-    """Return how many characters to read for a calibration set: eight a token, which leaves windows to choose from.
+    """Return how many characters to read, from which `draw_documents` draws those of a calibration set."""
+    return DRAWN_FROM * _characters_taken(config)
+
+
+def draw_documents(documents: Sequence[str], config: CalibrationConfig) -> list[str]:
+    """Draw documents for a calibration set, in an order that the seed gives, until there is enough text.
+
+    Args:
+        documents: General text.
+        config: Budget and seed.
+    """
+    ordered = list(documents)
+    random.Random(config.seed).shuffle(ordered)
+    missing = _characters_taken(config)
+    drawn: list[str] = []
+    for document in ordered:
+        if missing <= 0:
+            break
+        drawn.append(document)
+        missing -= len(document)
+    return drawn
+
+
+def _characters_taken(config: CalibrationConfig) -> int:
+    """How many characters a calibration set is made of: eight a token, which is enough for any tokenizer.
 
     However small the budget, they fill a window; the last sequence is cut to the budget.
     """

@@ -13,10 +13,14 @@ from ..records import CalibrationSequence, GradedRollout
 
 
 def compute_pass_rates(graded: Iterable[GradedRollout]) -> dict[str, float]:
-    """Return the share of correct rollouts by problem id; difficulty is one minus this share."""
+    """Return the share of correct rollouts by problem id; difficulty is one minus this share.
+
+    Rollouts whose verdict timed out do not count; a problem that has no others is left out.
+    """
     verdicts: dict[str, list[bool]] = defaultdict(list)
     for item in graded:
-        verdicts[item.problem.id].append(item.verdict.correct)
+        if not item.verdict.timed_out:
+            verdicts[item.problem.id].append(item.verdict.correct)
     return {problem_id: mean(correct) for problem_id, correct in verdicts.items()}
 
 

@@ -98,6 +98,7 @@ def _card_row(row: dict[str, Any], record: dict[str, Any]) -> EvaluationRow:
         **on_hub,
         **text,
         **{name: row[name] for name in ("accuracy", "accuracy_se", *LENGTHS)},
+        **{name: row.get(name) for name in ("unreadable", "timed_out")},  # not in results of versions before 0.2
     }
     return EvaluationRow.from_dict(values)
 

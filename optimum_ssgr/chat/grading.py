@@ -11,7 +11,9 @@ from .answers import Answer
 
 
 def grade(answers: list[Answer], problem: Problem | None) -> list[Answer]:
-    """Verify answers as evaluation does; a truncated one is never right, and a stopped or failed one gets no verdict.
+    """Verify answers as evaluation does; a truncated one is never right.
+
+    One that was stopped, failed, or cannot be compared in the time and memory set aside gets no verdict.
 
     Args:
         answers: Finished answers to one question.
@@ -25,7 +27,7 @@ def grade(answers: list[Answer], problem: Problem | None) -> list[Answer]:
     ]
 
 
-def _is_right(answer: Answer, problem: Problem) -> bool:
+def _is_right(answer: Answer, problem: Problem) -> bool | None:
     found = find_answer(answer.final, problem.answer_kind)
     if answer.finish != "stop" or answer.thinks or found is None:
         return False
@@ -33,4 +35,4 @@ def _is_right(answer: Answer, problem: Problem) -> bool:
     if verdict is None:  # it takes mathematics, which hostile text could keep busy: a process with limits does it
         with closing(compare_all([(found[:MAX_LENGTH], problem.answer)])) as compared:
             verdict = next(iter(compared))
-    return bool(verdict)
+    return verdict

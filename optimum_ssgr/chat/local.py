@@ -11,7 +11,8 @@ from typing_extensions import Self
 from ..checkpoints.load import load_model
 from ..compat import model_name
 from ..errors import ModelError
-from ..rollouts.local import sample_tokens
+from ..rollouts.ends import end_token_ids
+from ..rollouts.local import check_scores, sample_tokens
 from ..verification.answer import THINK_START
 from .backends import TOP_P, ChatRequest, Piece
 
@@ -35,11 +36,8 @@ class LocalBackend:
             raise ModelError(f"the tokenizer of {name} has no chat template; use an instruction-tuned or reasoning model.")
         if not tokenizer.is_fast:
             raise ModelError(f"the tokenizer of {name} cannot decode a stream; convert it to a fast one (tokenizer.json).")
-        eos = model.generation_config.eos_token_id
-        if eos is None:
-            raise ModelError(f"the generation config of {name} names no end-of-sequence token, so no response would end.")
         self.model, self.tokenizer = model, tokenizer
-        self.eos = frozenset(eos if isinstance(eos, list) else [eos])
+        self.eos = end_token_ids(model.generation_config, tokenizer, name)
         self.context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.lock = threading.Lock()
 
@@ -58,7 +56,7 @@ class LocalBackend:
         """Yield the response token by token.
 
         Raises:
-            ModelError: The conversation does not fit the model's context.
+            ModelError: The conversation does not fit the model's context, or the model's scores are no numbers.
         """
         prompt = self._encode(request)
         if self.tokenizer.decode(prompt).rstrip().endswith(THINK_START):
@@ -77,6 +75,7 @@ class LocalBackend:
                 return
             with self.lock:
                 logits = self.model(inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+                check_scores(logits, self.model)
                 inputs = sample_tokens(logits, uniforms[place, None], request.temperature, TOP_P)[:, None]
                 token = inputs.item()
             if token in self.eos:

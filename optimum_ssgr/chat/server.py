@@ -53,6 +53,8 @@ class ServerBackend:
             "top_p": TOP_P,
             "max_tokens": request.max_new_tokens,
             "seed": request.seed,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
             "stream": True,
             "stream_options": {"include_usage": True},
         }

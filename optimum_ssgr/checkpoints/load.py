@@ -1,5 +1,6 @@
 """Load a model and its tokenizer the way transformers does, with errors a user understands."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -66,7 +68,7 @@ def load_model(
 def load_skeleton(
     model_id: str, *, revision: str | None = None, trust_remote_code: bool = False, token: str | bool | None = None
 ) -> PreTrainedModel:
-    """Build a model without weights, on the meta device, from its config alone.
+    """Build a model without weights, on the meta device, from its config and generation config alone.
 
     Raises:
         ModelError: The config cannot be loaded.
@@ -78,6 +80,10 @@ def load_skeleton(
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except LOADING_ERRORS as error:
         raise cannot_load(model_id, error) from error
+    with suppress(OSError):  # not every checkpoint has one
+        model.generation_config = GenerationConfig.from_pretrained(
+            source_of(model_id), revision=commit or revision, token=token
+        )
     set_origin(model, model_id, commit)
     return model
 

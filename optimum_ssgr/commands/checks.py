@@ -75,16 +75,17 @@ def read_inputs(args: Namespace, config: CalibrationConfig) -> CalibrationInputs
 
 def _read_problems(args: Namespace, config: CalibrationConfig) -> "tuple[list[Problem], dict[str, Any]]":
     """Read the problems but for those of evaluation sets, and say how they were asked for."""
-    from ..problems.load import load_problems, sources_of
+    from ..problems.load import draw_problems, load_problems, sources_of
     from ..problems.overlap import remove_overlap
 
-    problems = flags.problem_options(args).load(args.problems, evaluation=False, seed=args.seed)
+    reading = flags.problem_options(args)
+    problems = reading.load_all(args.problems, seed=args.seed)
     about = {"source": args.problems, "split": args.split, "read_from": sources_of(problems)}
     for name in ("num_problems", "question_column", "answer_column"):
         if getattr(args, name) is not None:
             about[name] = getattr(args, name)
     if not args.exclude:
-        return problems, about
+        return draw_problems(problems, reading.limit, args.seed), about
     sets = [load_problems(name, evaluation=True, seed=config.seed) for name in args.exclude]
     kept, removed = remove_overlap(problems, [problem for excluded in sets for problem in excluded])
     say(
@@ -93,4 +94,5 @@ def _read_problems(args: Namespace, config: CalibrationConfig) -> "tuple[list[Pr
     )
     if not kept:
         raise DataError("every problem is also in the evaluation sets; calibrate on others.")
-    return kept, about | {"excluded": {"sets": args.exclude, **removed}}
+    asked = draw_problems(kept, reading.limit, args.seed)
+    return asked, about | {"excluded": {"sets": args.exclude, **removed}}

@@ -1,12 +1,12 @@
 """`optimum-cli ssgr demo`: the main job on the embedded reasoner, next to the same model pruned with general text."""
 
-import os
 from argparse import ArgumentParser, Namespace
 
 from ..errors import ConfigError
 from ..extras import require_extra
 from ..resume import journal_folder
 from ..study.demo import EVALUATION_PROBLEMS, SPARSITY, demo_config
+from ..verification.processors import usable_processors
 from .base import SSGRSubcommand, resume_hint, say
 from .flags import add_output
 from .study import plan
@@ -46,7 +46,7 @@ class DemoCommand(SSGRSubcommand):
         if args.dry_run:
             plan(args, inputs)
             return
-        say(summarize_report(finish_study(inputs, args.output, processes=min(os.cpu_count() or 1, 4))))
+        say(summarize_report(finish_study(inputs, args.output, processes=min(usable_processors(), 4))))
         checkpoints = args.output / "checkpoints"
         say(f"\nreport, plots, checkpoints and a calibration set written to {args.output}")
         say(f"look at      {args.output / 'plots' / 'accuracy.png'}")

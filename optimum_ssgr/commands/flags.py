@@ -56,10 +56,20 @@ def add_problems(parser: ArgumentParser, required: bool, several: bool = False) 
     group.add_argument(
         "--split", help="split of the data set (default: the one meant for this if the data set is known, else train)"
     )
-    group.add_argument("--num-problems", type=int, help="use this many problems at most")
-    group.add_argument("--question-column", help="column of the question (default: found by its usual names)")
-    group.add_argument("--answer-column", help="column of the final answer (default: found by its usual names)")
-    group.add_argument("--instruction", help="text added to every question (default: a known data set's own, else none)")
+    group.add_argument("--num-problems", type=int, help="draw this many problems by the seed, if there are more")
+    group.add_argument(
+        "--question-column",
+        help="column of the question, or a field as in extra_info.question (default: found by its usual names)",
+    )
+    group.add_argument(
+        "--answer-column",
+        help="column of the final answer, or a field as in reward_model.ground_truth (default: found by its usual names)",
+    )
+    group.add_argument(
+        "--instruction",
+        help="text added to every question, '' for none (default: a known data set's own, none for tiny-reasoner, and for "
+        "others the one that asks for a boxed answer)",
+    )
     group.add_argument("--batch-size", type=int, default=64, help="responses generated together (default: %(default)s)")
 
 

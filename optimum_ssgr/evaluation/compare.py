@@ -16,6 +16,7 @@ from ..errors import DataError
 from ..records import GradedRollout, Problem
 from ..rollouts.choose import choose_engine
 from ..rollouts.store import open_rollout_store, rollout_fingerprint
+from ..verification.verify import warn_of_unreadable
 from .config import TEXT_WINDOWS, EvaluationConfig
 from .evaluate import MeteredEngine, answer
 from .perplexity import perplexity
@@ -116,6 +117,7 @@ def _ask(
             store = open_rollout_store(folder, rollout_fingerprint(model, tokenizer, config.sampling))
         instruction = config.reading.instruction_for(set_name)
         graded[set_name] = answer(engine, tokenizer, problems[set_name], config.sampling.seed, samples, instruction, store)
+        warn_of_unreadable(graded[set_name], name)
     speed = engine.tokens / engine.seconds if engine.seconds else None
     return ModelResult(identity, graded, measured, speed)
 

@@ -6,11 +6,11 @@ from contextlib import AbstractContextManager, nullcontext
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..config import SamplingConfig
+from ..config import IN_PROCESS, SamplingConfig
 from ..errors import DataError
 from ..records import GradedRollout, Problem, Rollout
+from ..rollouts.choose import choose_engine
 from ..rollouts.engine import Engine, Request
-from ..rollouts.local import LocalEngine
 from ..rollouts.prompts import encode_prompts
 from ..rollouts.sample import make_requests, rollout_progress, sample_rollouts
 from ..rollouts.store import RolloutStore
@@ -71,7 +71,8 @@ def evaluate(
         ConfigError: A prompt and the longest response exceed the model's context.
         DataError: There are no problems.
     """
-    return answer(LocalEngine(model, sampling, batch_size), tokenizer, problems, sampling.seed, samples, instruction)
+    engine = choose_engine(IN_PROCESS, model, tokenizer, sampling, batch_size)
+    return answer(engine, tokenizer, problems, sampling.seed, samples, instruction)
 
 
 def answer(

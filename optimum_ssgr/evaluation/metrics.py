@@ -93,8 +93,9 @@ def summarize(graded: Sequence[GradedRollout]) -> dict[str, float | int]:
 
     Returns:
         `problems`, `samples`, `accuracy` with `accuracy_se` (clustered by problem), `mean_tokens`, `median_tokens`,
-        `p95_tokens` (the 95th percentile), and the shares `truncated`, `missing_think_end` (of the responses that think; None
-        when there is none) and `looping`.
+        `p95_tokens` (the 95th percentile), the shares `truncated`, `missing_think_end` (of the responses that think; None
+        when there is none) and `looping`, and the numbers `unreadable` (finished without an answer that can be read) and
+        `timed_out` (it could not be found out whether the answer is right); neither counts as right.
     """
     accuracy, error = clustered_mean([item.verdict.correct for item in graded], [item.problem.id for item in graded])
     lengths = [len(item.rollout.response_ids) for item in graded]
@@ -110,6 +111,8 @@ def summarize(graded: Sequence[GradedRollout]) -> dict[str, float | int]:
         "truncated": sum(not item.rollout.finished for item in graded) / len(graded),
         "missing_think_end": closed.count(False) / len(closed) if closed else None,
         "looping": sum(is_loop(item.rollout.response_ids) for item in graded) / len(graded),
+        "unreadable": sum(item.is_unreadable for item in graded),
+        "timed_out": sum(item.verdict.timed_out for item in graded),
     }
 
 

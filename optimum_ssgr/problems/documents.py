@@ -6,7 +6,7 @@ from ..errors import DataError
 from ..hub.client import limited_silence
 from ..reasoner import NAME as EMBEDDED
 from ..reasoner.text import documents
-from .load import FILE_FORMATS
+from .rows import FILE_FORMATS
 
 
 @limited_silence()

@@ -4,13 +4,12 @@ import hashlib
 import random
 import re
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from numbers import Number
 from pathlib import Path
 from string import ascii_uppercase
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from transformers.utils import logging
@@ -21,6 +20,7 @@ from ..reasoner import NAME as EMBEDDED
 from ..reasoner.tasks import FAMILIES, SPLITS, tasks
 from ..records import Problem
 from .boxed import last_boxed
+from .rows import FILE_FORMATS, Rows, read_data_set, read_file
 from .sources import Source, find_source
 
 
@@ -28,7 +28,6 @@ logger = logging.get_logger(__name__)
 QUESTION_COLUMNS = ("problem", "question", "prompt")
 ANSWER_COLUMNS = ("answer", "final_answer", "expected_answer")
 CHOICE = re.compile(r"\(?[A-J]\)?|\\text\{\(?[A-J]\)?\}")  # the answer of a multiple-choice problem
-FILE_FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 ProblemSource = str | Path | Iterable[Problem | Mapping[str, Any]]
 """What `load_problems` takes."""
 
@@ -56,10 +55,12 @@ def load_problems(
             reasoner's own problems or some families of them (`tiny-reasoner:chain,sum`), or the problems themselves.
         split: Split to read; a known data set's own when None, else `train`.
         evaluation: When `split` is None, take the split that the data set is evaluated on, if one is known.
-        limit: Most problems to return.
-        question_column: Column of the question; found by its usual names when None.
-        answer_column: Column of the final answer; found by its usual names when None.
-        seed: Seed of the embedded reasoner's problems, and of the order of multiple-choice options.
+        limit: Most problems to return; they are drawn from all of them, see `draw_problems`.
+        question_column: Column of the question, or a field within one as in `extra_info.question`; found by its usual names
+            when None.
+        answer_column: Column of the final answer, or a field within one; found by its usual names when None. Every problem has
+            one answer: a list of several is refused.
+        seed: Seed of the draw, of the embedded reasoner's problems, and of the order of multiple-choice options.
         revision: Revision of the Hub data set.
         token: Hub token.
 
@@ -75,23 +76,39 @@ def load_problems(
     if isinstance(source, str) and source.partition(":")[0] == EMBEDDED:
         return _embedded(source.partition(":")[2], split or ("test" if evaluation else "train"), seed, limit or 256)
     known, origin = Source(), None
-    if isinstance(source, str) and Path(source).suffix not in FILE_FORMATS:
+    if isinstance(source, str) and not _is_file(source):
         known = find_source(source)
     if answer_column not in (None, known.answer):
         known = replace(known, solved=False, wrong_options=(), answer_kind="math")
     known = replace(known, question=question_column or known.question, answer=answer_column or known.answer)
     if isinstance(source, str | Path):
         split = split or (evaluation and known.evaluation_split) or known.split
-        rows, origin = _load_rows(source, known, split, revision, token)
-        rows = _select_columns(source, rows, known)
+        found, origin = _read_rows(source, known, split, revision, token)
+        known, rows = _settle_columns(source, found.columns, known), found.rows
     else:
         rows = source
-    return read_problems(rows, known, limit, seed, origin)
+    return draw_problems(read_problems(rows, known, seed, origin), limit, seed)
+
+
+def draw_problems(problems: Sequence[Problem], count: int | None, seed: int) -> list[Problem]:
+    """Draw some of the problems at random.
+
+    Args:
+        problems: Problems with unique ids.
+        count: How many; all of them, in their order, when None or when there are no more.
+        seed: Seed of the order that they are drawn in, which does not depend on the order they come in. A larger count only
+            adds to what a smaller one gives.
+    """
+    if count is None or count >= len(problems):
+        return list(problems)
+    ordered = sorted(problems, key=lambda problem: problem.id)
+    random.Random(seed).shuffle(ordered)
+    return ordered[:count]
 
 
 def usual_instruction(source: ProblemSource | None) -> str:
-    """Return what is usually appended to the questions of a data set that is known by its name; nothing for others."""
-    return find_source(source).instruction if isinstance(source, str) else ""
+    """Return what is usually appended to the questions of a data set or file; nothing to problems that are given themselves."""
+    return find_source(str(source)).instruction if isinstance(source, str | Path) else ""
 
 
 def sources_of(problems: Iterable[Problem]) -> list[str]:
@@ -102,7 +119,6 @@ def sources_of(problems: Iterable[Problem]) -> list[str]:
 def read_problems(
     rows: Iterable[Problem | Mapping[str, Any]],
     source: Source,
-    limit: int | None = None,
     seed: int = 0,
     origin: str | None = None,
 ) -> list[Problem]:
@@ -111,7 +127,6 @@ def read_problems(
     Args:
         rows: Rows, or problems to pass through.
         source: How to read a row.
-        limit: Most problems to return.
         seed: Seed of the order of multiple-choice options.
         origin: `Problem.source` of the problems.
 
@@ -121,8 +136,6 @@ def read_problems(
     found: dict[str, Problem] = {}
     incomplete = repeated = 0
     for row in rows:
-        if limit is not None and len(found) == limit:
-            break
         problem = row if isinstance(row, Problem) else as_problem(row, source, seed, origin)
         if problem is None:
             incomplete += 1
@@ -184,29 +197,22 @@ def _embedded(families: str, split: str, seed: int, limit: int) -> list[Problem]
     return [task.problem for task in islice(tasks(split, seed, chosen), limit)]
 
 
-@limited_silence()
-def _load_rows(
-    source: str | Path, known: Source, split: str, revision: str | None, token: str | bool | None
-) -> tuple[Any, str | None]:
-    """Return the rows of a file or a Hub data set, and for the latter where they come from."""
-    from datasets import load_dataset, load_dataset_builder
+def _is_file(source: str | Path) -> bool:
+    return Path(source).suffix in FILE_FORMATS
 
-    path = Path(source)
+
+@limited_silence()
+def _read_rows(
+    source: str | Path, known: Source, split: str, revision: str | None, token: str | bool | None
+) -> tuple[Rows, str | None]:
+    """Return the rows of a file or a data set, and for one on the Hub where they come from."""
+    wanted = {name for column in _columns(known) for name in (column, column.partition(".")[0])}
     try:
-        if path.suffix in FILE_FORMATS:
-            if not path.is_file():
-                raise DataError(f"there is no file {path}.")
-            if path.stat().st_size == 0:
-                raise DataError(f"{path} is empty.")
-            return load_dataset(FILE_FORMATS[path.suffix], data_files=str(path), split="train"), None
-        folder = known.id or str(source)
-        if Path(folder).exists():
-            # a cache of its own: where a card names configurations, datasets takes old rows for those of a changed file
-            with TemporaryDirectory() as cache:
-                return load_dataset(folder, known.configuration, split=split, cache_dir=cache, keep_in_memory=True), None
-        builder = load_dataset_builder(known.id, known.configuration, revision=revision, token=token)
-        builder.download_and_prepare()
-        return builder.as_dataset(split=split), _origin(known, builder.hash)
+        if _is_file(source):
+            return read_file(Path(source), wanted), None
+        name = known.id or str(source)
+        rows, hashed = read_data_set(name, known.configuration, split, wanted, revision=revision, token=token)
+        return rows, None if Path(name).exists() else _origin(known, hashed)
     except DataError:
         raise
     except Exception as error:  # the libraries below raise many kinds; all of them mean that the data cannot be read
@@ -222,37 +228,42 @@ def _origin(known: Source, commit: str | None) -> str:
     return f"{name}@{commit}" if commit and re.fullmatch("[0-9a-f]{40}", commit) else name
 
 
-def _select_columns(source: str | Path, rows: Any, known: Source) -> Any:
-    """Keep the columns that are read: traces beside a problem would take most of the time."""
-    needed = []
+def _columns(known: Source) -> tuple[str, ...]:
+    """Name the columns that may be read."""
+    question = (known.question,) if known.question else QUESTION_COLUMNS
+    answer = (known.answer,) if known.answer else ANSWER_COLUMNS
+    return (*question, *answer, *known.wrong_options)
+
+
+def _settle_columns(source: str | Path, columns: Collection[str], known: Source) -> Source:
+    """Decide which columns hold question and answer, the same ones in all rows."""
+    picked = {}
     usual = (("question", known.question, QUESTION_COLUMNS), ("answer", known.answer, ANSWER_COLUMNS))
     for kind, named, names in usual:
-        column = _pick_column(rows.column_names, named, names)
-        if column is None:
+        picked[kind] = _pick_column(columns, named, names)
+        if picked[kind] is None:
             raise DataError(
                 f"'{source}' has no {kind} column named {named or ' or '.join(names)}; its columns are "
-                f"{', '.join(rows.column_names)}. Name it with {kind}_column."
+                f"{', '.join(columns)}. Name it with {kind}_column."
             )
-        needed.append(column)
     for column in known.wrong_options:
-        if column not in rows.column_names:
-            raise DataError(f"'{source}' has no column {column}; its columns are {', '.join(rows.column_names)}.")
-        needed.append(column)
-    return rows.select_columns(needed)
+        if column not in columns:
+            raise DataError(f"'{source}' has no column {column}; its columns are {', '.join(columns)}.")
+    return replace(known, **picked)
 
 
-def _pick_column(columns: Iterable[str], named: str | None, usual: tuple[str, ...]) -> str | None:
+def _pick_column(columns: Collection[str], named: str | None, usual: tuple[str, ...]) -> str | None:
     wanted = (named,) if named else usual
-    return next((column for column in wanted if column in columns), None)
+    return next((column for column in wanted if column in columns or column.partition(".")[0] in columns), None)
 
 
 def _text(row: Mapping[str, Any], column: str | None) -> str:
     """Read a text or a number, also one in a list by itself or in a chat of one message by the user; empty when missing.
 
     Raises:
-        DataError: The column holds something else.
+        DataError: The column holds something else, or is to hold fields and does not.
     """
-    held = value = None if column is None else row.get(column)
+    held = value = None if column is None else _field(row, column)
     if isinstance(value, list | tuple) and len(value) == 1:
         value = value[0]
         if isinstance(value, Mapping) and value.get("role") == "user":
@@ -262,6 +273,20 @@ def _text(row: Mapping[str, Any], column: str | None) -> str:
     if not isinstance(value, str | Number):
         raise DataError(
             f"the column {column} holds {reprlib.repr(held)}, which is neither a text nor a number; make a column of such, or "
-            "name another one with question_column or answer_column."
+            "name another one, or a field of it as in column.field, with question_column or answer_column."
         )
     return str(value).strip()
+
+
+def _field(row: Mapping[str, Any], column: str) -> Any:
+    """Return what a column holds, or a field within it as in `reward_model.ground_truth`; None when it is missing."""
+    if column in row:
+        return row[column]
+    value: Any = row
+    for name in column.split("."):
+        if value is None:
+            return None
+        if not isinstance(value, Mapping):
+            raise DataError(f"{column} cannot be read: there is {reprlib.repr(value)} where fields such as {name} should be.")
+        value = value.get(name)
+    return value

@@ -1,8 +1,9 @@
 """Which problems of a data set are read, and what is added to their questions; imports nothing heavy."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ..errors import ConfigError
 from ..reasoner import NAME as EMBEDDED
 from .sources import find_source
 
@@ -18,10 +19,14 @@ class ProblemOptions:
     Args:
         split: Split to read; a known data set's own when None, else `train`.
         revision: Branch, tag or commit of a data set on the Hub.
-        limit: Most problems of a set; None for all.
+        limit: Most problems of a set, drawn by the seed; None for all.
         question_column: Column of the question; found by its usual names when None.
         answer_column: Column of the final answer; found by its usual names when None.
-        instruction: Text appended to every question; a known data set's usual one when None.
+        instruction: Text appended to every question; when None, a known data set's usual one, and for others that for a boxed
+            answer.
+
+    Raises:
+        ConfigError: The limit is below 1.
     """
 
     split: str | None = None
@@ -31,13 +36,17 @@ class ProblemOptions:
     answer_column: str | None = None
     instruction: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"the number of problems must be at least 1, not {self.limit}.")
+
     def load(self, name: str, *, evaluation: bool, seed: int) -> "list[Problem]":
         """Load a problem set; without a split of its own, from the one that is known to be for evaluation or for calibration.
 
         Args:
             name: What `load_problems` takes.
             evaluation: Whether models are evaluated on it.
-            seed: Seed of the embedded reasoner's problems, and of the order of multiple-choice options.
+            seed: Seed of the draw, of the embedded reasoner's problems, and of the order of multiple-choice options.
 
         Raises:
             DataError: The source cannot be read or holds no problem.
@@ -54,6 +63,19 @@ class ProblemOptions:
             seed=seed,
             revision=self.revision,
         )
+
+    def load_all(self, name: str, *, seed: int) -> "list[Problem]":
+        """Load a problem set to calibrate on without its limit, so that it can be drawn from what is left of it.
+
+        Args:
+            name: What `load_problems` takes; of the embedded reasoner's problems, which are endless, as many as the limit says.
+            seed: See `load`.
+
+        Raises:
+            DataError: The source cannot be read or holds no problem.
+        """
+        everything = self if name.partition(":")[0] == EMBEDDED else replace(self, limit=None)
+        return everything.load(name, evaluation=False, seed=seed)
 
     def instruction_for(self, name: str | None) -> str:
         """Return the text to add to every question of a problem set."""

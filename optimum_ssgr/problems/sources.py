@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+from ..reasoner import NAME as EMBEDDED
+
 
 BOXED = r"Please reason step by step, and put your final answer within \boxed{}."
 LETTER = r"Please reason step by step, and put the letter of the right option within \boxed{}."
@@ -21,7 +23,7 @@ class Source:
         solved: Whether the answer column holds worked solutions, with the final answer behind `####` or in a box.
         wrong_options: Columns of the wrong options of a multiple choice.
         answer_kind: `Problem.answer_kind` of its problems.
-        instruction: What is usually appended to the question.
+        instruction: What is usually appended to the question; of a data set that is not known, that for a boxed answer.
         licence: Licence that its card states; None when it states none.
         note: What a user should know.
     """
@@ -35,7 +37,7 @@ class Source:
     solved: bool = False
     wrong_options: tuple[str, ...] = ()
     answer_kind: str = "math"
-    instruction: str = ""
+    instruction: str = BOXED
     licence: str | None = None
     note: str = ""
 
@@ -119,12 +121,14 @@ SOURCES = (
 
 
 def find_source(name: str) -> Source:
-    """Return how to read a data set on the Hub, known or not.
+    """Return how to read a data set on the Hub, known or not, or how to ask the problems of a file.
 
     Args:
         name: Its id, in upper or lower case if it is known, with the name of a configuration after a colon if another one
-            than the known set's is wanted.
+            than the known set's is wanted; or a path. The embedded reasoner's own problems take no instruction, since it was
+            trained on them as they are.
     """
     id, _, configuration = name.partition(":")
-    known = next((source for source in SOURCES if source.id.lower() == id.lower()), Source(id))
+    unknown = Source(id, instruction="" if id == EMBEDDED else BOXED)
+    known = next((source for source in SOURCES if source.id.lower() == id.lower()), unknown)
     return replace(known, configuration=configuration or known.configuration)

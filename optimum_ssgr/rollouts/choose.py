@@ -5,6 +5,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..compat import model_name
 from ..config import IN_PROCESS, SamplingConfig
 from .addresses import server_addresses
+from .ends import end_token_ids
 from .engine import Engine
 from .local import LocalEngine
 from .server import ServerEngine
@@ -30,7 +31,10 @@ def choose_engine(
 
     Raises:
         ConfigError: There is no engine of that name, or the batch is empty.
+        ModelError: No token is known to end a response.
     """
+    name = model_name(model)
+    ends = end_token_ids(model.generation_config, tokenizer, name)
     if engine == IN_PROCESS:
-        return LocalEngine(model, sampling, batch_size)
-    return ServerEngine(server_addresses(engine), model_name(model), tokenizer, sampling, concurrency=batch_size, sole=sole)
+        return LocalEngine(model, sampling, batch_size, ends)
+    return ServerEngine(server_addresses(engine), name, tokenizer, sampling, ends, concurrency=batch_size, sole=sole)

@@ -34,7 +34,12 @@ class GivenUp(LostResponse):
 
 
 def completion_body(
-    request: Request, model: str, sampling: SamplingConfig, tokenizer: PreTrainedTokenizerBase, dialect: Dialect
+    request: Request,
+    model: str,
+    sampling: SamplingConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    ends: frozenset[int],
+    dialect: Dialect,
 ) -> dict[str, Any]:
     """Build the JSON body of one request.
 
@@ -43,6 +48,7 @@ def completion_body(
         model: Name of the model on the server.
         sampling: How to sample.
         tokenizer: The model's tokenizer.
+        ends: Tokens that end a response.
         dialect: What the server understands.
 
     Raises:
@@ -54,16 +60,19 @@ def completion_body(
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "seed": request.seed & 0x7FFFFFFF,  # the widest that every server takes
+        # Servers take what is left out from the model's generation config or from settings of their own, so that everything is
+        # said: only temperature and top_p shape the distribution, as in the in-process engine.
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
     }
     if dialect == "ids":
-        # vLLM takes what is left out from the model's generation config, so that everything is said: only temperature and
-        # top_p shape the distribution, as in the in-process engine. Unknown fields are ignored by vLLM and SGLang.
-        neutral = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+        # Unknown fields are ignored by vLLM and SGLang. They end a response at the ids of their generation config anyway.
+        neutral = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "stop_token_ids": sorted(ends)}
         kept = {"return_token_ids": True, "skip_special_tokens": False, "spaces_between_special_tokens": False}
         return body | neutral | kept | {"prompt": list(request.prompt_ids)}
     # `transformers serve` samples only if the generation config says so, and with --continuous-batching it never ends a
     # response unless the config names the end-of-sequence token.
-    generation = {"do_sample": sampling.temperature > 0, "top_k": 0, "eos_token_id": tokenizer.eos_token_id}
+    generation = {"do_sample": sampling.temperature > 0, "top_k": 0, "eos_token_id": sorted(ends)}
     return body | {"prompt": _prompt_text(tokenizer, request.prompt_ids), "generation_config": json.dumps(generation)}
 
 
@@ -79,13 +88,20 @@ def _prompt_text(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> st
     )
 
 
-def read_completion(answer: Any, request: Request, tokenizer: PreTrainedTokenizerBase) -> Rollout:
+def read_completion(
+    answer: Any, request: Request, tokenizer: PreTrainedTokenizerBase, ends: frozenset[int], max_new_tokens: int
+) -> Rollout:
     """Turn a server's answer into a rollout.
+
+    A response is finished when its last token is an end, as it is in process, whatever the server calls it. One that stopped
+    short of the limit was ended by the server, at a token that only it knows.
 
     Args:
         answer: Decoded JSON of the response.
         request: What was asked.
         tokenizer: The model's tokenizer.
+        ends: Tokens that end a response.
+        max_new_tokens: Longest response that was asked for.
 
     Raises:
         MalformedAnswer: The answer is no completion, or the server broke it off.
@@ -104,13 +120,21 @@ def read_completion(answer: Any, request: Request, tokenizer: PreTrainedTokenize
     if not isinstance(text, str) or reason not in ("stop", "length"):
         raise MalformedAnswer(f"it broke a response off (finish_reason {reason!r})")
     _check_prompt(request, seen, prompt_tokens)
-    finished = reason == "stop"
-    if ids is None:
-        ids = _tokenize_exactly(text, request, tokenizer, finished, completion_tokens)
-    elif finished and (ids[-1:] != [ending] if ending is not None else completion_tokens == len(ids) + 1):
-        ids = [*ids, tokenizer.eos_token_id if ending is None else ending]
+    known = ends if ending is None else ends | {ending}
+    exact = ids is not None
+    if exact:
+        is_end_hidden = ending is not None or completion_tokens == len(ids) + 1
+    else:
+        ids = _tokenize_exactly(text, request, tokenizer)
+        is_end_hidden = reason == "stop" and len(ids) < max_new_tokens
+    if is_end_hidden and not known.intersection(ids[-1:]):
+        usual = tokenizer.eos_token_id if tokenizer.eos_token_id in ends else min(ends)
+        ids = [*ids, usual if ending is None else ending]
+    if not exact and completion_tokens not in (None, len(ids)):
+        raise LostResponse(f"the server counted {completion_tokens} tokens, the tokenizer {len(ids)}")
     if not ids:
         raise MalformedAnswer("its answer is empty")
+    finished = ids[-1] in known or (reason == "stop" and len(ids) < max_new_tokens)
     return Rollout(request.problem_id, request.sample, request.prompt_ids, tuple(ids), finished)
 
 
@@ -122,14 +146,12 @@ def _check_prompt(request: Request, seen: list[int] | None, prompt_tokens: int |
         raise ModelError(f"the server saw other prompt tokens than it was sent; {advice}")
 
 
-def _tokenize_exactly(
-    text: str, request: Request, tokenizer: PreTrainedTokenizerBase, finished: bool, completion_tokens: int | None
-) -> list[int]:
+def _tokenize_exactly(text: str, request: Request, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Recover token ids from text, or refuse.
 
-    Several sequences of tokens may spell one text. Ids are accepted only if they spell prompt and text together and are as
-    many as the server counted; vLLM, SGLang and `transformers serve` all count the end-of-sequence token, and leave it out of
-    the text. What cannot be seen from outside is another split of the same text into as many tokens.
+    Several sequences of tokens may spell one text. Ids are accepted only if they spell prompt and text together and, with the
+    end, are as many as the server counted; vLLM, SGLang and `transformers serve` all count the end-of-sequence token, and leave
+    it out of the text. What cannot be seen from outside is another split of the same text into as many tokens.
     """
     if "\ufffd" in text:
         raise LostResponse("a character was cut")
@@ -138,8 +160,4 @@ def _tokenize_exactly(
     prompt = tokenizer.decode(request.prompt_ids, **options)
     if tokenizer.decode([*request.prompt_ids, *ids], **options) != prompt + text:
         raise LostResponse("its tokens spell another text")
-    if finished and ids[-1:] != [tokenizer.eos_token_id]:
-        ids.append(tokenizer.eos_token_id)
-    if completion_tokens not in (None, len(ids)):
-        raise LostResponse(f"the server counted {completion_tokens} tokens, the tokenizer {len(ids)}")
     return ids

@@ -127,6 +127,7 @@ class Endpoint:
         request: Request,
         sampling: SamplingConfig,
         tokenizer: PreTrainedTokenizerBase,
+        ends: frozenset[int],
         timeout: float,
         accept_only_model: bool = False,
     ) -> None:
@@ -140,6 +141,7 @@ class Endpoint:
             request: A request to try.
             sampling: How to sample.
             tokenizer: The model's tokenizer.
+            ends: Tokens that end a response.
             timeout: Seconds to wait for each answer.
             accept_only_model: Whether a server's only model, of whatever name, is taken for one that it does not know.
 
@@ -155,11 +157,11 @@ class Endpoint:
         for name in [model, *single]:
             for dialect in DIALECTS:
                 status, content = await self._post(
-                    client, completion_body(request, name, sampling, tokenizer, dialect), timeout=timeout
+                    client, completion_body(request, name, sampling, tokenizer, ends, dialect), timeout=timeout
                 )
                 if status == 200:
                     self._set_capabilities(name, model, dialect, served.get(name))
-                    self._read(content, request, tokenizer, may_be_inexact=True)
+                    self._read(content, request, sampling, tokenizer, ends, may_be_inexact=True)
                     return
                 refusals.append(f"{status}, {content}")
                 if status == 404:
@@ -191,7 +193,12 @@ class Endpoint:
             return {}
 
     async def complete(
-        self, client: httpx2.AsyncClient, request: Request, sampling: SamplingConfig, tokenizer: PreTrainedTokenizerBase
+        self,
+        client: httpx2.AsyncClient,
+        request: Request,
+        sampling: SamplingConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        ends: frozenset[int],
     ) -> Rollout:
         """Sample one response.
 
@@ -200,10 +207,11 @@ class Endpoint:
             LostResponse: The response cannot be had as the exact token ids.
             ModelError: The server refuses, or saw another prompt.
         """
-        status, content = await self._post(client, completion_body(request, self.model, sampling, tokenizer, self.dialect))
+        body = completion_body(request, self.model, sampling, tokenizer, ends, self.dialect)
+        status, content = await self._post(client, body)
         if status != 200:
             raise ModelError(f"{self.name} refuses a request ({status}, {content}).")
-        return self._read(content, request, tokenizer)
+        return self._read(content, request, sampling, tokenizer, ends)
 
     async def _post(self, client: httpx2.AsyncClient, body: dict[str, Any], timeout: float | None = None) -> tuple[int, Any]:
         """Return the status and the decoded JSON, or the server's message when it refuses for good."""
@@ -225,10 +233,16 @@ class Endpoint:
             raise TransientFailure("its answer is not JSON") from None
 
     def _read(
-        self, answer: Any, request: Request, tokenizer: PreTrainedTokenizerBase, may_be_inexact: bool = False
+        self,
+        answer: Any,
+        request: Request,
+        sampling: SamplingConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        ends: frozenset[int],
+        may_be_inexact: bool = False,
     ) -> Rollout | None:
         try:
-            return read_completion(answer, request, tokenizer)
+            return read_completion(answer, request, tokenizer, ends, sampling.max_new_tokens)
         except MalformedAnswer as error:
             raise TransientFailure(str(error)) from None
         except LostResponse:

@@ -9,12 +9,31 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from ..compat import model_name
 from ..config import SamplingConfig
 from ..errors import ConfigError, ModelError
 from ..records import Rollout
 from .cache import PreallocatedKVLayer
+from .ends import end_token_ids
 from .engine import Request
 from .prompts import check_lengths
+
+
+def check_scores(logits: torch.Tensor, model: PreTrainedModel) -> None:
+    """Refuse scores that are no numbers: what is drawn from them means nothing, and never ends.
+
+    Args:
+        logits: Scores, float [rows, vocabulary].
+        model: The model that gave them.
+
+    Raises:
+        ModelError: A row has NaN, infinity or nothing but minus infinity.
+    """
+    if not logits.amax(dim=-1).isfinite().all():  # minus infinity only rules a token out; NaN is above everything here
+        raise ModelError(
+            f"the scores of {model_name(model)} for the next token are not numbers (NaN or infinity); load it with another "
+            "dtype, such as bfloat16 or float32, or check its weights."
+        )
 
 
 def sample_tokens(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
@@ -117,7 +136,7 @@ class LocalEngine:
         model: Causal language model in evaluation mode.
         sampling: How to sample.
         batch_size: Most responses in the making at a time.
-        eos_token_ids: Tokens that end a response; taken from the generation config when empty.
+        eos_token_ids: Tokens that end a response, see `end_token_ids`; those of the generation config alone when empty.
     """
 
     model: PreTrainedModel
@@ -127,10 +146,7 @@ class LocalEngine:
 
     def __post_init__(self) -> None:
         if not self.eos_token_ids:
-            eos = self.model.generation_config.eos_token_id
-            if eos is None:
-                raise ModelError("the model's generation config names no end-of-sequence token, so no response would end.")
-            self.eos_token_ids = frozenset(eos if isinstance(eos, list) else [eos])
+            self.eos_token_ids = end_token_ids(self.model.generation_config, None, model_name(self.model))
         if self.batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, not {self.batch_size}.")
 
@@ -148,7 +164,8 @@ class LocalEngine:
 
         Raises:
             ConfigError: A request does not fit the model's context.
-            ModelError: The responses in the making take more memory than the GPU has; everything finished was yielded before.
+            ModelError: The responses in the making take more memory than the GPU has, or the model's scores are no numbers;
+                everything finished was yielded before.
         """
         queue = deque(sorted(requests, key=lambda request: (len(request.prompt_ids), request.problem_id, request.sample)))
         self.check(queue)
@@ -222,6 +239,7 @@ class LocalEngine:
         Where no more requests wait, the cache keeps no rows for them.
         """
         # 1. Draw. The scores are there: the step before, or the prefill, left them.
+        check_scores(batch.logits, self.model)
         uniforms = torch.tensor([row.uniforms[len(row.response)] for row in batch.rows], device=batch.logits.device)
         tokens = sample_tokens(batch.logits, uniforms, self.sampling.temperature, self.sampling.top_p)
         # 2. Part finished rows from unfinished ones.

@@ -19,6 +19,7 @@ from ..errors import ConfigError, ModelError
 from ..records import Rollout
 from .completions import GivenUp, LostResponse
 from .endpoint import Endpoint, ModelRefused, TransientFailure, open_client
+from .ends import end_token_ids
 from .engine import NothingUsable, Request
 
 
@@ -48,6 +49,7 @@ class ServerEngine:
         tokenizer: The model's tokenizer.
         sampling: How to sample. Servers draw from a request's seed as they can; the same seed need not give the same response
             when other requests run at the same time.
+        eos_token_ids: Tokens that end a response, see `end_token_ids`; those of the tokenizer alone when empty.
         concurrency: Most requests to one endpoint at a time.
         give_up_after: Seconds without any working endpoint, or on a single request, before giving up.
         read_timeout: Seconds to wait for one response; by default ten minutes and a second for every token it may have.
@@ -61,7 +63,7 @@ class ServerEngine:
 
     Raises:
         ConfigError: There is no endpoint, an address is not one, or a number is out of range.
-        ModelError: The tokenizer names no end-of-sequence token.
+        ModelError: No token is known to end a response.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class ServerEngine:
         model: str,
         tokenizer: PreTrainedTokenizerBase,
         sampling: SamplingConfig,
+        eos_token_ids: frozenset[int] = frozenset(),
         concurrency: int = 64,
         give_up_after: float = 600.0,
         read_timeout: float | None = None,
@@ -81,12 +84,11 @@ class ServerEngine:
             raise ConfigError("the server engine needs at least one address such as http://host:8000/v1.")
         if concurrency < 1:
             raise ConfigError(f"concurrency must be at least 1, not {concurrency}.")
-        if tokenizer.eos_token_id is None:
-            raise ModelError("the model's tokenizer names no end-of-sequence token, so no response would end.")
         self.endpoints = [Endpoint(url, concurrency) for url in dict.fromkeys(endpoints)]
         self.model = model
         self.tokenizer = copy.deepcopy(tokenizer)  # used by a thread of its own, and fast tokenizers must not be shared
         self.sampling = sampling
+        self.ends = eos_token_ids or end_token_ids(None, tokenizer, model)
         self.give_up_after = give_up_after
         self.read_timeout = 600.0 + sampling.max_new_tokens if read_timeout is None else read_timeout
         self.backoff = backoff
@@ -151,6 +153,7 @@ class ServerEngine:
                 request,
                 self.sampling,
                 self.tokenizer,
+                self.ends,
                 self.give_up_after,
                 accept_only_model=self._accept_only_model,
             )
@@ -271,7 +274,7 @@ class _Run:
         for tries in count(1):
             endpoint = await self._acquire_slot(failed)
             try:
-                rollout = await endpoint.complete(client, request, engine.sampling, engine.tokenizer)
+                rollout = await endpoint.complete(client, request, engine.sampling, engine.tokenizer, engine.ends)
                 endpoint.failures = 0
                 return rollout
             except TransientFailure as failure:

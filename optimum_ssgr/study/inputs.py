@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,10 @@ from ..errors import DataError
 from ..evaluation.prepare import check_prompts, cut_windows, load_evaluation_set, load_evaluation_text
 from ..evaluation.results import versions
 from ..problems.documents import load_documents
-from ..problems.load import FILE_FORMATS
+from ..problems.load import draw_problems
 from ..problems.options import ProblemOptions
 from ..problems.overlap import remove_overlap
+from ..problems.rows import FILE_FORMATS
 from ..pruning.layerwise import check_prunable
 from ..reasoner import NAME as EMBEDDED
 from ..records import Problem
@@ -159,13 +159,11 @@ def _calibration_problems(config: StudyConfig, sets: dict[str, list[Problem]]) -
     """Load problems to calibrate on for every seed, none of which is evaluated on."""
     if config.problems.startswith(EMBEDDED):  # endless, and a split shares no question with another
         return {seed: config.reading.load(config.problems, evaluation=False, seed=seed) for seed in config.seed_range}
-    everything = dataclasses.replace(config.reading, limit=None)
-    problems = everything.load(config.problems, evaluation=False, seed=config.calibration.seed)
+    problems = config.reading.load_all(config.problems, seed=config.calibration.seed)
     problems, _ = remove_overlap(problems, [problem for found in sets.values() for problem in found])
     if not problems:
         raise DataError("every problem to calibrate on is also evaluated on; name another set with --evaluation-problems.")
-    count = min(config.reading.limit or len(problems), len(problems))
-    return {seed: random.Random(seed).sample(problems, count) for seed in config.seed_range}
+    return {seed: draw_problems(problems, config.reading.limit, seed) for seed in config.seed_range}
 
 
 def _evaluation_windows(config: StudyConfig) -> list[list[int]]:

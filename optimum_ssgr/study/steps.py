@@ -24,6 +24,7 @@ from ..evaluation.reconstruction import hidden_states, reference_sequences, rela
 from ..files import write_whole
 from ..pruner import SSGRPruner
 from ..records import GradedRollout
+from ..verification.verify import warn_of_unreadable
 from .cells import Cell, bands_of
 from .inputs import StudyInputs
 
@@ -41,6 +42,7 @@ def evaluate_dense(inputs: StudyInputs) -> None:
     """
     pruner = _load_pruner(inputs)
     result, graded = _measure(inputs, pruner)
+    warn_of_unreadable(graded, inputs.config.model)
     sequences = reference_sequences(graded, REFERENCE_TOKENS)
     if not sequences:
         raise DataError("the dense model solves none of the evaluation problems; check the answers or take easier ones.")

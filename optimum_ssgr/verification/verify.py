@@ -1,12 +1,13 @@
 """Is the answer right?"""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..problems.sources import BOXED
 from ..records import GradedRollout, Problem, Rollout, Verdict
 from .answer import find_answer, split_thinking
 from .compare import compare_quickly
@@ -14,6 +15,9 @@ from .workers import SECONDS, compare_all
 
 
 logger = logging.get_logger(__name__)
+
+MOST_UNREADABLE = 0.05
+"""Share of the finished responses without an answer from which on it is said."""
 
 
 def grade(problem: Problem, rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> GradedRollout:
@@ -42,7 +46,7 @@ def grade_all(
     """
     ordered = sorted(rollouts, key=lambda rollout: (rollout.problem_id, rollout.sample))
     read = [_read(problems[rollout.problem_id], rollout, tokenizer) for rollout in ordered]
-    right = _right_answers(
+    compared = _compare_answers(
         (answer, problems[rollout.problem_id])
         for rollout, (_, answer, _) in zip(ordered, read, strict=True)
         if rollout.finished and answer is not None
@@ -50,9 +54,25 @@ def grade_all(
     graded = []
     for rollout, (text, answer, thought) in zip(ordered, read, strict=True):
         problem = problems[rollout.problem_id]
-        correct = rollout.finished and (answer, problem.answer, problem.answer_kind) in right
-        graded.append(GradedRollout(problem, rollout, Verdict(answer, correct, thought), text))
+        equal = compared.get((answer, problem.answer, problem.answer_kind), False) if rollout.finished else False
+        graded.append(GradedRollout(problem, rollout, Verdict(answer, bool(equal), thought, timed_out=equal is None), text))
     return graded
+
+
+def warn_of_unreadable(graded: Sequence[GradedRollout], model: str) -> None:
+    """Say when many responses that a model finished state no answer: it is then asked in the wrong way, and not measured.
+
+    Args:
+        graded: Responses.
+        model: Name of the model.
+    """
+    finished = sum(item.rollout.finished for item in graded)
+    unreadable = sum(item.is_unreadable for item in graded)
+    if unreadable > MOST_UNREADABLE * finished:
+        logger.warning(
+            f"{unreadable} of {finished} finished responses of {model} state no answer that can be read, and count as wrong; "
+            rf"ask for it in a box, for example with --instruction '{BOXED}' (instruction= in Python)."
+        )
 
 
 def _read(problem: Problem, rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str | None, bool | None]:
@@ -63,17 +83,19 @@ def _read(problem: Problem, rollout: Rollout, tokenizer: PreTrainedTokenizerBase
     return text, find_answer(final, problem.answer_kind) if final is not None else None, thought
 
 
-def _right_answers(answers: Iterable[tuple[str, Problem]]) -> set[tuple[str, str, str]]:
-    """Those triples of an answer, the expected answer and its kind that are equal; each is compared once."""
+def _compare_answers(answers: Iterable[tuple[str, Problem]]) -> dict[tuple[str, str, str], bool | None]:
+    """Compare triples of an answer, the expected answer and its kind, each once; None is for what could not be found out."""
     triples = dict.fromkeys((answer, problem.answer, problem.answer_kind) for answer, problem in answers)
     verdicts = {triple: compare_quickly(*triple) for triple in triples}
-    hard = [triple for triple, verdict in verdicts.items() if verdict is None]
-    with closing(compare_all([triple[:2] for triple in hard])) as compared:
-        verdicts.update(zip(hard, tqdm(compared, total=len(hard), desc="verify", delay=5), strict=True))
+    # What was not found out among others, which share caches and memory with it, is tried again alone.
+    for processes in (None, 1):
+        hard = [triple for triple, verdict in verdicts.items() if verdict is None]
+        with closing(compare_all([triple[:2] for triple in hard], processes=processes)) as compared:
+            verdicts.update(zip(hard, tqdm(compared, total=len(hard), desc="verify", delay=5), strict=True))
     undecided = sum(verdict is None for verdict in verdicts.values())
     if undecided:
         logger.warning(
-            f"{undecided} of {len(verdicts)} different answers could not be compared within {SECONDS:g} seconds and the memory "
-            "set aside, and count as wrong."
+            f"{undecided} of {len(verdicts)} different answers could not be compared within {SECONDS:g} seconds of processor "
+            "time and the memory set aside; they are counted as timed out."
         )
-    return {triple for triple, verdict in verdicts.items() if verdict}
+    return verdicts

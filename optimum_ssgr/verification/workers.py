@@ -1,11 +1,13 @@
-"""Compare pairs of answers in processes of their own, each pair within bounds of time and memory.
+"""Compare pairs of answers in processes of their own, each pair within bounds of processor time and memory.
 
-A worker is started as a plain command: the caller's main module is not run again, as it would be by `multiprocessing`, and the
-caller's memory and GPU are not shared. Pairs and verdicts are lines of JSON on its standard input and output.
+It is processor time, so that a verdict does not depend on what else the machine is doing. A worker is started as a plain
+command: the caller's main module is not run again, as it would be by `multiprocessing`, and the caller's memory and GPU are not
+shared. Pairs and verdicts are lines of JSON on its standard input and output.
 """
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,9 +17,11 @@ from queue import Empty, SimpleQueue
 from threading import Event, Timer
 
 from .compare import compare_mathematics
+from .processors import usable_processors
 
 
-SECONDS = 5.0  # wall clock of one pair
+SECONDS = 5.0  # processor time of one pair
+PATIENCE = 60 if hasattr(signal, "setitimer") else 1  # so many times that on the clock; Windows has no timer of processor time
 START_SECONDS = 120.0  # of a worker, on a cold disk
 MEGABYTES = 1024  # address space of one worker
 MAX_PAIRS = 2000  # after which a worker is replaced, since sympy keeps what it computed
@@ -50,7 +54,7 @@ class _Worker:
         with suppress(OSError):  # it may be gone; then there is nothing to read either
             self.process.stdin.write(json.dumps(pair).encode() + b"\n")
             self.process.stdin.flush()
-        return self._read(self.seconds)
+        return self._read(self.seconds * PATIENCE)
 
     def _read(self, seconds: float) -> bool | None:
         timer = Timer(seconds, self.process.kill)
@@ -79,12 +83,13 @@ def compare_all(
 
     Args:
         pairs: An answer and the expected answer each.
-        processes: Most processes to use; one for each CPU by default.
-        seconds: Most wall-clock time of one pair.
+        processes: Most processes to use; by default one for each processor that this process may use.
+        seconds: Most processor time of one pair.
         megabytes: Most address space of one process, where the operating system can bound it.
 
     Yields:
-        For each pair in turn, whether the answers are equal; None when that took too long, or too much memory, to find out.
+        For each pair in turn, whether the answers are equal; None when that took too long, or too much memory, to find out, or
+        the process was ended from outside.
 
     Raises:
         RuntimeError: A process could not be started.
@@ -109,7 +114,7 @@ def compare_all(
             idle.put(worker)
         return verdict
 
-    pool = ThreadPoolExecutor(min(processes or os.cpu_count() or 1, len(pairs)) or 1)
+    pool = ThreadPoolExecutor(min(processes or usable_processors(), len(pairs)) or 1)
     try:
         yield from pool.map(compare, pairs)
     finally:
@@ -124,26 +129,25 @@ def compare_all(
 
 def _serve() -> None:
     """Answer pairs until the caller is gone; this is what a worker runs."""
-    import signal
-
     seconds, megabytes = float(sys.argv[2]), int(sys.argv[3])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
     compare_mathematics("x", "y")  # load everything before the clock runs
     with suppress(ImportError):  # Windows has none of it
         import resource
 
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         for limit, value in ((resource.RLIMIT_AS, megabytes << 20), (resource.RLIMIT_CORE, 0)):
             with suppress(ValueError, OSError):  # macOS does not bound address space
                 resource.setrlimit(limit, (value, value))
-    alarm = getattr(signal, "setitimer", None)
+    set_timer = getattr(signal, "setitimer", None)
+    if set_timer:
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process, wherever it is
     output = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     sys.stdout = sys.stderr  # nothing that a library prints may pass for a verdict
     output.write(b"true\n")
     for line in sys.stdin.buffer:
-        if alarm:
-            alarm(signal.ITIMER_REAL, seconds + 1)  # ends the process, should the caller be gone
+        if set_timer:
+            set_timer(signal.ITIMER_PROF, seconds)
         verdict = compare_mathematics(*json.loads(line))
-        if alarm:
-            alarm(signal.ITIMER_REAL, 0)
+        if set_timer:
+            set_timer(signal.ITIMER_PROF, 0)
         output.write(json.dumps(verdict).encode() + b"\n")

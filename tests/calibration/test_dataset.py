@@ -9,7 +9,7 @@ from optimum_ssgr.config import CalibrationConfig
 from optimum_ssgr.errors import DataError
 from optimum_ssgr.formats import Origin
 
-from .test_strategies import graded
+from .test_strategies import graded, timed_out
 
 
 ORIGIN = Origin(model="org/model", model_commit=None, dtype="float32", tokenizer_hash="0", versions={})
@@ -46,6 +46,17 @@ def test_token_weights_survive(tmp_path):
 def test_rollouts_come_back_as_they_were_graded(built, tmp_path):
     built.save_to_disk(tmp_path / "set")
     assert CalibrationSet.load_from_disk(tmp_path / "set").graded_rollouts() == graded({"a": 1, "b": 2, "c": 4})
+
+
+def test_what_timed_out_comes_back_so_and_is_left_open_in_the_table(tmp_path):
+    items = [*graded({"a": 1, "b": 2}), timed_out("a", 4, 90), timed_out("z", 0, 90)]
+    config = CalibrationConfig(strategy="rac", num_sequences=20, max_per_problem=9)
+    CalibrationSet.build(select(Sources(items), config), items, ORIGIN, config).save_to_disk(tmp_path / "set")
+    loaded = CalibrationSet.load_from_disk(tmp_path / "set")
+    assert loaded.graded_rollouts() == items
+    assert [row["correct"] for row in loaded.rollouts if row["num_tokens"] == 90] == [None, None]
+    assert [row["correct"] for row in loaded.dataset if row["num_tokens"] == 93] == [None, None]
+    assert (loaded.manifest.counts["problems"], loaded.manifest.counts["timed_out"]) == (3, 2)
 
 
 def test_what_is_known_of_a_sequence_stands_beside_it(built):

@@ -1,3 +1,4 @@
+import dataclasses
 import random
 import statistics
 
@@ -32,6 +33,18 @@ def graded(solved_by_problem, lengths=(10, 20, 30, 40)):
 
 def test_pass_rate_is_the_share_of_correct_rollouts():
     assert compute_pass_rates(graded({"a": 0, "b": 1, "c": 4})) == {"a": 0, "b": 0.25, "c": 1}
+
+
+def timed_out(problem_id, sample, length):
+    item = rollout(problem_id, sample, False, length)
+    return dataclasses.replace(item, verdict=dataclasses.replace(item.verdict, timed_out=True))
+
+
+def test_what_timed_out_is_neither_right_nor_wrong():
+    items = [*graded({"a": 1, "b": 2}), timed_out("a", 4, 90), timed_out("b", 4, 90), timed_out("c", 0, 90)]
+    assert compute_pass_rates(items) == {"a": 0.25, "b": 0.5}
+    pairs = select(items, CalibrationConfig(strategy="obc", num_sequences=4))
+    assert sorted((pair.problem_id, len(pair.response_ids)) for pair in pairs) == [("a", 10), ("a", 40), ("b", 10), ("b", 40)]
 
 
 def test_length_bounds_are_percentiles():

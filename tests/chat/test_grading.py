@@ -36,6 +36,12 @@ def test_mathematics_decides_what_text_cannot():
     assert [answer.correct for answer in verdicts] == [True, False]
 
 
+@pytest.mark.slow
+def test_what_cannot_be_compared_in_time_gets_no_verdict():
+    (answer,) = grade([Answer("\\boxed{9^{9^{9^9}}}", finish="stop")], Problem("p", "?", "x+5"))
+    assert answer.correct is None
+
+
 @pytest.mark.parametrize(
     ("text", "thinks", "thinking", "final"),
     [

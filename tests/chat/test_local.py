@@ -95,6 +95,19 @@ def test_a_question_about_the_tag_does_not_open_the_thinking(reasoner):
     assert text_of(backend, most=5, messages=(("user", "What is </think> for?"),)).startswith("<think>")
 
 
+def test_scores_that_are_no_numbers_are_an_error(reasoner):
+    model = copy.deepcopy(reasoner[0])
+    model.get_output_embeddings().weight.data.fill_(float("nan"))
+    with pytest.raises(ModelError, match="scores of tiny-reasoner for the next token are not numbers"):
+        text_of(LocalBackend(model, reasoner[1]))
+
+
+def test_an_end_that_only_the_tokenizer_names_ends_an_answer(backend, reasoner):
+    model = copy.deepcopy(reasoner[0])
+    model.generation_config.eos_token_id = 300
+    assert text_of(LocalBackend(model, reasoner[1])) == text_of(backend)
+
+
 def test_a_model_without_chat_template_is_refused(reasoner):
     model, tokenizer = reasoner
     template, tokenizer.chat_template = tokenizer.chat_template, None

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from itertools import combinations
 
@@ -157,4 +158,12 @@ def test_summary():
         "truncated": 0.25,
         "missing_think_end": 0.25,
         "looping": 0.25,
+        "unreadable": 3,  # of these no answer is known, and one was cut
+        "timed_out": 0,
     }
+
+
+def test_verdicts_that_timed_out_are_counted():
+    late = dataclasses.replace(item("a", 0, False), verdict=Verdict("x", False, True, timed_out=True))
+    summary = summarize([late, item("a", 1, True)])
+    assert (summary["timed_out"], summary["unreadable"], summary["accuracy"]) == (1, 1, 0.5)

@@ -1,12 +1,15 @@
 import json
 import math
 from decimal import Decimal
+from pathlib import Path
 
 import numpy
 import pytest
 
-from optimum_ssgr.errors import DataError
-from optimum_ssgr.problems.load import load_problems
+from optimum_ssgr.errors import ConfigError, DataError
+from optimum_ssgr.problems.load import draw_problems, load_problems, usual_instruction
+from optimum_ssgr.problems.options import ProblemOptions
+from optimum_ssgr.problems.sources import BOXED, LETTER
 from optimum_ssgr.records import Problem
 
 
@@ -40,10 +43,106 @@ def test_an_id_depends_on_the_question_alone():
     assert first == second[::-1]
 
 
-def test_limit_and_named_columns():
-    rows = [{"task": f"{n} + 1?", "gold": str(n + 1)} for n in range(5)]
-    problems = load_problems(rows, limit=2, question_column="task", answer_column="gold")
+def test_named_columns():
+    rows = [{"task": f"{n} + 1?", "gold": str(n + 1)} for n in range(2)]
+    problems = load_problems(rows, question_column="task", answer_column="gold")
     assert [problem.answer for problem in problems] == ["1", "2"]
+
+
+def test_a_limit_draws_by_the_seed_alone():
+    rows = [{"problem": f"{n} + 1?", "answer": n + 1} for n in range(400)]
+    everything = load_problems(rows)
+    assert load_problems(rows, limit=400) == load_problems(rows, limit=1000) == everything
+    drawn = {seed: load_problems(rows, limit=100, seed=seed) for seed in range(3)}
+    assert all(len(set(problems)) == 100 and set(problems) < set(everything) for problems in drawn.values())
+    places = [everything.index(problem) for problem in drawn[0]]
+    assert 150 < sum(places) / 100 < 250  # of 0 to 399: from all of it, not its head
+    common = len(set(drawn[0]) & set(drawn[1]))
+    assert 10 < common < 40  # of 100, by chance 25
+    # Neither the order of the rows nor a larger limit changes what is drawn first.
+    assert load_problems(rows[::-1], limit=100, seed=1) == drawn[1] == load_problems(rows, limit=250, seed=1)[:100]
+    assert drawn[1] == draw_problems(everything, 100, seed=1)
+
+
+EXACT = {
+    "big": "123456789012345678901234567890",
+    "none": "None",
+    "not available": "NA",
+    "null": "null",
+    "zeros": "007",
+    "decimal": "1.50",
+    "one": "1.0",
+    "truth": "true",
+    "text nan": "nan",
+}
+
+
+def test_answers_in_csv_are_texts_exactly(tmp_path):
+    lines = [f"{question},{answer}" for question, answer in EXACT.items()]
+    (tmp_path / "p.csv").write_text("\ufeffproblem,answer\n" + "\n".join([*lines, "missing,", "spaced, 7 "]) + "\n")
+    problems = load_problems(tmp_path / "p.csv")
+    assert {problem.question: problem.answer for problem in problems} == EXACT | {"spaced": "7"}
+
+
+@pytest.mark.parametrize("layout", ["lines", "list", "indented", "one object"])
+def test_numbers_in_json_are_kept_as_they_are_written(tmp_path, layout):
+    numbers = {
+        "big": "123456789012345678901234567890",
+        "int": "7",
+        "real": "0.10",
+        "power": "1e400",
+        "text": '"007"',
+        "no": "null",
+    }
+    rows = [f'{{"problem": "{question}", "answer": {answer}}}' for question, answer in numbers.items()]
+    path = tmp_path / f"p.{'jsonl' if layout == 'lines' else 'json'}"
+    text = {
+        "lines": "\n\n".join(rows) + "\n",
+        "list": f"[{', '.join(rows)}]",
+        "indented": "[\n  " + ",\n  ".join(rows) + "\n]\n",
+        "one object": rows[0].replace(",", ",\n"),
+    }
+    path.write_text(text[layout])
+    kept = {question: answer.strip('"') for question, answer in numbers.items() if answer != "null"}
+    expected = {"big": kept["big"]} if layout == "one object" else kept
+    assert {problem.question: problem.answer for problem in load_problems(path)} == expected
+
+
+def test_numbers_in_parquet_are_kept(tmp_path):
+    import pyarrow.parquet
+
+    columns = {"problem": ["a", "b"], "answer": [Decimal("123456789012345678901234567890"), None]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "p.parquet")
+    assert [problem.answer for problem in load_problems(tmp_path / "p.parquet")] == ["123456789012345678901234567890"]
+
+
+def test_fields_within_columns_are_reached(tmp_path):
+    """Laid out as problem sets for reinforcement learning are."""
+    import pyarrow.parquet
+
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"{n} + 1?"}],
+            "reward_model": {"style": "rule", "ground_truth": str(n + 1)},
+            "extra_info": {"question": f"What is {n} + 1?"},
+        }
+        for n in range(3)
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "p.parquet")
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"prompt": rows[0]["prompt"], "reward_model": None}])))
+    for source in (rows, tmp_path / "p.parquet", tmp_path / "p.jsonl"):
+        problems = load_problems(source, answer_column="reward_model.ground_truth")
+        assert [(problem.question, problem.answer) for problem in problems] == [(f"{n} + 1?", str(n + 1)) for n in range(3)]
+    columns = {"question_column": "extra_info.question", "answer_column": "reward_model.ground_truth"}
+    assert load_problems(tmp_path / "p.parquet", **columns)[0].question == "What is 0 + 1?"
+    literal = [{"problem": "a", "reward_model.ground_truth": "7"}]
+    assert load_problems(literal, answer_column="reward_model.ground_truth")[0].answer == "7"
+    with pytest.raises(
+        DataError, match=r"has no answer column named reward\.ground_truth; its columns are prompt, reward_model"
+    ):
+        load_problems(tmp_path / "p.parquet", answer_column="reward.ground_truth")
+    with pytest.raises(DataError, match=r"prompt.truth cannot be read: there is \[.*where fields such as truth should be"):
+        load_problems(tmp_path / "p.parquet", answer_column="prompt.truth")
 
 
 def test_an_answer_in_a_box_or_behind_a_mark_is_taken_out():
@@ -137,6 +236,40 @@ def test_bad_files(tmp_path, content, message):
     path.write_text(content)
     with pytest.raises(DataError, match=message):
         load_problems(path)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('{"problem": "a", "answer": "1"}\n{"problem": ', "line 2 is not JSON"),
+        ('{"problem": "a", "answer": "1"}\n7\n', "line 2 holds something else than objects"),
+        ('{"problem": "a"\n{"problem": "b"}\n', "cannot read problems from .*: Expecting"),
+    ],
+)
+def test_damaged_json_is_told_by_its_line(tmp_path, content, message):
+    (tmp_path / "p.jsonl").write_text(content)
+    with pytest.raises(DataError, match=message):
+        load_problems(tmp_path / "p.jsonl")
+
+
+@pytest.mark.parametrize("name", ["mine.jsonl", "folder/mine.csv", "me/unknown", "me/unknown:part", Path("mine.parquet")])
+def test_problems_of_ones_own_are_asked_for_a_box(name):
+    assert usual_instruction(name) == ProblemOptions().instruction_for(str(name)) == BOXED
+    assert ProblemOptions(instruction="").instruction_for(str(name)) == ""
+    assert ProblemOptions(instruction="Think.").instruction_for(str(name)) == "Think."
+
+
+def test_other_problems_are_asked_as_is_usual_for_them():
+    assert usual_instruction("Idavidrein/gpqa") == LETTER
+    for name in ("tiny-reasoner", "tiny-reasoner:chain,sum"):  # it was trained on them as they are
+        assert usual_instruction(name) == ProblemOptions().instruction_for(name) == ""
+    for given in (None, [{"problem": "q", "answer": "a"}], [Problem("p", "q", "a")]):
+        assert usual_instruction(given) == ""
+
+
+def test_a_limit_of_nothing_is_refused_before_anything_is_read():
+    with pytest.raises(ConfigError, match="at least 1, not 0"):
+        ProblemOptions(limit=0)
 
 
 def test_missing_file_and_bad_split(tmp_path):

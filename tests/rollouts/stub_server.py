@@ -29,7 +29,7 @@ class StubServer:
     """Answers like vLLM; `faults` are used up one a request, `always` never is.
 
     A probe (`max_tokens` 1) meets no fault unless `probe_fault` is set. `decode` makes the text; without `token_ids` the
-    text is all there is.
+    text is all there is; `always_says` is its `finish_reason`, however a response ends.
     """
 
     model: str = "stub/model"
@@ -42,6 +42,7 @@ class StubServer:
     always: str | None = None
     probe_fault: str | None = None
     extra_prompt_tokens: int = 0
+    always_says: str | None = None
     gate: threading.Barrier | None = None
     port: int = 0
     bodies: list = field(default_factory=list)
@@ -139,8 +140,11 @@ class Handler(BaseHTTPRequestHandler):
     def completion(self, body, probe):
         stub, prompt = self.stub, body["prompt"]
         written, finished = ([10], False) if probe else response_of(prompt, body["seed"])
+        if len(written) >= body["max_tokens"]:
+            written, finished = written[: body["max_tokens"]], False
         ids = [*written, EOS] if finished and stub.eos_in_ids else written
-        choice = {"text": stub.decode(written), "finish_reason": "stop" if finished else "length", "stop_reason": None}
+        reason = stub.always_says or ("stop" if finished else "length")
+        choice = {"text": stub.decode(written), "finish_reason": reason, "stop_reason": None}
         if stub.token_ids and body.get("return_token_ids"):
             choice |= {"token_ids": ids, "prompt_token_ids": prompt}
         usage = {"prompt_tokens": len(prompt) + stub.extra_prompt_tokens, "completion_tokens": len(written) + finished}

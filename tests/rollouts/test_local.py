@@ -6,7 +6,7 @@ from optimum_ssgr.config import SamplingConfig
 from optimum_ssgr.errors import ConfigError, ModelError
 from optimum_ssgr.rollouts.cache import PreallocatedKVLayer
 from optimum_ssgr.rollouts.engine import Request, request_seed
-from optimum_ssgr.rollouts.local import LocalEngine, sample_tokens
+from optimum_ssgr.rollouts.local import LocalEngine, check_scores, sample_tokens
 
 from ..models import CONFIGS, random_model
 
@@ -148,5 +148,34 @@ def test_a_model_with_a_recurrent_state_is_refused():
 def test_a_model_that_cannot_end_is_refused():
     model = random_model("llama")
     model.generation_config.eos_token_id = None
-    with pytest.raises(ModelError, match="no end-of-sequence token"):
+    with pytest.raises(ModelError, match="names an end-of-sequence token, so no response would end"):
         LocalEngine(model, SamplingConfig())
+
+
+@pytest.mark.parametrize("temperature, top_p", [(0.0, 1.0), (1.0, 1.0), (1.0, 0.9)])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_stop_the_run_after_everything_finished(temperature, top_p, value):
+    """In the middle of one response of several, as where numbers of 16 bits overflow."""
+    model = random_model("llama")
+    model.config._name_or_path = "org/broken"
+    engine = LocalEngine(model, SamplingConfig(temperature=temperature, top_p=top_p, max_new_tokens=30), 4, ENDINGS)
+    whole = by_request(engine.generate(requests()))
+
+    def overflow(module, arguments, options, output):
+        if options["attention_mask"].shape[1] > 20:
+            output.logits[-1, -1, 5] = value
+        return output
+
+    model.register_forward_hook(overflow, with_kwargs=True)
+    found = []
+    with pytest.raises(ModelError, match=r"scores of org/broken for the next token are not numbers .*another dtype"):
+        for rollout in engine.generate(requests()):
+            found.append(rollout)
+    assert all(whole[rollout.problem_id, 0] == rollout for rollout in found)
+
+
+def test_tokens_that_a_model_rules_out_are_fine():
+    logits = torch.tensor([[0.0, float("-inf"), 1.0]])
+    check_scores(logits, random_model("llama"))
+    with pytest.raises(ModelError):
+        check_scores(torch.full((1, 3), float("-inf")), random_model("llama"))

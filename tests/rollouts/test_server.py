@@ -206,6 +206,25 @@ def test_the_end_is_appended_where_a_server_leaves_it_out(stub, make_engine):
     assert_exactly_one_each(list(make_engine(stub(eos_in_ids=False)).generate(requests())), requests())
 
 
+@pytest.mark.parametrize("always_says", [None, "stop", "length"])
+def test_what_is_finished_does_not_depend_on_what_a_server_calls_it(stub, make_engine, always_says):
+    """At a limit that cuts some responses, and that some just meet with their end."""
+    sampling, found = SamplingConfig(max_new_tokens=5), {}
+    for rollout in make_engine(stub(always_says=always_says), sampling=sampling).generate(requests(40)):
+        found[rollout.problem_id] = rollout
+    met = cut = 0
+    for request in requests(40):
+        written, ends = response_of(request.prompt_ids, request.seed & 0x7FFFFFFF)
+        whole = [*written, EOS] if ends else written
+        rollout = found[request.problem_id]
+        assert list(rollout.response_ids) == whole[:5]
+        if len(whole) >= 5:  # a response of the stub that is shorter and has no end was cut by the stub
+            assert rollout.finished == (whole[:5][-1] == EOS)
+            met += len(whole) == 5 and ends
+            cut += not rollout.finished
+    assert met and cut
+
+
 def test_a_server_is_asked_once_what_it_can_do(stub, make_engine):
     server = stub()
     engine = make_engine(server)

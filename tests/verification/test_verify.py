@@ -94,5 +94,42 @@ def test_what_cannot_be_compared_is_wrong_and_told_once(monkeypatch):
     problem = Problem("p", "q", "x+5")
     verdicts = graded(problem, *[r"\boxed{9^{9^{9^9}}}"] * 3, r"\boxed{5+x}", r"\boxed{x+5}", r"\boxed{8^{9^{9^9}}}")
     assert [verdict.correct for verdict in verdicts] == [False, False, False, True, True, False]
+    assert [verdict.timed_out for verdict in verdicts] == [True, True, True, False, False, True]
     assert len(told) == 1
     assert told[0].startswith("2 of 4 different answers")
+    assert not any(verdict.timed_out for verdict in graded(problem, r"\boxed{9^{9^{9^9}}}", finished=False))
+
+
+def test_what_took_too_long_among_others_is_tried_again_alone(monkeypatch):
+    passes = []
+
+    def compare(pairs, processes):
+        passes.append((processes, list(pairs)))
+        yield from [None if processes is None and pair == ("2x", "x+x") else pair == ("2x", "x+x") for pair in pairs]
+
+    monkeypatch.setattr(verify, "compare_all", compare)
+    verdicts = graded(Problem("p", "q", "x+x"), r"\boxed{2x}", r"\boxed{3x}")
+    assert passes == [(None, [("2x", "x+x"), ("3x", "x+x")]), (1, [("2x", "x+x")])]
+    assert [(verdict.correct, verdict.timed_out) for verdict in verdicts] == [(True, False), (False, False)]
+
+
+@pytest.mark.parametrize(("silent", "is_told"), [(5, False), (6, True)])
+def test_many_responses_without_an_answer_are_told_with_the_remedy(monkeypatch, silent, is_told):
+    told = []
+    monkeypatch.setattr(verify.logger, "warning", told.append)
+    problem = Problem("p", "q", "7")
+    texts = [r"so it is \boxed{7}"] * (100 - silent) + ["I do not know, it may be many things."] * silent
+    cut = [Rollout("p", 1000 + sample, (), (0,), False) for sample in range(50)]  # says nothing, being unfinished
+    rollouts = [Rollout("p", sample, (), (sample,), True) for sample in range(100)] + cut
+    verify.warn_of_unreadable(grade_all({"p": problem}, rollouts, Texts(texts)), "org/model")
+    assert len(told) == is_told
+    if is_told:
+        assert told[0].startswith("6 of 100 finished responses of org/model state no answer")
+        assert "--instruction" in told[0]
+
+
+def test_nothing_finished_is_nothing_to_tell(monkeypatch):
+    monkeypatch.setattr(verify.logger, "warning", pytest.fail)
+    verify.warn_of_unreadable([], "org/model")
+    rollout = Rollout("p", 0, (), (0,), False)
+    verify.warn_of_unreadable(grade_all({"p": Problem("p", "q", "7")}, [rollout], Texts(["no"])), "org/model")

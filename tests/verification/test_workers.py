@@ -117,6 +117,26 @@ def start(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux holds processes to one processor")
+def test_the_time_is_that_of_the_processor(start):
+    """Four that share one processor get a quarter of the time on the clock, and as much of the processor as one alone."""
+    shared = """
+import os, resource
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from optimum_ssgr.verification.workers import compare_all
+def used():
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+easy, endless = ("x+1", "1+x"), ("9^{9^{9^9}}", "5")
+assert list(compare_all([easy] * 4, processes=4)) == [True] * 4
+loading = used()
+assert list(compare_all([endless] * 4, processes=4, seconds=2)) == [None] * 4
+print(used() - 2 * loading)
+"""
+    assert float(start(shared).communicate()[0]) > 6  # of 8; on the clock it would be 2
+
+
+@pytest.mark.slow
 def test_scripts_need_no_guard(start):
     assert start(PARENT % (2, 1024)).communicate()[0] == "[True, None]\n"
 
