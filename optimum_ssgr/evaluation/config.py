@@ -18,7 +18,7 @@ class EvaluationConfig:
     """A comparison of models on the same problems.
 
     Args:
-        models: Hub ids, folders, or `tiny-reasoner`.
+        models: Hub ids (`ID` or `ID@REVISION`), folders, or `tiny-reasoner`.
         problems: Problem sets, named as for `load_problems`.
         benchmarks: Names of `BENCHMARKS`: problem sets with the number of samples that the field uses.
         samples: Responses to each problem; 1, or the benchmark's, when None.

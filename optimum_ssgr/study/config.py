@@ -20,7 +20,7 @@ class StudyConfig:
     Every seed has its own problems and rollouts, which all strategies share; all pruned models answer the same problems.
 
     Args:
-        model: Hub id, folder, or `tiny-reasoner`.
+        model: Hub id (`ID` or `ID@REVISION`), folder, or `tiny-reasoner`.
         problems: Problem set to calibrate on, named as for `load_problems`.
         calibration: How rollouts are sampled and selected from; `num_tokens` says how much every set holds, `seed` is the
             first seed. Its strategy is replaced by each of `strategies` in turn.
