@@ -129,7 +129,8 @@ class SSGRPruner:
             problems: What `load_problems` takes.
             config: Samples per problem and sampling; SSGR's defaults when None.
             journal_dir: Folder for finished rollouts: when the same call is made again after an interruption, only what is
-                missing is generated; so it is with more problems, more samples or other windows.
+                missing is generated; so it is with more problems, more samples or other windows. What is finished stays as it
+                is; see `rollouts.store` for what that means for the others.
             engine: `transformers` to generate in this process, or the addresses of OpenAI-compatible servers that have this
                 model, separated by commas.
             batch_size: Most responses in the making at a time; with servers, at each of them.
@@ -149,7 +150,8 @@ class SSGRPruner:
         chosen = choose_engine(engine, self.model, self.tokenizer, config.sampling, batch_size)
         store = nullcontext()
         if journal_dir is not None:
-            store = open_rollout_store(journal_dir, rollout_fingerprint(self.model, self.tokenizer, config.sampling))
+            decided_by = rollout_fingerprint(self.model, self.tokenizer, config.sampling, engine, batch_size)
+            store = open_rollout_store(journal_dir, decided_by)
         return generate_rollouts(chosen, self.tokenizer, problems, prompts, config, store)
 
     def select_calibration(
