@@ -103,22 +103,24 @@ def run(
     """Prune, save and push; with several processes, the first one saves and pushes."""
     from ..pruner import SSGRPruner
     from ..pruning.block_store import BlockStore
-    from ..pruning.distributed import barrier, rank, start_processes
+    from ..pruning.distributed import barrier, rank, start_processes, world_size
     from ..pruning.memory import map_large_tensors
+    from ..pruning.watch import watch_others
 
-    start_processes()
+    store = start_processes()
     if args.streaming:
         map_large_tensors()  # this process is the command's own
-    pruner = SSGRPruner.from_pretrained(args.model, **flags.load_arguments(args), streaming=args.streaming)
-    journal = journal_folder(args.output)
-    if inputs:
-        calibration = build(pruner, args, calibration_config, inputs, journal / "rollouts")
-    report = pruner.prune(calibration, config, journal_dir=journal, activation_gb=args.activation_gb)
-    if rank() == 0:
-        pruner.save_pretrained(args.output, calibration=calibration if inputs else None)
-        BlockStore(journal).remove()
-        say(str(report))
-        say(f"checkpoint written to {args.output}, reloaded and checked")
-    barrier()  # nobody need wait for an upload
+    with watch_others(store, rank(), world_size()):
+        pruner = SSGRPruner.from_pretrained(args.model, **flags.load_arguments(args), streaming=args.streaming)
+        journal = journal_folder(args.output)
+        if inputs:
+            calibration = build(pruner, args, calibration_config, inputs, journal / "rollouts")
+        report = pruner.prune(calibration, config, journal_dir=journal, activation_gb=args.activation_gb)
+        if rank() == 0:
+            pruner.save_pretrained(args.output, calibration=calibration if inputs else None)
+            BlockStore(journal).remove()
+            say(str(report))
+            say(f"checkpoint written to {args.output}, reloaded and checked")
+        barrier()  # nobody need wait for an upload
     if rank() == 0:
         push_output(args)
