@@ -71,6 +71,7 @@ def model_card(provenance: Provenance, repo_id: str | None = None) -> str:
         calibration=calibration,
         calibrated_on=_contents(calibration, manifest.model == name) if manifest else None,
         calibration_repo=pinned(manifest.hub) if manifest else None,
+        calibration_folder=provenance.calibration_folder,
         calibration_model=public_name(manifest.model) if manifest else None,
         inherited=provenance.inherited or {},
         commands=pruning_commands(provenance),

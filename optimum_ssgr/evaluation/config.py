@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from ..config import IN_PROCESS, LoadingConfig, SamplingConfig
 from ..errors import ConfigError
+from ..hub.names import split_revision
 from ..problems.options import ProblemOptions
 from ..rollouts.addresses import server_addresses
 from .benchmarks import BENCHMARKS
@@ -61,6 +62,13 @@ class EvaluationConfig:
         server_addresses(self.engine)
         if self.batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, not {self.batch_size}.")
+        if self.engine != IN_PROCESS:
+            names = [split_revision(model)[0] for model in self.asked_models]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ConfigError(
+                    f"servers know a model by its name alone, so they cannot tell revisions of {twice[0]} apart; evaluate them "
+                    "one after the other."
+                )
         if self.text and self.text_length < 2:
             raise ConfigError(f"text_length must be at least 2, not {self.text_length}.")
         if self.text and self.engine != IN_PROCESS:

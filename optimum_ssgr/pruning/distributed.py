@@ -94,13 +94,16 @@ def barrier() -> None:
 
 @contextmanager
 def _told_of_others() -> Iterator[None]:
-    """Say in a sentence that another process has broken off."""
+    """Say in a sentence that the others cannot be reached: one of them has broken off, or the way to it."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:  # of the backend, in its own words
-        raise SSGRError("another process of this job has ended; its own error says why.") from error
+        reason = str(error).strip().splitlines()[0]
+        raise SSGRError(
+            f"this process cannot go on with the others of its job ({reason}); where one has ended, its own error says why."
+        ) from error
 
 
 def _run_on_backend(tensor: torch.Tensor, operation: Callable[[torch.Tensor], object]) -> None:

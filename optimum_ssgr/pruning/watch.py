@@ -41,11 +41,12 @@ def watch_others(store: Store | None, rank: int, size: int) -> Iterator[None]:
     except BaseException as error:
         stopped.set()
         with suppress(RuntimeError):  # it is gone with the process that held it
-            store.set(FAILED, f"process {rank} of this job has failed: {error or type(error).__name__}")
+            # the first is the cause, and others may follow from it
+            store.compare_set(FAILED, "", f"process {rank} of this job has failed: {str(error) or type(error).__name__}")
         raise
     finally:
         stopped.set()
-        watch.join()
+        watch.join(BEAT)
 
 
 def _watch(store: Store, rank: int, size: int, stopped: threading.Event) -> None:
@@ -73,7 +74,6 @@ def _watch(store: Store, rank: int, size: int, stopped: threading.Event) -> None
 def _end(reason: str, stopped: threading.Event) -> None:
     """End the whole process at once: its main thread may wait where no exception reaches it."""
     if not stopped.is_set():
-        print(
-            f"error: {reason.rstrip('.')}; this process ends, too. What a journal holds is kept.", file=sys.stderr, flush=True
-        )
+        sentence = f"{reason.rstrip('.')}; this process ends, too, and what a journal holds is kept."
+        print(f"error: {sentence}", file=sys.stderr, flush=True)
         os._exit(1)

@@ -306,11 +306,17 @@ def test_the_commands_ask_for_the_same_settings(provenance, manifest):
     assert commands(dataset_card(manifest)) == [calibrate]
     args = arguments(calibrate, CalibrateCommand)
     assert calibration_config(args).to_dict() == manifest["calibration"]
-    assert (args.model, args.revision, args.problems, args.num_problems) == ("org/model", COMMIT, "tiny-reasoner", 32)
+    assert (args.model, args.problems, args.num_problems) == (f"org/model@{COMMIT}", "tiny-reasoner", 32)
     assert args.instruction == manifest["instruction"]
     args = arguments(prune, PruneCommand)
     assert pruning_config(args).to_dict() == provenance["pruning"]
-    assert (args.model, args.revision, str(args.calibration)) == ("org/model", COMMIT, "calibration")
+    assert (args.model, str(args.calibration)) == (f"org/model@{COMMIT}", "calibration")
+
+
+def test_a_set_that_is_kept_beside_the_weights_is_pointed_to(provenance):
+    assert "beside the weights" not in model_card(provenance)
+    card = model_card(provenance | {"calibration_folder": "calibration"})
+    assert "They are in the folder `calibration` beside the weights" in card
 
 
 def test_a_set_on_the_hub_is_named_with_its_commit(provenance):

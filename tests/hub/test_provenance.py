@@ -26,7 +26,7 @@ def base(hub):
 
 @pytest.mark.parametrize("streaming", [[], ["--streaming"]], ids=["resident", "streaming"])
 def test_from_a_tag_on_the_hub_to_a_card_with_results(hub, base, tmp_path, monkeypatch, capsys, streaming):
-    prune = ["prune", "sparse", "-m", BASE, "--revision", "v1", "--method", "magnitude", "--push-to-hub", SPARSE, *streaming]
+    prune = ["prune", "sparse", "-m", f"{BASE}@v1", "--method", "magnitude", "--push-to-hub", SPARSE, *streaming]
     assert ssgr(monkeypatch, tmp_path, *prune) == 0
     provenance = json.loads(hub.read(SPARSE, "ssgr_config.json"))
     assert (provenance["base_model"], provenance["base_commit"]) == (BASE, base)
@@ -39,13 +39,13 @@ def test_from_a_tag_on_the_hub_to_a_card_with_results(hub, base, tmp_path, monke
         None,
     )
     assert f"https://huggingface.co/{BASE}/tree/{base}" in card
-    assert f"-m {BASE} \\\n    --revision {base} \\\n" in card
+    assert f"-m {BASE}@{base} \\\n" in card
 
     if streaming:
         return
     # The baseline of another commit says nothing of the model that was pruned; the sparse one is told by its weights.
-    for name, revision, roles in (("moved", [], ["sparse"]), ("same", ["--revision", "v1"], ["dense", "sparse"])):
-        models = [*ASKED, "-m", str(tmp_path / "sparse"), "--baseline", BASE, *revision, "--output", name]
+    for name, baseline, roles in (("moved", BASE, ["sparse"]), ("same", f"{BASE}@v1", ["dense", "sparse"])):
+        models = [*ASKED, "-m", str(tmp_path / "sparse"), "--baseline", baseline, "--output", name]
         assert ssgr(monkeypatch, tmp_path, "evaluate", *models) == 0
         assert ssgr(monkeypatch, tmp_path, "push", "sparse", SPARSE, "--evaluation", name, "--dry-run") == 0
         assert f"evaluation   {' and '.join(roles)}, from {name}" in capsys.readouterr().out
