@@ -105,6 +105,7 @@ def dataset_card(manifest: Manifest, repo_id: str | None = None) -> str:
         revision=manifest.model_commit if hub_id(manifest.model, manifest.model_commit) else None,
         config=config,
         counts=manifest.counts,
+        has_rollouts=manifest.rollouts_hash is not None and "rollouts" in manifest.counts,
         content_hash=manifest.content_hash,
         on_hub=on_hub,
         problems=named or elsewhere,

@@ -43,7 +43,8 @@ class StudyConfig:
         loading: How the model is loaded.
         threads: Processor threads of each process; decides the bits.
         keep_checkpoints: Keep the models that the first method prunes to the first target with the first seed in
-            `checkpoints/`, and the calibration set of the first strategy, with its rollouts, in `calibration/`.
+            `checkpoints/`, each with the sequences it was calibrated on, and the calibration set of the first strategy with its
+            rollouts in `calibration/`.
 
     Raises:
         ConfigError: A name is unknown or named twice, a number is out of range, or something that is needed is missing.

@@ -99,7 +99,7 @@ def run_cell(inputs: StudyInputs, cell: Cell) -> None:
     if inputs.config.keeps(cell):
         # Measured as a user would get it: from the checkpoint.
         folder = _emptied(inputs.checkpoint(cell.calibration))
-        pruner.save_pretrained(folder)
+        pruner.save_pretrained(folder, calibration=calibration)
         pruner = SSGRPruner.from_pretrained(str(folder))
     result, _ = _measure(inputs, pruner)
     tensors = load_file(inputs.reference)
