@@ -68,7 +68,7 @@ def check_space(
             raise HubError(f"there is no model {name} on the Hub that this token may see.")
         if info.private or info.gated:
             closed.append(name)
-    return closed
+    return list(dict.fromkeys(closed))
 
 
 def publish_space(
@@ -150,7 +150,7 @@ def card(models: Sequence[str], old: str | None) -> str:
         theirs, their_text = split_card(old)
         if their_text.strip() != NEW_CARD:
             metadata, text = theirs | {name: metadata[name] for name in RUN_BY}, their_text
-    linked = [split_revision(model)[0] for model in models if model != EMBEDDED]
+    linked = list(dict.fromkeys(split_revision(model)[0] for model in models if model != EMBEDDED))
     if linked:
         metadata["models"] = linked
     return f"---\n{yaml_dump(metadata, sort_keys=False)}---\n{text}"

@@ -1,7 +1,7 @@
 """Names of what is on the Hub; imports nothing heavy."""
 
+import os
 import re
-from pathlib import Path
 
 
 _WITH_REVISION = re.compile(r"([A-Za-z0-9][\w.-]*(?:/[\w.-]+)?)@(.+)")
@@ -16,5 +16,5 @@ def split_revision(name: str) -> tuple[str, str | None]:
     Returns:
         The name without the revision, and the revision: a branch, tag or commit; None where none is named.
     """
-    found = None if Path(name).exists() else _WITH_REVISION.fullmatch(name)
+    found = None if os.path.exists(name) else _WITH_REVISION.fullmatch(name)
     return (found[1], found[2]) if found else (name, None)
