@@ -281,17 +281,15 @@ class PruningConfig(_JSONConfig):
 
 @dataclass(frozen=True)
 class LoadingConfig(_JSONConfig):
-    """Where models are loaded from and how, as in transformers.
+    """How models are loaded, as in transformers; where from, their names say.
 
     Args:
-        revision: Branch, tag or commit on the Hub.
         dtype: Weight type such as `bfloat16`; `auto` keeps the checkpoint's own.
         device_map: Where to place the layers, such as `auto` or `cuda`.
         trust_remote_code: Whether code from the checkpoint may run.
     """
 
     file_name = "loading_config.json"
-    revision: str | None = None
     dtype: str = "auto"
     device_map: str | None = None
     trust_remote_code: bool = False
@@ -299,4 +297,4 @@ class LoadingConfig(_JSONConfig):
     @property
     def source(self) -> dict[str, Any]:
         """What configs, tokenizers and models without weights are loaded with."""
-        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+        return {"trust_remote_code": self.trust_remote_code}

@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all, and folders with one owner."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,6 +11,10 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from .errors import OutputError
+
+
+ONLY_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Errors of the system that nobody meets who only reads."""
 
 
 def check_unused(folder: str | Path) -> Path:
@@ -35,12 +40,15 @@ def check_unused(folder: str | Path) -> Path:
 def new_folder(folder: str | Path) -> Iterator[Path]:
     """Give a temporary folder beside the wanted one, renamed to it at the end; an error leaves nothing behind.
 
+    What goes wrong inside, but not while something is written there, is raised as it is.
+
     Raises:
         OutputError: The folder is in use, another process is writing it, or it cannot be written.
     """
     folder = check_unused(folder)
     partial = folder.with_name(f".{folder.name}.partial")
     lock = FileLock(folder.with_name(f".{folder.name}.lock"), blocking=False)
+    from_elsewhere: Exception | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with lock:
@@ -48,16 +56,22 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
                 check_unused(folder)  # another process may have finished meanwhile
                 shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
                 partial.mkdir()
-                yield partial
+                try:
+                    yield partial
+                except (OSError, SafetensorError) as error:
+                    from_elsewhere = None if _is_about_writing(error, partial) else error
+                    raise
                 if folder.exists():
                     folder.rmdir()
                 partial.rename(folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
                 Path(lock.lock_file).unlink(missing_ok=True)
-    except Timeout:
-        raise OutputError(f"another process is writing {folder}; wait for it or choose another folder.") from None
     except (OSError, SafetensorError) as error:
+        if error is from_elsewhere:
+            raise
+        if isinstance(error, Timeout):
+            raise OutputError(f"another process is writing {folder}; wait for it or choose another folder.") from None
         raise OutputError(f"cannot write {folder}: {getattr(error, 'strerror', None) or error}.") from error
 
 
@@ -68,12 +82,19 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         OutputError: The disk is full or the file cannot be written.
     """
     partial = path.with_name(f"{path.name}.partial")
+    from_elsewhere: Exception | None = None
     try:
-        write(partial)
+        try:
+            write(partial)
+        except (OSError, SafetensorError) as error:
+            from_elsewhere = None if _is_about_writing(error, partial) else error
+            raise
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
+        if error is from_elsewhere:
+            raise
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"cannot write {path}: {reason}; make room and run the same command again to go on.") from error
     finally:
@@ -100,3 +121,13 @@ def locked_folder(folder: str | Path) -> Iterator[Path]:
         yield folder
     finally:
         lock.release()
+
+
+def _is_about_writing(error: Exception, place: Path) -> bool:
+    """Tell whether an error comes from writing at a place: it names what is there, or says what only writing can meet."""
+    if isinstance(error, SafetensorError):
+        return str(error).startswith("Error while serializing")
+    if isinstance(error, shutil.Error):  # of a whole tree: holds texts
+        return any(f"[Errno {number}]" in str(error) for number in ONLY_WRITING)
+    named = [name for name in (error.filename, error.filename2) if isinstance(name, str | os.PathLike)]
+    return error.errno in ONLY_WRITING or any(Path(name).absolute().is_relative_to(place.absolute()) for name in named)

@@ -21,6 +21,8 @@ MANIFEST_FILE = "manifest.json"
 """Beside the tables of a calibration set: a `Manifest`."""
 CALIBRATION_TABLE = "calibration/train.parquet"
 ROLLOUTS_TABLE = "rollouts/train.parquet"
+CALIBRATION_FOLDER = "calibration"
+"""In the folder of a checkpoint: the calibration set, where it was made for it and is nowhere else."""
 HISTOGRAMS_FILE = "histograms.png"
 RESULTS_FILE = "results.json"
 """In the folder of an evaluation: every number that was measured."""
@@ -216,6 +218,7 @@ class Provenance(_Record):
         pruning: The settings.
         versions: Versions of the packages that it was made with.
         calibration: Manifest of the calibration set; None when there was none, or tokens without a manifest.
+        calibration_folder: Where the set is, beside this file; None where it is not kept there.
         sparsity: What `pruning.report.PruningReport.to_dict` returns.
         inherited: What the base model's card states that also holds here: its licence and its languages.
         evaluation: What was measured on it and on the base model.
@@ -228,6 +231,7 @@ class Provenance(_Record):
     versions: dict[str, str]
     calibration: Manifest | None
     sparsity: dict[str, Any]
+    calibration_folder: str | None = None
     inherited: dict[str, Any] | None = None
     evaluation: list[EvaluationRow] | None = None
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)

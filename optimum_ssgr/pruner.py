@@ -28,7 +28,8 @@ from .errors import ConfigError, ModelError
 from .evaluation.evaluate import evaluate
 from .evaluation.metrics import summarize
 from .files import check_unused
-from .formats import EvaluationRow, Provenance
+from .formats import CALIBRATION_FOLDER, EvaluationRow, Provenance
+from .hub.names import split_revision
 from .problems.load import ProblemSource, load_problems, usual_instruction
 from .pruning.block_store import open_block_store
 from .pruning.inputs import read_inputs
@@ -84,8 +85,8 @@ class SSGRPruner:
         """Load a model and its tokenizer.
 
         Args:
-            model_id: Hub id, local folder, or `tiny-reasoner` for the embedded model.
-            revision: Branch, tag or commit on the Hub.
+            model_id: Hub id (`ID` or `ID@REVISION`), local folder, or `tiny-reasoner` for the embedded model.
+            revision: Branch, tag or commit on the Hub, where the name has none.
             dtype: Weight type; `auto` keeps the checkpoint's own.
             device_map: Where to place the layers, as in transformers.
             trust_remote_code: Whether code from the checkpoint may run.
@@ -94,8 +95,11 @@ class SSGRPruner:
                 and saved, but neither generates nor is evaluated; `device_map` is then the one device to compute on.
 
         Raises:
+            ConfigError: There is a revision in the name, too.
             ModelError: The model or its tokenizer cannot be loaded.
         """
+        if revision and split_revision(model_id)[1]:
+            raise ConfigError(f"'{model_id}' names a revision, and so does revision='{revision}'; give one of them.")
         load = load_streamed if streaming else load_model
         loaded = load(
             model_id,
@@ -126,7 +130,8 @@ class SSGRPruner:
             problems: What `load_problems` takes.
             config: Samples per problem and sampling; SSGR's defaults when None.
             journal_dir: Folder for finished rollouts: when the same call is made again after an interruption, only what is
-                missing is generated; so it is with more problems, more samples or other windows.
+                missing is generated; so it is with more problems, more samples or other windows. What is finished stays as it
+                is; see `rollouts.store` for what that means for the others.
             engine: `transformers` to generate in this process, or the addresses of OpenAI-compatible servers that have this
                 model, separated by commas.
             batch_size: Most responses in the making at a time; with servers, at each of them.
@@ -146,7 +151,8 @@ class SSGRPruner:
         chosen = choose_engine(engine, self.model, self.tokenizer, config.sampling, batch_size)
         store = nullcontext()
         if journal_dir is not None:
-            store = open_rollout_store(journal_dir, rollout_fingerprint(self.model, self.tokenizer, config.sampling))
+            decided_by = rollout_fingerprint(self.model, self.tokenizer, config.sampling, engine, batch_size)
+            store = open_rollout_store(journal_dir, decided_by)
         graded = generate_rollouts(chosen, self.tokenizer, problems, prompts, config, store)
         warn_of_unreadable(graded, model_name(self.model))
         return graded
@@ -278,7 +284,7 @@ class SSGRPruner:
         config = config.resolve(streamed=self.streamed is not None)
         check_prunable(self.model, config)
         if isinstance(calibration, str | Path):
-            calibration = load_calibration_set(calibration) if config.needs_calibration else None
+            calibration = load_calibration_set(calibration, with_rollouts=False) if config.needs_calibration else None
         inputs = read_inputs(calibration, config, self.model, self.tokenizer)
         decided_by = describe_run(self.model, config)
         with open_run(journal_dir, decided_by, inputs, self.model, self.streamed, activation_gb) as (journal, store):
@@ -335,16 +341,24 @@ class SSGRPruner:
         warn_of_unreadable(graded, model_name(self.model))
         return summarize(graded)
 
-    def save_pretrained(self, folder: str | Path, *, evaluation: Sequence[EvaluationRow | Mapping[str, Any]] = ()) -> None:
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        evaluation: Sequence[EvaluationRow | Mapping[str, Any]] = (),
+        calibration: CalibrationSet | None = None,
+    ) -> None:
         """Save the pruned model, its tokenizer, `ssgr_config.json` and a card; loads with `AutoModelForCausalLM` anywhere.
 
         Args:
             folder: Where to write; must be new or empty.
             evaluation: What was measured on the dense and the sparse model, for the card: rows of `formats.EvaluationRow`, or
                 of what its `from_dict` takes.
+            calibration: The set that the model was pruned with, to be kept in the folder `calibration` of the checkpoint and
+                pushed with it: the card and `ssgr_config.json` say so. For sets that are nowhere else.
 
         Raises:
-            ConfigError: Nothing was pruned yet, or the generation config cannot be saved.
+            ConfigError: Nothing was pruned yet, it was pruned with another set, or the generation config cannot be saved.
             DataError: A row of the evaluation lacks something.
             OutputError: The folder is in use or cannot be written, or the checkpoint does not load back as it was.
         """
@@ -354,7 +368,16 @@ class SSGRPruner:
         inherited = self._read_inherited() if self._inherited is None else self._inherited
         rows = [row if isinstance(row, EvaluationRow) else EvaluationRow.from_dict(row) for row in evaluation]
         provenance = dataclasses.replace(self._provenance, inherited=inherited, evaluation=rows)
-        rest = (provenance, model_card(provenance), self.trust_remote_code)
+        if calibration is not None:
+            if not provenance.calibration or provenance.calibration.content_hash != calibration.manifest.content_hash:
+                raise ConfigError("the model was not pruned with this calibration set, so it cannot be kept with it.")
+            provenance = dataclasses.replace(provenance, calibration_folder=CALIBRATION_FOLDER)
+
+        def keep(checkpoint: Path) -> None:
+            if calibration is not None:
+                calibration.save_to_disk(checkpoint / CALIBRATION_FOLDER, dataset_card(calibration.manifest))
+
+        rest = (provenance, model_card(provenance), self.trust_remote_code, keep)
         if self.streamed:
             with open_block_store(self._journal_dir) as journal:  # nobody else's while its blocks are taken over
                 save_streamed(self.model, self.tokenizer, folder, self.streamed, journal.blocks(), *rest)
@@ -370,6 +393,7 @@ class SSGRPruner:
         create_pr: bool = False,
         token: str | None = None,
         evaluation: Sequence[EvaluationRow | Mapping[str, Any]] = (),
+        calibration: CalibrationSet | None = None,
     ) -> CommitInfo:
         """Publish the pruned model on the Hub, in one commit: weights, tokenizer, `ssgr_config.json` and card.
 
@@ -383,6 +407,7 @@ class SSGRPruner:
             create_pr: Open a pull request instead.
             token: Defaults to HF_TOKEN or the one that `hf auth login` saved.
             evaluation: See `save_pretrained`.
+            calibration: See `save_pretrained`.
 
         Returns:
             The commit; the head of the branch where nothing differs from it.
@@ -393,7 +418,7 @@ class SSGRPruner:
         """
         with TemporaryDirectory() as name:
             folder = Path(name) / "checkpoint"
-            self.save_pretrained(folder, evaluation=evaluation)
+            self.save_pretrained(folder, evaluation=evaluation, calibration=calibration)
             options = {"private": private, "revision": revision, "create_pr": create_pr, "token": token}
             return push_with_card(folder, repo_id, **options)
 

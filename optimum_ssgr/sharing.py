@@ -10,8 +10,9 @@ from .calibration.dataset import CalibrationSet
 from .cards.render import card_for
 from .errors import DataError
 from .formats import CALIBRATION_TABLE, MANIFEST_FILE, ROLLOUTS_TABLE
+from .hub.names import split_revision
 from .hub.publish import publish_folder
-from .hub.pull import pull_folder, split_revision
+from .hub.pull import pull_folder
 
 
 def push_with_card(
@@ -76,30 +77,38 @@ def push_calibration_set(
         return push_with_card(folder, repo_id, **options)
 
 
-def pull_calibration_set(repo_id: str, *, revision: str | None = None, token: str | bool | None = None) -> CalibrationSet:
+def pull_calibration_set(
+    repo_id: str, *, revision: str | None = None, token: str | bool | None = None, with_rollouts: bool = True
+) -> CalibrationSet:
     """Download a set and check that it is whole; the commit goes into the manifest as `hub`.
 
     Args:
         repo_id: NAMESPACE/NAME.
         revision: Branch, tag or commit.
         token: Hub token.
+        with_rollouts: See `CalibrationSet.load_from_disk`; where they are not wanted, they are not downloaded.
 
     Raises:
         HubError: The Hub refuses, or cannot be reached.
         DataError: The data set is not a calibration set, or was cut or changed.
     """
-    files = [MANIFEST_FILE, CALIBRATION_TABLE, ROLLOUTS_TABLE]
+    files = [MANIFEST_FILE, CALIBRATION_TABLE, *([ROLLOUTS_TABLE] if with_rollouts else [])]
     folder, commit = pull_folder(repo_id, repo_type="dataset", revision=revision, token=token, allow_patterns=files)
     try:
-        loaded = CalibrationSet.load_from_disk(folder)
+        loaded = CalibrationSet.load_from_disk(folder, with_rollouts=with_rollouts)
     except DataError as error:
         raise DataError(str(error).replace(str(folder), f"{repo_id}@{commit}")) from None
     manifest = dataclasses.replace(loaded.manifest, hub={"id": repo_id, "commit": commit})
     return dataclasses.replace(loaded, manifest=manifest)
 
 
-def load_calibration_set(source: str | Path, *, token: str | bool | None = None) -> CalibrationSet:
+def load_calibration_set(source: str | Path, *, token: str | bool | None = None, with_rollouts: bool = True) -> CalibrationSet:
     """Read a set from a folder, or from the Hub by `ID` or `ID@REVISION`.
+
+    Args:
+        source: Folder or Hub id.
+        token: Hub token.
+        with_rollouts: See `CalibrationSet.load_from_disk`.
 
     Raises:
         DataError: There is no calibration set, or one that was cut or changed.
@@ -107,5 +116,5 @@ def load_calibration_set(source: str | Path, *, token: str | bool | None = None)
     """
     repo_id, revision = split_revision(str(source))
     if Path(source).exists() or repo_id.count("/") != 1:
-        return CalibrationSet.load_from_disk(source)
-    return pull_calibration_set(repo_id, revision=revision, token=token)
+        return CalibrationSet.load_from_disk(source, with_rollouts=with_rollouts)
+    return pull_calibration_set(repo_id, revision=revision, token=token, with_rollouts=with_rollouts)

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from transformers import GenerationConfig
 
-from optimum_ssgr import CalibrationConfig, PruningConfig, SamplingConfig, SSGRPruner
+from optimum_ssgr import CalibrationConfig, CalibrationSet, PruningConfig, SamplingConfig, SSGRPruner
 from optimum_ssgr.errors import ConfigError, DataError, ModelError, NumericalError
 from optimum_ssgr.problems.load import load_problems
 from optimum_ssgr.problems.sources import BOXED
@@ -363,3 +363,24 @@ def test_models_that_cannot_be_loaded(tmp_path):
     weights.unlink()
     with pytest.raises(ModelError, match="cannot load the model"):
         SSGRPruner.from_pretrained(str(tmp_path))
+
+
+def test_the_set_a_model_was_pruned_with_is_kept_beside_it(pruner, calibration, tmp_path):
+    with pytest.raises(ConfigError, match="prune the model before saving it"):
+        pruner.save_pretrained(tmp_path / "sparse", calibration=calibration)
+    smaller = dataclasses.replace(CONFIG, num_tokens=500)
+    other = pruner.select_calibration(calibration.graded_rollouts(), smaller)
+    pruner.prune(calibration, PruningConfig(method="wanda"))
+    with pytest.raises(ConfigError, match="was not pruned with this calibration set"):
+        pruner.save_pretrained(tmp_path / "sparse", calibration=other)
+    pruner.save_pretrained(tmp_path / "sparse", calibration=calibration)
+    written = json.loads((tmp_path / "sparse" / "ssgr_config.json").read_text())
+    kept = CalibrationSet.load(tmp_path / "sparse" / written["calibration_folder"])
+    assert (kept.sequences, kept.rollouts.to_list()) == (calibration.sequences, calibration.rollouts.to_list())
+    assert written["calibration"]["content_hash"] == kept.manifest.content_hash
+    assert "in the folder `calibration` beside the weights" in (tmp_path / "sparse" / "README.md").read_text()
+    again = SSGRPruner.from_pretrained(str(tmp_path / "sparse"))  # transformers does not mind the folder
+    assert all(torch.equal(tensor, again.model.state_dict()[key]) for key, tensor in pruner.model.state_dict().items())
+    pruner.save_pretrained(tmp_path / "alone")
+    assert "calibration_folder" not in json.loads((tmp_path / "alone" / "ssgr_config.json").read_text())
+    assert not (tmp_path / "alone" / "calibration").exists()

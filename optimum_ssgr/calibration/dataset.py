@@ -123,12 +123,13 @@ class CalibrationSet:
         Raises:
             OutputError: The folder is in use or cannot be written.
         """
+        manifest = self.manifest if self.rollouts is not None else self.without_rollouts().manifest
         with new_folder(folder) as partial:
             for table, data in ((CALIBRATION_TABLE, self.dataset), (ROLLOUTS_TABLE, self.rollouts)):
                 if data is not None:
                     (partial / table).parent.mkdir()
                     pyarrow.parquet.write_table(data.data.table, partial / table)
-            (partial / MANIFEST_FILE).write_text(self.manifest.to_json())
+            (partial / MANIFEST_FILE).write_text(manifest.to_json())
             if card is not None:
                 (partial / CARD_FILE).write_text(card, encoding="utf-8")
             if self.rollouts is not None:
@@ -137,8 +138,13 @@ class CalibrationSet:
                 plot_histograms(self.rollouts, self.dataset, self.config, partial / HISTOGRAMS_FILE)
 
     @classmethod
-    def load_from_disk(cls, folder: str | Path) -> Self:
+    def load_from_disk(cls, folder: str | Path, *, with_rollouts: bool = True) -> Self:
         """Read a set and check that it is whole.
+
+        Args:
+            folder: Where it is.
+            with_rollouts: Whether the rollouts are read, too. Pruning takes the sequences alone, and rollouts can be a hundred
+                times as large; those left out are still named in the manifest.
 
         Raises:
             DataError: The folder holds no calibration set, or one that was cut or changed.
@@ -148,7 +154,7 @@ class CalibrationSet:
             written = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
             dataset = read_table(folder / CALIBRATION_TABLE, CALIBRATION_FEATURES)
             path = folder / ROLLOUTS_TABLE
-            rollouts = read_table(path, ROLLOUT_FEATURES) if path.exists() else None
+            rollouts = read_table(path, ROLLOUT_FEATURES) if with_rollouts and path.exists() else None
         except (FileNotFoundError, NotADirectoryError) as error:
             missing = Path(error.filename or CALIBRATION_TABLE).name  # Arrow does not say which
             raise DataError(f"{folder} is not a calibration set: {missing} is missing.") from None
@@ -162,7 +168,7 @@ class CalibrationSet:
             ) from None
         if content_hash(read_token_ids(dataset), read_token_weights(dataset)) != manifest.content_hash:
             raise DataError(f"the sequences in {folder} do not match its manifest; build the calibration set again.")
-        if hash_rollouts(rollouts) != manifest.rollouts_hash:
+        if with_rollouts and hash_rollouts(rollouts) != manifest.rollouts_hash:
             raise DataError(f"the rollouts in {folder} do not match its manifest; build the calibration set again.")
         return cls(dataset, rollouts, manifest)
 

@@ -135,7 +135,8 @@ def windows_meet_budget(graded: Sequence[GradedRollout], config: CalibrationConf
     if not any(item.verdict.correct for item in graded):
         return False
     chosen = select(Sources(graded), config)
-    return meets_budget(chosen, config) and not any(WIDENED in sequence.selected_by for sequence in chosen)
+    lengths = [len(sequence.input_ids) for sequence in chosen]
+    return meets_budget(lengths, config) and not any(WIDENED in sequence.selected_by for sequence in chosen)
 
 
 def _decided(outcomes: Sequence[bool], config: CalibrationConfig) -> bool:

@@ -139,9 +139,9 @@ def build_set(sources: Sources, config: CalibrationConfig, origin: Origin) -> Ca
         DataError: Nothing qualifies.
     """
     chosen = select(sources, config)
-    if not meets_budget(chosen, config):
-        tokens = sum(len(sequence.input_ids) for sequence in chosen)
-        logger.warning(f"only {len(chosen)} sequences ({tokens} tokens) qualify, fewer than asked for.")
+    lengths = [len(sequence.input_ids) for sequence in chosen]
+    if not meets_budget(lengths, config):
+        logger.warning(f"only {len(chosen)} sequences ({sum(lengths)} tokens) qualify, fewer than asked for.")
     built = CalibrationSet.build(chosen, sources.rollouts, origin, config)
     widened = built.manifest.counts.get("widened")
     if widened:

@@ -9,6 +9,7 @@ from ..config import CalibrationConfig
 from ..errors import DataError
 from ..records import CalibrationSequence, GradedRollout
 from .windows import (
+    IN_PAIRS,
     compute_length_bounds,
     compute_pass_rates,
     cut_to_budget,
@@ -16,6 +17,7 @@ from .windows import (
     select_by_length,
     select_by_pass_rate,
     shuffle,
+    take_pairs,
 )
 
 
@@ -89,6 +91,8 @@ def select_resp(sources: Sources, config: CalibrationConfig) -> Iterator[Calibra
 
 def select_obc(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
     """Yield pairs of one right and one wrong trace of problems with both (OBC-Prune, arXiv 2609.17890).
+
+    A pair is kept whole or left out, so that a budget is not always filled to the token.
 
     The right one is of median length (the shorter of the middle two), the wrong one the longest. Prompts count nothing, and
     the tokens of a pair's traces are weighted so that both count the same in total. The pairs are the paper's; its own token
@@ -164,7 +168,10 @@ def select(sources: Sources, config: CalibrationConfig) -> list[CalibrationSeque
     Raises:
         DataError: Nothing qualifies.
     """
-    chosen = cut_to_budget(STRATEGIES[config.strategy](sources, config), config.num_sequences, config.num_tokens)
+    take = take_pairs if config.strategy in IN_PAIRS else cut_to_budget
+    chosen = take(STRATEGIES[config.strategy](sources, config), config.num_sequences, config.num_tokens)
+    if not chosen and config.strategy in IN_PAIRS:
+        raise DataError(f"no pair of the strategy {config.strategy} fits into the budget; raise it.")
     if not chosen:
         raise DataError(f"the strategy {config.strategy} has nothing to select from; ask more problems.")
     return chosen

@@ -1,5 +1,6 @@
 """Windows of difficulty and length, order and budget: the parts that strategies are made of."""
 
+import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,6 +11,10 @@ import numpy as np
 
 from ..config import CalibrationConfig
 from ..records import CalibrationSequence, GradedRollout
+
+
+IN_PAIRS = ("obc",)
+"""Strategies whose sequences come in pairs, which are kept whole."""
 
 
 def compute_pass_rates(graded: Iterable[GradedRollout]) -> dict[str, float]:
@@ -59,6 +64,23 @@ def limit_per_problem(sequences: Iterable[CalibrationSequence], most: int) -> It
             yield sequence
 
 
+def take_pairs(
+    sequences: Iterable[CalibrationSequence], num_sequences: int | None, num_tokens: int | None
+) -> list[CalibrationSequence]:
+    """Take sequences two by two, each pair whole or not at all: those that no longer fit into the budget are left out."""
+    chosen: list[CalibrationSequence] = []
+    left = math.inf if num_tokens is None else num_tokens
+    one_by_one = iter(sequences)
+    for pair in zip(one_by_one, one_by_one, strict=True):
+        if num_sequences is not None and len(chosen) + 2 > num_sequences:
+            break
+        size = sum(len(sequence.input_ids) for sequence in pair)
+        if size <= left:
+            chosen += pair
+            left -= size
+    return chosen
+
+
 def cut_to_budget(
     sequences: Iterable[CalibrationSequence], num_sequences: int | None, num_tokens: int | None
 ) -> list[CalibrationSequence]:
@@ -81,7 +103,16 @@ def cut_to_budget(
     return chosen
 
 
-def meets_budget(sequences: Sequence[CalibrationSequence], config: CalibrationConfig) -> bool:
-    """Tell whether as much was chosen as was asked for."""
-    tokens = sum(len(sequence.input_ids) for sequence in sequences)
-    return len(sequences) == config.num_sequences or tokens == config.num_tokens
+def meets_budget(lengths: Sequence[int], config: CalibrationConfig) -> bool:
+    """Tell whether as much was chosen as was asked for; of pairs, whether one more like the longest would be too much.
+
+    Args:
+        lengths: Tokens in each sequence that was chosen, in order.
+        config: Strategy and budgets.
+    """
+    if config.strategy not in IN_PAIRS:
+        return len(lengths) == config.num_sequences or sum(lengths) == config.num_tokens
+    if config.num_sequences is not None and len(lengths) + 2 > config.num_sequences:
+        return True
+    longest = max(map(sum, zip(lengths[::2], lengths[1::2], strict=True)), default=0)
+    return config.num_tokens is not None and sum(lengths) + longest > config.num_tokens

@@ -10,6 +10,7 @@ from ..checkpoints.identity import hash_weights, hub_weights
 from ..errors import DataError
 from ..files import write_whole
 from ..formats import CARD_FILE, PROVENANCE_FILE, RESULTS_FILE, EvaluationRow, Provenance
+from ..hub.names import split_revision
 from .names import hub_id, pinned, public_name
 from .render import merge_card, model_card, read_card
 
@@ -41,7 +42,7 @@ def evaluation_rows(results: Path, folder: Path) -> list[EvaluationRow]:
     except (DataError, OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DataError(f"{results / RESULTS_FILE} is damaged or from another version; evaluate again.") from None
     own = hash_weights(folder)
-    roles = {name: "dense" for name, (commit, _) in models.items() if (name, commit) == base}
+    roles = {name: "dense" for name, (commit, _) in models.items() if (split_revision(name)[0], commit) == base}
     sparse = next((name for name, known in models.items() if name not in roles and _holds(name, *known, own)), None)
     if sparse is None:
         names = ", ".join(map(str, models))
@@ -105,6 +106,7 @@ def _card_row(row: dict[str, Any], record: dict[str, Any]) -> EvaluationRow:
 
 def _holds(name: str, commit: str | None, weights: dict[str, str] | None, own: dict[str, str]) -> bool:
     """Whether a model that was evaluated has the weights of a checkpoint."""
-    if weights is None and hub_id(name, commit):
-        weights = hub_weights(name, commit)
+    repo_id = hub_id(split_revision(name)[0], commit)
+    if weights is None and repo_id:
+        weights = hub_weights(repo_id, commit)
     return weights is not None and all(weights.get(file) == digest for file, digest in own.items())

@@ -102,7 +102,8 @@ def model_metadata(provenance: Provenance) -> ModelCardData:
 def dataset_metadata(manifest: Manifest) -> DatasetCardData:
     """Return the metadata of a calibration set's card."""
     counts = manifest.counts
-    tables = ["calibration", "rollouts"] if "rollouts" in counts else ["calibration"]
+    rollouts = counts.get("rollouts", 0) if manifest.rollouts_hash else 0
+    tables = ["calibration", "rollouts"] if rollouts else ["calibration"]
     known = known_sources(manifest)
     licences = sorted({source.licence for source in known if source.licence})
     has_text = manifest.config.needs_text
@@ -111,7 +112,7 @@ def dataset_metadata(manifest: Manifest) -> DatasetCardData:
         license=(licences if len(licences) > 1 else licences[0]) if all_known else None,
         language=["en"] if known and not has_text else None,  # all known problem sets are English
         task_categories=["text-generation"],
-        size_categories=[_size_category(counts["sequences"] + counts.get("rollouts", 0))],
+        size_categories=[_size_category(counts["sequences"] + rollouts)],
         pretty_name=f"Calibration set of {Path(public_name(manifest.model)).name}",
         tags=["calibration", "pruning", "ssgr"],
         configs=[

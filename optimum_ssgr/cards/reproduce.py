@@ -79,10 +79,7 @@ def pruning_commands(provenance: Provenance) -> list[str]:
 
 
 def _model(name: str, commit: str | None, dtype: str) -> list[tuple[Any, ...]]:
-    flags: list[tuple[Any, ...]] = [("-m", public_name(name))]
-    if hub_id(name, commit):
-        flags.append(("--revision", commit))
-    return [*flags, ("--dtype", dtype)]
+    return [("-m", f"{name}@{commit}" if hub_id(name, commit) else public_name(name)), ("--dtype", dtype)]
 
 
 def _problems(problems: dict[str, Any], instruction: str) -> list[tuple[Any, ...]]:

@@ -5,12 +5,14 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from huggingface_hub import hf_hub_download
 from transformers.utils import logging
 
 from ..formats import PROVENANCE_FILE
 from ..hub.client import limited_silence
+from ..hub.names import split_revision
 from ..reasoner import NAME as EMBEDDED
 
 
@@ -36,7 +38,7 @@ class ComparedModel:
     """A model that is compared.
 
     Args:
-        source: Hub id, folder, or name on a server.
+        source: Hub id (`ID` or `ID@REVISION`), folder, or name on a server.
         title: A few words to head its column.
         details: What it is, in a line.
         sparsity: Share of the prunable weights that is zero; 0 for a dense model.
@@ -57,7 +59,9 @@ class ComparedModel:
     @property
     def link(self) -> str | None:
         """Its page on the Hub, or None."""
-        return f"{HUB}/{self.source}" if _is_hub_id(self.source) else None
+        repo_id, revision = split_revision(self.source)
+        page = f"{HUB}/{repo_id}/tree/{quote(revision)}" if revision else f"{HUB}/{repo_id}"
+        return page if _is_hub_id(self.source) else None
 
     @property
     def base_model(self) -> str:
@@ -79,7 +83,7 @@ def describe_model(source: str) -> ComparedModel:
     """Say what a model is; one without a readable `ssgr_config.json` counts as dense.
 
     Args:
-        source: Hub id, folder, `tiny-reasoner`, or name on a server.
+        source: Hub id (`ID` or `ID@REVISION`), folder, `tiny-reasoner`, or name on a server.
     """
     if not (source == EMBEDDED or _is_hub_id(source) or Path(source).exists()):
         return ComparedModel(source, source, "as its server calls it")
@@ -106,7 +110,8 @@ def _provenance(source: str) -> dict[str, Any]:
     path = Path(source) / PROVENANCE_FILE
     try:
         if not Path(source).exists():
-            path = Path(hf_hub_download(source, PROVENANCE_FILE))
+            repo_id, revision = split_revision(source)
+            path = Path(hf_hub_download(repo_id, PROVENANCE_FILE, revision=revision))
         return json.loads(path.read_text())
     except Exception as error:  # the clients below raise many kinds; a model without provenance can chat all the same
         logger.info(f"{source} has no readable {PROVENANCE_FILE}: {type(error).__name__}.")
@@ -114,4 +119,4 @@ def _provenance(source: str) -> dict[str, Any]:
 
 
 def _is_hub_id(source: str) -> bool:
-    return bool(_HUB_ID.fullmatch(source)) and not Path(source).exists()
+    return bool(_HUB_ID.fullmatch(split_revision(source)[0])) and not Path(source).exists()

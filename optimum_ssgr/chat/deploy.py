@@ -14,6 +14,7 @@ from ..cards.metadata import split_card
 from ..errors import ConfigError, HubError
 from ..hub.access import QUICK_TRIES, check_push, find_repo
 from ..hub.client import call_hub
+from ..hub.names import split_revision
 from ..hub.push import push_folder
 from ..reasoner import NAME as EMBEDDED
 from .settings import ChatSettings
@@ -35,7 +36,7 @@ def check_space(
 
     Args:
         repo_id: NAMESPACE/NAME.
-        models: Two to four Hub ids, or none.
+        models: Two to four Hub ids (`ID` or `ID@REVISION`), or none.
         private: Whether the Space shall be private.
         create_pr: Whether a pull request shall be opened.
         token: Hub token.
@@ -61,12 +62,13 @@ def check_space(
     for model in models:
         if model == EMBEDDED:
             continue
-        info = call_hub(lambda model=model: find_repo(api, model, "model"), model, tries=QUICK_TRIES)
+        name, revision = split_revision(model)
+        info = call_hub(lambda asked=(name, "model", revision): find_repo(api, *asked), name, tries=QUICK_TRIES)
         if info is None:
-            raise HubError(f"there is no model {model} on the Hub that this token may see.")
+            raise HubError(f"there is no model {name} on the Hub that this token may see.")
         if info.private or info.gated:
-            closed.append(model)
-    return closed
+            closed.append(name)
+    return list(dict.fromkeys(closed))
 
 
 def publish_space(
@@ -148,7 +150,7 @@ def card(models: Sequence[str], old: str | None) -> str:
         theirs, their_text = split_card(old)
         if their_text.strip() != NEW_CARD:
             metadata, text = theirs | {name: metadata[name] for name in RUN_BY}, their_text
-    linked = [model for model in models if model != EMBEDDED]
+    linked = list(dict.fromkeys(split_revision(model)[0] for model in models if model != EMBEDDED))
     if linked:
         metadata["models"] = linked
     return f"---\n{yaml_dump(metadata, sort_keys=False)}---\n{text}"

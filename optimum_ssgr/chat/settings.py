@@ -19,8 +19,8 @@ class ChatSettings:
     """Models, limits and places of a comparison page.
 
     Args:
-        models: Two to four Hub ids, folders or, with servers, names that the servers know; the dense model first. Without any,
-            the embedded reasoner is compared with pruned versions of itself.
+        models: Two to four Hub ids (`ID` or `ID@REVISION`), folders or, with servers, names that these know; the dense model
+            first. Without any, the embedded reasoner is compared with pruned versions of itself.
         engine: `transformers` to run the models in this process, or the address of an OpenAI-compatible server, or one address
             per model, separated by commas.
         dtype: Weight type, in this process.

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from ..errors import DataError
 from ..hub.client import limited_silence
 from ..hub.failures import hub_error
+from ..hub.names import split_revision
 from ..reasoner import NAME as EMBEDDED
 from ..reasoner import WEIGHTS
 
@@ -60,12 +61,11 @@ class TensorSparsity:
         return self.patterns[0] if self.patterns else None
 
 
-def find_checkpoint(source: str, revision: str | None = None) -> Path:
+def find_checkpoint(source: str) -> Path:
     """Find the folder of a checkpoint; of one on the Hub, only the weights, their index and the config are fetched.
 
     Args:
-        source: Local folder, Hub id, or `tiny-reasoner` for the embedded model.
-        revision: Branch, tag or commit on the Hub.
+        source: Local folder, Hub id (`ID` or `ID@REVISION`), or `tiny-reasoner` for the embedded model.
 
     Raises:
         DataError: It is neither a folder nor can it be fetched, or its index leads elsewhere.
@@ -75,7 +75,7 @@ def find_checkpoint(source: str, revision: str | None = None) -> Path:
     if Path(source).is_dir():
         return Path(source)
     try:
-        return fetch_weights(source, revision, beside=["config.json"])
+        return fetch_weights(*split_revision(source), beside=["config.json"])
     except DataError:
         raise
     except Exception as error:  # the libraries below raise many kinds; all of them mean that nothing can be fetched

@@ -20,6 +20,7 @@ from ..compat import find_file, set_origin
 from ..errors import ConfigError, DataError, ModelError
 from ..hub.client import call_hub, limited_silence
 from ..hub.failures import hub_error
+from ..hub.names import split_revision
 from ..reasoner import NAME as EMBEDDED
 from ..reasoner import WEIGHTS
 from .inspect import INDEX, read_index
@@ -41,8 +42,8 @@ def load_model(
     """Load a causal language model for inference; only safetensors weights are read, never pickles.
 
     Args:
-        model_id: Hub id, local folder, or `tiny-reasoner` for the embedded model.
-        revision: Branch, tag or commit on the Hub.
+        model_id: Hub id (`ID` or `ID@REVISION`), local folder, or `tiny-reasoner` for the embedded model.
+        revision: Branch, tag or commit on the Hub; that of the name when None, as for the functions below.
         dtype: Weight type; `auto` keeps the checkpoint's own.
         device_map: Where to place the layers, as in transformers.
         trust_remote_code: Whether code from the checkpoint may run.
@@ -52,15 +53,16 @@ def load_model(
         ModelError: The model or its tokenizer cannot be loaded.
     """
     source, commit = source_of(model_id), commit_of(model_id, revision, token)
+    revision = commit or revision_of(model_id, revision)
     dtype = dtype if dtype == "auto" else dtype_of(dtype)
-    shared = {"revision": commit or revision, "trust_remote_code": trust_remote_code, "token": token}
+    shared = {"revision": revision, "trust_remote_code": trust_remote_code, "token": token}
     tokenizer = load_tokenizer(model_id, **shared)
     try:
-        _check_index(source, commit or revision, token)
+        _check_index(source, revision, token)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=device_map, use_safetensors=True, **shared)
     except LOADING_ERRORS as error:
         raise cannot_load(model_id, error) from error
-    set_origin(model, model_id, commit)
+    set_origin(model, split_revision(model_id)[0], commit)
     return model.eval(), tokenizer
 
 
@@ -82,9 +84,9 @@ def load_skeleton(
         raise cannot_load(model_id, error) from error
     with suppress(OSError):  # not every checkpoint has one
         model.generation_config = GenerationConfig.from_pretrained(
-            source_of(model_id), revision=commit or revision, token=token
+            source_of(model_id), revision=commit or revision_of(model_id, revision), token=token
         )
-    set_origin(model, model_id, commit)
+    set_origin(model, split_revision(model_id)[0], commit)
     return model
 
 
@@ -98,6 +100,7 @@ def load_config(
         ModelError: It cannot be loaded.
     """
     try:
+        revision = revision_of(model_id, revision)
         return AutoConfig.from_pretrained(
             source_of(model_id), revision=revision, trust_remote_code=trust_remote_code, token=token
         )
@@ -115,6 +118,7 @@ def load_tokenizer(
         ModelError: It cannot be loaded.
     """
     try:
+        revision = revision_of(model_id, revision)
         return AutoTokenizer.from_pretrained(
             source_of(model_id), revision=revision, trust_remote_code=trust_remote_code, token=token
         )
@@ -136,7 +140,12 @@ def dtype_of(name: str | torch.dtype) -> torch.dtype:
 
 def source_of(model_id: str) -> str:
     """Return the Hub id or folder behind a model's name."""
-    return str(WEIGHTS) if model_id == EMBEDDED else model_id
+    return str(WEIGHTS) if model_id == EMBEDDED else split_revision(model_id)[0]
+
+
+def revision_of(model_id: str, revision: str | None = None) -> str | None:
+    """Return the revision to load a model from: the one given, or else that of its name."""
+    return revision or split_revision(model_id)[1]
 
 
 def commit_of(model_id: str, revision: str | None, token: str | bool | None) -> str | None:
@@ -144,7 +153,7 @@ def commit_of(model_id: str, revision: str | None, token: str | bool | None) -> 
     source = source_of(model_id)
     if Path(source).exists():
         return None
-    options = {"revision": revision, "token": token, "local_files_only": constants.HF_HUB_OFFLINE}
+    options = {"revision": revision_of(model_id, revision), "token": token, "local_files_only": constants.HF_HUB_OFFLINE}
     try:
         return call_hub(lambda: HfApi().resolve_revision(source, **options), source, tries=3).resolved
     except Exception:  # of many kinds; loading, which comes next, says what is wrong

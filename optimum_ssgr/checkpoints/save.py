@@ -1,5 +1,6 @@
 """Save a pruned model so that it loads anywhere, and prove it before saying so."""
 
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,6 +24,7 @@ def save_checkpoint(
     provenance: Provenance,
     card: str,
     trust_remote_code: bool = False,
+    keep: Callable[[Path], object] = lambda folder: None,
 ) -> None:
     """Write model, tokenizer, provenance and card; the folder appears only after a reload gave the same weights back.
 
@@ -35,6 +37,7 @@ def save_checkpoint(
         provenance: Contents of `ssgr_config.json`.
         card: Contents of `README.md`.
         trust_remote_code: Whether the reload may run the checkpoint's own code.
+        keep: Writes what else belongs into the folder, which it is given.
 
     Raises:
         OutputError: The folder is in use or cannot be written, or the reloaded checkpoint differs.
@@ -42,6 +45,7 @@ def save_checkpoint(
     with new_folder(folder) as partial:
         model.save_pretrained(partial)
         write_beside(partial, tokenizer, provenance, card)
+        keep(partial)
         _check_reload(model, tokenizer, partial, trust_remote_code)
 
 

@@ -4,7 +4,7 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -41,10 +41,11 @@ from ..errors import DataError, ModelError, OutputError
 from ..files import new_folder
 from ..formats import Provenance
 from ..hub.client import limited_silence
+from ..hub.names import split_revision
 from ..pruning.blocks import find_blocks
 from ..pruning.weights import modules_outside
 from .inspect import INDEX, checkpoint_files, fetch_weights
-from .load import LOADING_ERRORS, cannot_load, commit_of, dtype_of, source_of
+from .load import LOADING_ERRORS, cannot_load, commit_of, dtype_of, revision_of, source_of
 from .save import CHECK_TEXT, check_tokenizer, write_beside
 
 
@@ -213,8 +214,8 @@ def load_streamed(
     """Load a model without its weights, its tokenizer, and what reads the weights when they are needed.
 
     Args:
-        model_id: Hub id, local folder, or `tiny-reasoner` for the embedded model.
-        revision: Branch, tag or commit on the Hub.
+        model_id: Hub id (`ID` or `ID@REVISION`), local folder, or `tiny-reasoner` for the embedded model.
+        revision: Branch, tag or commit on the Hub; that of the name when None.
         dtype: Weight type; `auto` keeps the checkpoint's own.
         device_map: Device to compute on, such as `cuda`; the CPU when None.
         trust_remote_code: Whether code from the checkpoint may run.
@@ -224,7 +225,7 @@ def load_streamed(
         ModelError: The model cannot be loaded, or its files cannot be read piece by piece, or hold quantized weights.
     """
     source, commit = source_of(model_id), commit_of(model_id, revision, token)
-    revision, shared = commit or revision, {"trust_remote_code": trust_remote_code, "token": token}
+    revision, shared = commit or revision_of(model_id, revision), {"trust_remote_code": trust_remote_code, "token": token}
     device = _one_device(device_map)
     try:
         config = AutoConfig.from_pretrained(source, revision=revision, **shared)
@@ -241,7 +242,7 @@ def load_streamed(
     except LOADING_ERRORS as error:
         raise cannot_load(model_id, error) from error
     model.tie_weights()
-    set_origin(model, model_id, commit)
+    set_origin(model, split_revision(model_id)[0], commit)
     with suppress(OSError):  # not every checkpoint has one
         model.generation_config = GenerationConfig.from_pretrained(source, revision=revision, token=token)
     return model.eval(), tokenizer, StreamedWeights(folder, model, device)
@@ -256,6 +257,7 @@ def save_streamed(
     provenance: Provenance,
     card: str,
     trust_remote_code: bool = False,
+    keep: Callable[[Path], object] = lambda folder: None,
 ) -> None:
     """Put a checkpoint together from pruned blocks on disk and the original's other tensors, and run it before saying so.
 
@@ -268,6 +270,7 @@ def save_streamed(
         provenance: Contents of `ssgr_config.json`.
         card: Contents of `README.md`.
         trust_remote_code: Whether the reload may run the checkpoint's own code.
+        keep: Writes what else belongs into the folder, which it is given.
 
     Raises:
         OutputError: The folder is in use or cannot be written, or what was written does not run.
@@ -297,6 +300,7 @@ def save_streamed(
         model.config.save_pretrained(partial)
         model.generation_config.save_pretrained(partial)
         write_beside(partial, tokenizer, provenance, card)
+        keep(partial)
         check_tokenizer(tokenizer, partial, trust_remote_code)
         again, _, written = load_streamed(str(partial), dtype=model.dtype, trust_remote_code=trust_remote_code)
         if not written.run(again, torch.tensor([tokenizer(CHECK_TEXT).input_ids])).isfinite().all():
@@ -404,6 +408,7 @@ def check_streamable(
         stored = _stored_tensors(Path(source))
     else:
         try:
+            revision = revision_of(model_id, revision)
             files = HfApi().get_safetensors_metadata(source, revision=revision, token=token).files_metadata
         except Exception as error:  # the library raises many kinds
             raise cannot_load(model_id, error) from error

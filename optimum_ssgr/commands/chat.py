@@ -22,8 +22,8 @@ class ChatCommand(SSGRSubcommand):
             "models",
             nargs="*",
             metavar="MODEL",
-            help="two to four Hub ids, local folders or, with servers, names they know; the dense model first (default: the "
-            "embedded reasoner and pruned versions of it, from ./demo or made now)",
+            help="two to four Hub ids (ID or ID@REVISION), local folders or, with servers, names they know; the dense model "
+            "first (default: the embedded reasoner and pruned versions of it, from ./demo or made now)",
         )
         parser.add_argument(
             "--engine",

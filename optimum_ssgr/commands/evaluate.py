@@ -28,7 +28,7 @@ class EvaluateCommand(SSGRSubcommand):
             help="math500, aime24, aime25, gsm8k or gpqa: problem sets with the number of samples that the field uses",
         )
         group.add_argument("--samples", type=int, help="responses for each problem (default: 1, or the benchmark's)")
-        group.add_argument("--baseline", help="model to compare the others with, problem by problem")
+        group.add_argument("--baseline", help="model to compare the others with, problem by problem; named as in -m")
         group.add_argument(
             "--text",
             help="general text to measure perplexity on: a file, a Hub data set such as allenai/c4:en, or tiny-reasoner",

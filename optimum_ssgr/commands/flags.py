@@ -33,9 +33,12 @@ def add_model(parser: ArgumentParser, several: bool = False) -> None:
     group = parser.add_argument_group("model")
     kind = {"nargs": "+"} if several else {}
     group.add_argument(
-        "-m", "--model", required=True, help="Hub id, local folder, or tiny-reasoner for the embedded model", **kind
+        "-m",
+        "--model",
+        required=True,
+        help="Hub id (ID or ID@REVISION), local folder, or tiny-reasoner for the embedded model",
+        **kind,
     )
-    group.add_argument("--revision", help="branch, tag or commit on the Hub")
     group.add_argument("--dtype", default="auto", help="weight type, such as bfloat16 (default: the checkpoint's own)")
     group.add_argument("--device-map", help="where to place the layers, such as auto or cuda")
     group.add_argument("--trust-remote-code", action="store_true", help="let code from the checkpoint run")

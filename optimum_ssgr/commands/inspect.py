@@ -14,8 +14,7 @@ class InspectCommand(SSGRSubcommand):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Add the command's flags."""
-        parser.add_argument("checkpoint", metavar="CHECKPOINT", help="local folder, Hub id, or tiny-reasoner")
-        parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+        parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, Hub id (ID or ID@REVISION), or tiny-reasoner")
         add_quiet(parser)
 
     def execute(self, args: Namespace) -> None:
@@ -29,7 +28,7 @@ class InspectCommand(SSGRSubcommand):
         )
         from ..checkpoints.runtimes import what_to_expect
 
-        folder = find_checkpoint(args.checkpoint, args.revision)
+        folder = find_checkpoint(args.checkpoint)
         layers, tensors = count_layers(folder), list(inspect_checkpoint(folder))
         matrices, quantized = block_matrices(tensors, layers), quantized_matrices(tensors, layers)
         if not matrices and quantized:

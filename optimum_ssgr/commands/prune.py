@@ -29,7 +29,9 @@ class PruneCommand(SSGRSubcommand):
         flags.add_model(parser)
         flags.add_pruning(parser)
         parser.add_argument(
-            "--calibration", help="folder or Hub id (ID or ID@REVISION) of a calibration set; made on the spot when left out"
+            "--calibration",
+            help="folder or Hub id (ID or ID@REVISION) of a calibration set; made on the spot when left out, and kept in "
+            "OUT/calibration",
         )
         flags.add_problems(parser, required=False)
         flags.add_generation(parser)
@@ -60,8 +62,8 @@ class PruneCommand(SSGRSubcommand):
         skeleton = load_skeleton(args.model, **shared)
         linears = check_prunable(skeleton, config)
         if args.streaming:
-            check_streamable(args.model, skeleton, device_map=args.device_map, revision=args.revision)
-        calibration = load_calibration_set(args.calibration) if args.calibration else None
+            check_streamable(args.model, skeleton, device_map=args.device_map)
+        calibration = load_calibration_set(args.calibration, with_rollouts=False) if args.calibration else None
         if calibration and config.needs_calibration:
             check_fits(calibration, skeleton, load_tokenizer(args.model, **shared))
         inputs = read_inputs(args, calibration_config) if builds else None
@@ -101,22 +103,24 @@ def run(
     """Prune, save and push; with several processes, the first one saves and pushes."""
     from ..pruner import SSGRPruner
     from ..pruning.block_store import BlockStore
-    from ..pruning.distributed import barrier, rank, start_processes
+    from ..pruning.distributed import barrier, rank, start_processes, world_size
     from ..pruning.memory import map_large_tensors
+    from ..pruning.watch import watch_others
 
-    start_processes()
+    store = start_processes()
     if args.streaming:
         map_large_tensors()  # this process is the command's own
-    pruner = SSGRPruner.from_pretrained(args.model, **flags.load_arguments(args), streaming=args.streaming)
-    journal = journal_folder(args.output)
-    if inputs:
-        calibration = build(pruner, args, calibration_config, inputs, journal / "rollouts")
-    report = pruner.prune(calibration, config, journal_dir=journal, activation_gb=args.activation_gb)
-    if rank() == 0:
-        pruner.save_pretrained(args.output)
-        BlockStore(journal).remove()
-        say(str(report))
-        say(f"checkpoint written to {args.output}, reloaded and checked")
-    barrier()  # nobody need wait for an upload
+    with watch_others(store, rank(), world_size()):
+        pruner = SSGRPruner.from_pretrained(args.model, **flags.load_arguments(args), streaming=args.streaming)
+        journal = journal_folder(args.output)
+        if inputs:
+            calibration = build(pruner, args, calibration_config, inputs, journal / "rollouts")
+        report = pruner.prune(calibration, config, journal_dir=journal, activation_gb=args.activation_gb)
+        if rank() == 0:
+            pruner.save_pretrained(args.output, calibration=calibration if inputs else None)
+            BlockStore(journal).remove()
+            say(str(report))
+            say(f"checkpoint written to {args.output}, reloaded and checked")
+        barrier()  # nobody need wait for an upload
     if rank() == 0:
         push_output(args)

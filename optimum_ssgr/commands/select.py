@@ -15,7 +15,7 @@ class SelectCommand(SSGRSubcommand):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Add the command's flags."""
-        parser.add_argument("rollouts", metavar="SET", help="folder or Hub id of a calibration set with rollouts")
+        parser.add_argument("rollouts", metavar="SET", help="folder or Hub id (ID or ID@REVISION) of a set with rollouts")
         flags.add_output(parser)
         flags.add_selection(parser)
         parser.add_argument("--seed", type=int, help="seed of the selection (default: the set's own)")
@@ -39,7 +39,8 @@ class SelectCommand(SSGRSubcommand):
         config = flags.calibration_config(args, dataclasses.replace(earlier.config, adaptive=False))
         check_text(args, config)
         documents = load_documents(args.text, characters_for(config)) if config.needs_text else ()
-        tokenizer = load_tokenizer(earlier.manifest.model) if config.needs_text else None
+        written_by = earlier.manifest
+        tokenizer = load_tokenizer(written_by.model, revision=written_by.model_commit) if config.needs_text else None
         built = reselect(earlier, config, tokenizer, documents, args.text if config.needs_text else None)
         print_funnel(built.manifest.counts)
         if args.dry_run:

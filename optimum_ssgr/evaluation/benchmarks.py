@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..config import SamplingConfig
+from ..hub.names import split_revision
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def lighteval_command(model: str, problems: Sequence[str], sampling: SamplingCon
     """Return a command that evaluates a model on the same problems with lighteval 0.12 or newer, on vLLM, as a cross-check.
 
     Args:
-        model: Hub id or path.
+        model: Hub id (`ID` or `ID@REVISION`) or path.
         problems: Names of problem sets.
         sampling: How to sample.
         dtype: Weight type.
@@ -54,6 +55,8 @@ def lighteval_command(model: str, problems: Sequence[str], sampling: SamplingCon
     if not found:
         return None
     generation = f"max_new_tokens:{sampling.max_new_tokens},temperature:{sampling.temperature},top_p:{sampling.top_p}"
-    arguments = f"model_name={model},dtype={dtype},generation_parameters={{{generation}}}"
+    name, revision = split_revision(model)
+    named = f"{name},revision={revision}" if revision else name
+    arguments = f"model_name={named},dtype={dtype},generation_parameters={{{generation}}}"
     tasks = ",".join(f"{benchmark.lighteval}|0" for benchmark in found)
     return f'lighteval vllm "{arguments}" "{tasks}" --save-details'

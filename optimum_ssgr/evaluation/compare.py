@@ -114,7 +114,9 @@ def _ask(
         store = None
         if journal_dir is not None:
             folder = journal_dir / _store_name(name, set_name)
-            store = open_rollout_store(folder, rollout_fingerprint(model, tokenizer, config.sampling))
+            store = open_rollout_store(
+                folder, rollout_fingerprint(model, tokenizer, config.sampling, config.engine, config.batch_size)
+            )
         instruction = config.reading.instruction_for(set_name)
         graded[set_name] = answer(engine, tokenizer, problems[set_name], config.sampling.seed, samples, instruction, store)
         warn_of_unreadable(graded[set_name], name)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from ..config import IN_PROCESS, LoadingConfig, SamplingConfig
 from ..errors import ConfigError
+from ..hub.names import split_revision
 from ..problems.options import ProblemOptions
 from ..rollouts.addresses import server_addresses
 from .benchmarks import BENCHMARKS
@@ -18,7 +19,7 @@ class EvaluationConfig:
     """A comparison of models on the same problems.
 
     Args:
-        models: Hub ids, folders, or `tiny-reasoner`.
+        models: Hub ids (`ID` or `ID@REVISION`), folders, or `tiny-reasoner`.
         problems: Problem sets, named as for `load_problems`.
         benchmarks: Names of `BENCHMARKS`: problem sets with the number of samples that the field uses.
         samples: Responses to each problem; 1, or the benchmark's, when None.
@@ -61,6 +62,13 @@ class EvaluationConfig:
         server_addresses(self.engine)
         if self.batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, not {self.batch_size}.")
+        if self.engine != IN_PROCESS:
+            names = [split_revision(model)[0] for model in self.asked_models]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ConfigError(
+                    f"servers know a model by its name alone, so they cannot tell revisions of {twice[0]} apart; evaluate them "
+                    "one after the other."
+                )
         if self.text and self.text_length < 2:
             raise ConfigError(f"text_length must be at least 2, not {self.text_length}.")
         if self.text and self.engine != IN_PROCESS:

@@ -14,6 +14,7 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 
 from ..config import SamplingConfig
+from ..hub.names import split_revision
 from ..problems.sources import find_source
 from ..records import GradedRollout
 from .benchmarks import find_benchmark
@@ -155,7 +156,12 @@ def eval_results(rows: Sequence[dict[str, Any]], revisions: Mapping[str, str]) -
 
 def card_metadata(model: str, rows: Sequence[dict[str, Any]], revisions: Mapping[str, str]) -> str:
     """Return the YAML that holds the rows of one model in its card's header; see `eval_results`."""
-    return ModelCardData(model_name=Path(model).name, eval_results=eval_results(rows, revisions)).to_yaml().strip() + "\n"
+    return (
+        ModelCardData(model_name=Path(split_revision(model)[0]).name, eval_results=eval_results(rows, revisions))
+        .to_yaml()
+        .strip()
+        + "\n"
+    )
 
 
 def leaderboard_files(rows: Sequence[dict[str, Any]], sampling: SamplingConfig, revisions: Mapping[str, str]) -> dict[str, str]:

@@ -42,10 +42,12 @@ def check_name(repo_id: str) -> None:
         raise HubError(f"'{repo_id}' lacks a namespace; write NAMESPACE/{repo_id} with your account's or organisation's name.")
 
 
-def find_repo(api: HfApi, repo_id: str, repo_type: str) -> ModelInfo | DatasetInfo | SpaceInfo | None:
-    """What the Hub tells of a repository; None where there is none that the token may see."""
+def find_repo(
+    api: HfApi, repo_id: str, repo_type: str, revision: str | None = None
+) -> ModelInfo | DatasetInfo | SpaceInfo | None:
+    """What the Hub tells of a repository at a revision; None where there is none that the token may see."""
     try:
-        return api.repo_info(repo_id, repo_type=repo_type)
+        return api.repo_info(repo_id, repo_type=repo_type, revision=revision)
     except GatedRepoError:  # a kind of `RepositoryNotFoundError`
         raise
     except RepositoryNotFoundError:

@@ -5,17 +5,33 @@ from pathlib import Path
 from huggingface_hub import CommitInfo
 
 from ..errors import DataError
-from ..formats import CARD_FILE, HISTOGRAMS_FILE, MANIFEST_FILE, PROVENANCE_FILE
+from ..formats import (
+    CALIBRATION_FOLDER,
+    CALIBRATION_TABLE,
+    CARD_FILE,
+    HISTOGRAMS_FILE,
+    MANIFEST_FILE,
+    PROVENANCE_FILE,
+    ROLLOUTS_TABLE,
+)
 from .push import Merge, files_of, push_folder
 
 
 # The file that each kind of folder is known by.
 KNOWN_BY = {PROVENANCE_FILE: "model", MANIFEST_FILE: "dataset"}
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
-# What an earlier push may have left that this one does not have: loaders would still find it.
+_SET = (CALIBRATION_TABLE, ROLLOUTS_TABLE, HISTOGRAMS_FILE)
+_NUMBER = "[0-9]" * 5
+# What an earlier push may have left that this one does not have: loaders would still find it. No name that a user may have
+# chosen fits: a * would also match in folders.
 STALE = {
-    "model": ("model*.safetensors", "model.safetensors.index.json"),
-    "dataset": ("calibration/*", "rollouts/*", HISTOGRAMS_FILE),
+    "model": (
+        "model.safetensors",
+        f"model-{_NUMBER}-of-{_NUMBER}.safetensors",
+        "model.safetensors.index.json",
+        *(f"{CALIBRATION_FOLDER}/{name}" for name in (MANIFEST_FILE, CARD_FILE, *_SET)),
+    ),
+    "dataset": _SET,
 }
 
 

@@ -8,12 +8,6 @@ from huggingface_hub import HfApi, snapshot_download
 from .client import call_hub
 
 
-def split_revision(name: str) -> tuple[str, str | None]:
-    """Split `ID@REVISION` into its parts; the revision is None where none is named."""
-    repo_id, _, revision = name.partition("@")
-    return repo_id, revision or None
-
-
 def pull_folder(
     repo_id: str, *, repo_type: str, revision: str | None, token: str | bool | None, allow_patterns: Sequence[str]
 ) -> tuple[Path, str]:

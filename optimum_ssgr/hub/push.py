@@ -50,7 +50,8 @@ def push_folder(
         token: Defaults to HF_TOKEN or the one that `hf auth login` saved.
         message: First line of the commit's message.
         ignore_patterns: Files of the folder to leave out, as for `upload_folder`.
-        delete_patterns: Files on the Hub to delete in the same commit unless they are in the folder, as for `upload_folder`.
+        delete_patterns: Files on the Hub to delete in the same commit unless they are in the folder, as for
+            `upload_folder`: a * also matches in folders.
         merge: For paths of text files, what makes their new text out of that on the Hub, which is None where there is none, and
             the commit that it is in; they need not be in the folder.
 

@@ -96,7 +96,7 @@ def _replace_forwards(blocks: Sequence[nn.Module], forwards: Sequence[Any]) -> I
 
 
 def capture_arguments(
-    model: PreTrainedModel, blocks: Sequence[nn.Module], tuples: Sequence[bool], ids: torch.Tensor
+    model: PreTrainedModel, blocks: Sequence[nn.Module], outputs: Sequence[Any], ids: torch.Tensor
 ) -> tuple[torch.Tensor, list[Arguments]]:
     """Return what goes into the first block, and every block's other arguments.
 
@@ -106,7 +106,7 @@ def capture_arguments(
     Args:
         model: The model; its blocks may be on the meta device.
         blocks: Its decoder blocks.
-        tuples: Whether each block returns a tuple, as the code around it then expects.
+        outputs: What `probe_outputs` returned: where a block returns a tuple, the code around it expects one of that length.
         ids: Token ids, int64 [sequences, positions].
     """
     calls: list[tuple[torch.Tensor, Arguments]] = []
@@ -117,7 +117,8 @@ def capture_arguments(
             calls.append((hidden, (args[1:], kwargs)))
             if index == len(blocks) - 1:
                 raise _LastBlockReached
-            return (hidden,) if tuples[index] else hidden
+            like = outputs[index]
+            return (hidden, *[None] * (len(like) - 1)) if isinstance(like, tuple) else hidden
 
         return forward
 
@@ -151,17 +152,21 @@ def check_chain(model: PreTrainedModel, blocks: Sequence[nn.Module], outputs: Se
     Raises:
         ModelError: The blocks hand more to each other than hidden states.
     """
-    hidden, arguments = capture_arguments(model, blocks, [isinstance(output, tuple) for output in outputs], ids)
-    batch = MicroBatch(Activation(hidden, None, False), None, arguments)
-    for index, block in enumerate(blocks):
-        with onloaded(block):
-            batch.hidden.write(batch.run(index, block))
+    refusal = ModelError(
+        f"the blocks of {type(model).__name__} hand more to each other than their hidden states, "
+        "so they cannot be pruned one by one."
+    )
+    try:
+        hidden, arguments = capture_arguments(model, blocks, outputs, ids)
+        batch = MicroBatch(Activation(hidden, None, False), None, arguments)
+        for index, block in enumerate(blocks):
+            with onloaded(block):
+                batch.hidden.write(batch.run(index, block))
+    except (TypeError, ValueError, AttributeError) as error:  # of a block that finds None where another's output should be
+        raise refusal from error
     expected = outputs[-1][0] if isinstance(outputs[-1], tuple) else outputs[-1]
     if (batch.hidden.read(expected.device) - expected).norm() > 0.02 * expected.norm():
-        raise ModelError(
-            f"the blocks of {type(model).__name__} hand more to each other than their hidden states, "
-            "so they cannot be pruned one by one."
-        )
+        raise refusal
 
 
 def capture_inputs(
@@ -180,12 +185,11 @@ def capture_inputs(
         sequences: What to calibrate on.
         store: Where to keep the hidden states.
     """
-    tuples = [isinstance(output, tuple) for output in outputs]
     device = find_model_device(model)
     batches: list[MicroBatch] = []
     held: list[torch.Tensor] = []  # masks and rotary tables of the longest sequences, which come first
     for ids, weights in make_batches(sequences):
-        hidden, arguments = capture_arguments(model, blocks, tuples, ids.to(device))
+        hidden, arguments = capture_arguments(model, blocks, outputs, ids.to(device))
         arguments = _deduplicate(arguments, held)
         importance = None if bool((weights == 1).all()) else weights.flatten().to(hidden.device)
         batches.append(MicroBatch(store.add(hidden), importance, arguments))

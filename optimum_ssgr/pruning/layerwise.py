@@ -42,6 +42,8 @@ def check_prunable(model: PreTrainedModel, config: PruningConfig) -> dict[str, d
     check_in_memory(model)
     matrices = {name: find_matrices(name, block) for name, block in find_blocks(model).items()}
     _refuse_shared_layers(matrices)
+    if config.needs_calibration:
+        _refuse_lists_of_experts(model)
     if config.n_of_m:
         _check_divisible(matrices, config)
     return matrices
@@ -55,6 +57,19 @@ def _refuse_shared_layers(matrices: Mapping[str, Mapping[str, Matrix]]) -> None:
                 raise ModelError(
                     f"{block_name}.{name} is also a layer of {owners[matrix.module]}; blocks that share weights cannot be "
                     "pruned one after the other."
+                )
+
+
+def _refuse_lists_of_experts(model: PreTrainedModel) -> None:
+    """Refuse experts that are modules of their own: no few tokens reach all of them, so how they are run cannot be seen."""
+    for block_name, block in find_blocks(model).items():
+        for name, module in block.named_modules():
+            own_name = name.rpartition(".")[2]
+            if isinstance(module, nn.ModuleList) and "expert" in own_name and "shared" not in own_name:
+                raise ModelError(
+                    f"{block_name}.{name} is a list of {len(module)} experts, which are calibrated only where they are fused "
+                    "in one parameter, as in transformers' own classes; load the model without trust_remote_code if there is "
+                    "such a class for it, or prune it by magnitude."
                 )
 
 

@@ -92,9 +92,8 @@ def make_plan(
         with trace_input_groups(matrices) as points:
             outputs = probe_outputs(skeleton, list(blocks.values()), ids)
         if config.needs_calibration:
-            tuples = [isinstance(output, tuple) for output in outputs]
-            shared = count_argument_bytes(capture_arguments(skeleton, list(blocks.values()), tuples, longest)[1])
-            called_with = dict(zip(blocks, capture_arguments(skeleton, list(blocks.values()), tuples, ids)[1], strict=True))
+            shared = count_argument_bytes(capture_arguments(skeleton, list(blocks.values()), outputs, longest)[1])
+            called_with = dict(zip(blocks, capture_arguments(skeleton, list(blocks.values()), outputs, ids)[1], strict=True))
         # 2. Time one block of each kind.
         for name, count in _count_kinds(blocks).items():
             called = called_with.get(name, ((), {}))

@@ -180,8 +180,9 @@ class LocalEngine:
                 yield from self._step(batch, more_waiting=bool(queue))
         except torch.OutOfMemoryError as error:
             raise ModelError(
-                f"{self.batch_size} responses at a time take more memory than the GPU has; take fewer (--batch-size or "
-                "batch_size). Finished rollouts are kept where there is a journal, and the same command then goes on there."
+                f"{self.batch_size} responses at a time take more memory than the GPU has; free it of other programs and run "
+                "the same command again, which goes on where there is a journal, or begin anew with fewer (--batch-size or "
+                "batch_size)."
             ) from error
 
     def _join(self, batch: _Batch | None, requests: list[Request]) -> _Batch:

@@ -1,4 +1,9 @@
-"""Finished rollouts on disk, appended one by one, so that a run that was cut off generates only what is missing."""
+"""Finished rollouts on disk, appended one by one, so that a run that was cut off generates only what is missing.
+
+What is finished stays as it is, bit for bit. What was in the making is generated again with the same random numbers, but beside
+other rows than before, and how many rows are multiplied together decides the last bits of the scores: in 32 bits they hardly
+ever decide a token, in 16 bits some responses come out other than without the interruption.
+"""
 
 import hashlib
 import json
@@ -8,13 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..compat import model_commit, model_name
-from ..config import SamplingConfig
+from ..config import IN_PROCESS, SamplingConfig
 from ..errors import OutputError
 from ..files import locked_folder
+from ..formats import installed_versions
 from ..records import Rollout
 from ..resume import FINGERPRINT, check_fingerprint
 from .engine import Request
@@ -107,7 +114,7 @@ def open_rollout_store(folder: str | Path, fingerprint: Mapping[str, Any]) -> It
 
     Args:
         folder: Where to keep the rollouts.
-        fingerprint: What decides them: model, prompt and sampling.
+        fingerprint: What decides them, see `rollout_fingerprint`.
 
     Raises:
         OutputError: The folder cannot be written, is in use, or belongs to another run.
@@ -128,17 +135,39 @@ def _hash_prompt(prompt_ids: Sequence[int]) -> str:
     return hashlib.sha256(",".join(map(str, prompt_ids)).encode()).hexdigest()[:16]
 
 
-def rollout_fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sampling: SamplingConfig) -> dict[str, Any]:
+def rollout_fingerprint(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sampling: SamplingConfig,
+    engine: str = IN_PROCESS,
+    batch_size: int = 64,
+) -> dict[str, Any]:
     """Say what decides a model's responses, as the fingerprint of a journal.
 
     Of the weights the first 256 of each tensor are hashed, which tells two prunings of a model apart; a model without weights,
     whose servers generate, is told by its name alone.
+
+    In this process, how many rows are computed together, on what and by which kernels decides the last bits of the scores, and
+    these now and then the next token. Servers batch as they please, so that of them nothing of the kind is noted.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        sampling: How it is sampled.
+        engine: `transformers` for this process, or the addresses of servers.
+        batch_size: Most responses in the making at a time.
     """
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if not parameter.is_meta:
             digest.update(f"{name} {parameter.detach().flatten()[:256].float().cpu().tolist()}".encode())
     vocabulary = sorted(tokenizer.get_vocab().items())
+    computed = {"engine": "server"}
+    if engine == IN_PROCESS:
+        device = model.device.type
+        computed = {"engine": engine, "batch_size": batch_size, "device": device}
+        computed |= {"versions": installed_versions("torch", "transformers")}
+        computed |= {"threads": torch.get_num_threads()} if device == "cpu" else {}
     return {
         "model": model_name(model),
         "model_commit": model_commit(model),
@@ -146,4 +175,5 @@ def rollout_fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
         "weights": digest.hexdigest(),
         "tokenizer": hashlib.sha256(f"{vocabulary}{tokenizer.chat_template}".encode()).hexdigest(),
         "sampling": sampling.to_dict(),
+        **computed,
     }

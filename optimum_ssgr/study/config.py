@@ -20,7 +20,7 @@ class StudyConfig:
     Every seed has its own problems and rollouts, which all strategies share; all pruned models answer the same problems.
 
     Args:
-        model: Hub id, folder, or `tiny-reasoner`.
+        model: Hub id (`ID` or `ID@REVISION`), folder, or `tiny-reasoner`.
         problems: Problem set to calibrate on, named as for `load_problems`.
         calibration: How rollouts are sampled and selected from; `num_tokens` says how much every set holds, `seed` is the
             first seed. Its strategy is replaced by each of `strategies` in turn.
@@ -43,7 +43,8 @@ class StudyConfig:
         loading: How the model is loaded.
         threads: Processor threads of each process; decides the bits.
         keep_checkpoints: Keep the models that the first method prunes to the first target with the first seed in
-            `checkpoints/`, and the calibration set of the first strategy, with its rollouts, in `calibration/`.
+            `checkpoints/`, each with the sequences it was calibrated on, and the calibration set of the first strategy with its
+            rollouts in `calibration/`.
 
     Raises:
         ConfigError: A name is unknown or named twice, a number is out of range, or something that is needed is missing.

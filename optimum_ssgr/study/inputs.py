@@ -11,6 +11,7 @@ from ..calibration.select import encode_text
 from ..calibration.strategies import Sources, select
 from ..calibration.text import characters_for
 from ..checkpoints.load import load_skeleton, load_tokenizer
+from ..compat import model_commit, model_name
 from ..errors import DataError
 from ..evaluation.prepare import check_prompts, cut_windows, load_evaluation_set, load_evaluation_text
 from ..evaluation.results import versions
@@ -86,6 +87,8 @@ def read_inputs(config: StudyConfig, journal: Path) -> StudyInputs:
         SSGRError: The model, the problems or the text cannot be used.
     """
     skeleton = load_skeleton(config.model, **config.loading.source)
+    if commit := model_commit(skeleton):  # every cell is of the same model, also where its branch moves on meanwhile
+        config = dataclasses.replace(config, model=f"{model_name(skeleton)}@{commit}")
     for pruning in {cell.pruning for cell in config.cells}:
         check_prunable(skeleton, pruning)
     reading = ProblemOptions(split=config.evaluation_split, limit=config.num_evaluation_problems)
@@ -115,7 +118,6 @@ def study_metadata(inputs: StudyInputs) -> dict[str, Any]:
     calibration = {key: value for key, value in config.calibration.to_dict().items() if key not in ("strategy", "seed")}
     return {
         "model": short_name(config.model),
-        "revision": config.loading.revision,
         "dtype": config.loading.dtype,
         "calibration_problems": short_name(config.problems),
         "problems_per_seed": len(inputs.calibration_problems[config.calibration.seed]),

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from ..calibration.bands import difficulty_bands, length_bands
 from ..calibration.dataset import CalibrationSet
 from ..calibration.strategies import WIDENED
+from ..calibration.windows import meets_budget
 from ..cards.render import dataset_card
 from ..config import IN_PROCESS
 from ..errors import DataError
@@ -79,8 +80,8 @@ def make_calibration_sets(inputs: StudyInputs, seed: int) -> None:
         chosen = dataclasses.replace(study.calibration_for(name), seed=seed, **windows.get(name, {}))
         built = pruner.build_calibration(problems, chosen, rollouts=graded, text=inputs.text, instruction=instruction)
         outside = sum(WIDENED in by for by in built.dataset["selected_by"]) if name in windows else 0
-        tokens = built.manifest.counts["tokens"]
-        if outside or tokens < config.num_tokens:
+        filled = meets_budget(built.dataset["num_tokens"], dataclasses.replace(chosen, num_sequences=None))
+        if outside or not filled:
             raise DataError(
                 f"{name} has fewer than {config.num_tokens:,} tokens to select from the rollouts of seed {seed}, so that sets "
                 "of equal size cannot be made; ask more problems, or lower --num-tokens."
@@ -100,7 +101,7 @@ def run_cell(inputs: StudyInputs, cell: Cell) -> None:
     if inputs.config.keeps(cell):
         # Measured as a user would get it: from the checkpoint.
         folder = _emptied(inputs.checkpoint(cell.calibration))
-        pruner.save_pretrained(folder)
+        pruner.save_pretrained(folder, calibration=calibration)
         pruner = SSGRPruner.from_pretrained(str(folder))
     result, _ = _measure(inputs, pruner)
     tensors = load_file(inputs.reference)

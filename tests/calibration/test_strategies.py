@@ -1,4 +1,5 @@
 import dataclasses
+import math
 import random
 import statistics
 
@@ -6,7 +7,7 @@ import pytest
 
 from optimum_ssgr.calibration import strategies
 from optimum_ssgr.calibration.strategies import Sources, select_prompts, select_text
-from optimum_ssgr.calibration.windows import compute_length_bounds, compute_pass_rates, cut_to_budget
+from optimum_ssgr.calibration.windows import compute_length_bounds, compute_pass_rates, cut_to_budget, meets_budget
 from optimum_ssgr.config import CalibrationConfig
 from optimum_ssgr.errors import DataError
 from optimum_ssgr.records import CalibrationSequence, GradedRollout, Problem, Rollout, Verdict
@@ -170,6 +171,38 @@ def test_obc_pairs_the_median_right_with_the_longest_wrong():
         assert sum(right.token_weights) == pytest.approx((len(right.response_ids) + len(wrong.response_ids)) / 2)
     with pytest.raises(DataError, match="no problem has both right and wrong rollouts"):
         select(graded({"b": 4, "c": 0}), CalibrationConfig(strategy="obc"))
+
+
+@pytest.mark.parametrize("budget", [{"num_tokens": n} for n in (70, 75, 139, 140, 141, 300)] + [{"num_sequences": 3}], ids=str)
+def test_obc_keeps_a_pair_whole_or_leaves_it_out(budget):
+    """Pairs are of 3 + 10 and 3 + 40 or of 3 + 20 and 3 + 40 tokens: 56 or 66 in all."""
+    items = graded({f"p{n}": 2 + n % 2 for n in range(6)})
+    config = CalibrationConfig(strategy="obc", **{"num_sequences": None, **budget})
+    chosen = select(items, config)
+    pairs = list(zip(chosen[::2], chosen[1::2], strict=True))
+    assert all(right.problem_id == wrong.problem_id for right, wrong in pairs)
+    rollouts = {(item.problem.id, item.rollout.sample): item.rollout for item in items}
+    for sequence in chosen:
+        whole = rollouts[sequence.problem_id, sequence.sample]
+        assert sequence.input_ids == whole.prompt_ids + whole.response_ids
+    for right, wrong in pairs:
+        assert sum(right.token_weights) == pytest.approx(sum(wrong.token_weights))
+    if "num_sequences" in budget:
+        assert len(chosen) == 2
+    else:  # no pair that was left out would have fitted
+        left = config.num_tokens - sum(len(sequence.input_ids) for sequence in chosen)
+        taken = {sequence.problem_id for sequence in chosen}
+        sizes = {f"p{n}": 66 if n % 2 else 56 for n in range(6)}
+        assert 0 <= left < min([sizes[name] for name in sizes.keys() - taken], default=math.inf)
+    assert meets_budget([len(sequence.input_ids) for sequence in chosen], config)
+
+
+def test_obc_says_so_when_no_pair_fits_or_pairs_run_out():
+    items = graded({"a": 2, "b": 3})
+    with pytest.raises(DataError, match="no pair of the strategy obc fits into the budget"):
+        select(items, CalibrationConfig(strategy="obc", num_sequences=None, num_tokens=30))
+    config = CalibrationConfig(strategy="obc", num_sequences=None, num_tokens=1000)
+    assert not meets_budget([len(sequence.input_ids) for sequence in select(items, config)], config)
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.8])

@@ -306,11 +306,26 @@ def test_the_commands_ask_for_the_same_settings(provenance, manifest):
     assert commands(dataset_card(manifest)) == [calibrate]
     args = arguments(calibrate, CalibrateCommand)
     assert calibration_config(args).to_dict() == manifest["calibration"]
-    assert (args.model, args.revision, args.problems, args.num_problems) == ("org/model", COMMIT, "tiny-reasoner", 32)
+    assert (args.model, args.problems, args.num_problems) == (f"org/model@{COMMIT}", "tiny-reasoner", 32)
     assert args.instruction == manifest["instruction"]
     args = arguments(prune, PruneCommand)
     assert pruning_config(args).to_dict() == provenance["pruning"]
-    assert (args.model, args.revision, str(args.calibration)) == ("org/model", COMMIT, "calibration")
+    assert (args.model, str(args.calibration)) == (f"org/model@{COMMIT}", "calibration")
+
+
+def test_the_card_of_sequences_alone_shows_no_rollouts(manifest):
+    card = dataset_card(manifest | {"rollouts_hash": None})
+    assert DatasetCard(card).data["configs"] == [
+        {"config_name": "calibration", "data_files": [{"split": "train", "path": "calibration/train.parquet"}], "default": True}
+    ]
+    assert "histograms.png" not in card and '"rollouts"' not in card
+    assert "The responses are not part of this set." in card
+
+
+def test_a_set_that_is_kept_beside_the_weights_is_pointed_to(provenance):
+    assert "beside the weights" not in model_card(provenance)
+    card = model_card(provenance | {"calibration_folder": "calibration"})
+    assert "They are in the folder `calibration` beside the weights" in card
 
 
 def test_a_set_on_the_hub_is_named_with_its_commit(provenance):

@@ -254,7 +254,7 @@ def test_calibrate_prune_inspect_evaluate(tmp_path, cli):
     assert (done.returncode, done.stderr) == (0, "")
     manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("set", "pairs")]
     assert manifests[1]["reselected_from"]["content_hash"] == manifests[0]["content_hash"]
-    assert manifests[1]["counts"]["tokens"] == 1000
+    assert 500 < manifests[1]["counts"]["tokens"] <= 1000  # pairs are kept whole
 
     done = cli("prune", "model", *MODEL, "--calibration", "set", "--pattern", "2:4", cwd=tmp_path)
     assert done.code == 0, done.err

@@ -52,6 +52,35 @@ def test_a_fingerprint_tells_prunings_apart(reasoner):
     assert {key for key in prints[0] if prints[0][key] != prints[2][key]} == {"weights"}
 
 
+def test_a_fingerprint_tells_what_decides_the_bits(reasoner):
+    model, tokenizer = reasoner
+    rounded = copy.deepcopy(model).to(torch.bfloat16)
+
+    def differ(*changed, of=model):
+        given, other = (
+            rollout_fingerprint(*call) for call in ((model, tokenizer, SamplingConfig()), (of, tokenizer, *changed))
+        )
+        return {key for key in {*given, *other} if given.get(key) != other.get(key)}
+
+    sampling = SamplingConfig()
+    assert differ(sampling) == set()
+    assert differ(sampling, "transformers", 8) == {"batch_size"}
+    assert differ(SamplingConfig(seed=1)) == {"sampling"}
+    assert {"dtype"} <= differ(sampling, of=rounded) <= {"dtype", "weights"}
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        assert rollout_fingerprint(model, tokenizer, sampling)["threads"] == threads + 1
+    finally:
+        torch.set_num_threads(threads)
+    # Servers batch as they please, on whatever they run on: how many are asked at a time decides nothing that is promised.
+    servers = [
+        rollout_fingerprint(model, tokenizer, sampling, f"http://{host}/v1", size) for host, size in (("a", 4), ("b", 8))
+    ]
+    assert servers[0] == servers[1]
+    assert "engine" in differ(sampling, "http://a/v1")
+
+
 ROW = {"model": "me/sparse", "n": 1319, "samples": 4, "accuracy": 0.83014, "accuracy_se": 0.0151, "split": "test"}
 
 

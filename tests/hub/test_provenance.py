@@ -5,6 +5,7 @@ import json
 import pytest
 from huggingface_hub import HfApi, ModelCard, constants
 
+from optimum_ssgr.calibration.dataset import CalibrationSet
 from optimum_ssgr.checkpoints.load import load_skeleton
 from optimum_ssgr.reasoner import WEIGHTS
 from tests.hub.test_remote_code import ASKED, ssgr
@@ -26,7 +27,7 @@ def base(hub):
 
 @pytest.mark.parametrize("streaming", [[], ["--streaming"]], ids=["resident", "streaming"])
 def test_from_a_tag_on_the_hub_to_a_card_with_results(hub, base, tmp_path, monkeypatch, capsys, streaming):
-    prune = ["prune", "sparse", "-m", BASE, "--revision", "v1", "--method", "magnitude", "--push-to-hub", SPARSE, *streaming]
+    prune = ["prune", "sparse", "-m", f"{BASE}@v1", "--method", "magnitude", "--push-to-hub", SPARSE, *streaming]
     assert ssgr(monkeypatch, tmp_path, *prune) == 0
     provenance = json.loads(hub.read(SPARSE, "ssgr_config.json"))
     assert (provenance["base_model"], provenance["base_commit"]) == (BASE, base)
@@ -39,13 +40,13 @@ def test_from_a_tag_on_the_hub_to_a_card_with_results(hub, base, tmp_path, monke
         None,
     )
     assert f"https://huggingface.co/{BASE}/tree/{base}" in card
-    assert f"-m {BASE} \\\n    --revision {base} \\\n" in card
+    assert f"-m {BASE}@{base} \\\n" in card
 
     if streaming:
         return
     # The baseline of another commit says nothing of the model that was pruned; the sparse one is told by its weights.
-    for name, revision, roles in (("moved", [], ["sparse"]), ("same", ["--revision", "v1"], ["dense", "sparse"])):
-        models = [*ASKED, "-m", str(tmp_path / "sparse"), "--baseline", BASE, *revision, "--output", name]
+    for name, baseline, roles in (("moved", BASE, ["sparse"]), ("same", f"{BASE}@v1", ["dense", "sparse"])):
+        models = [*ASKED, "-m", str(tmp_path / "sparse"), "--baseline", baseline, "--output", name]
         assert ssgr(monkeypatch, tmp_path, "evaluate", *models) == 0
         assert ssgr(monkeypatch, tmp_path, "push", "sparse", SPARSE, "--evaluation", name, "--dry-run") == 0
         assert f"evaluation   {' and '.join(roles)}, from {name}" in capsys.readouterr().out
@@ -86,3 +87,24 @@ def test_results_of_what_is_on_the_hub(hub, base, tmp_path, monkeypatch, capsys)
     assert ("models", "alice/third") not in hub.repos
     assert ssgr(monkeypatch, tmp_path, "push", "half", SPARSE, "--evaluation", "results") == 0
     assert ModelCard(hub.read(SPARSE, "README.md").decode()).data.metrics == ["accuracy"]
+
+
+def test_a_set_that_prune_made_is_kept_and_pushed_with_the_checkpoint(hub, tmp_path, monkeypatch):
+    asked = ["--problems", "tiny-reasoner", "--num-problems", "4", "--samples-per-problem", "2", "--max-new-tokens", "200"]
+    prune = ["prune", "sparse", "-m", "tiny-reasoner", *asked, "--strategy", "rac", "--num-sequences", "4", "--method", "wanda"]
+    assert ssgr(monkeypatch, tmp_path, *prune, "--push-to-hub", SPARSE) == 0
+    assert not (tmp_path / "sparse.journal").exists()
+    provenance = json.loads((tmp_path / "sparse" / "ssgr_config.json").read_text())
+    kept = CalibrationSet.load(tmp_path / "sparse" / provenance["calibration_folder"])
+    assert kept.manifest.content_hash == provenance["calibration"]["content_hash"]
+    assert len(kept.rollouts) == 8
+    for path in (tmp_path / "sparse" / "calibration").rglob("*"):
+        if path.is_file():
+            assert hub.read(SPARSE, path.relative_to(tmp_path / "sparse").as_posix()) == path.read_bytes()
+    assert "in the folder `calibration` beside the weights" in hub.read(SPARSE, "README.md").decode()
+    # It prunes to the same weights, and a checkpoint that is pushed there later without one takes the old one away.
+    again = ["prune", "again", "-m", "tiny-reasoner", "--calibration", "sparse/calibration", "--method", "wanda"]
+    assert ssgr(monkeypatch, tmp_path, *again, "--push-to-hub", SPARSE) == 0
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("sparse", "again")]
+    assert weights[0] == weights[1]
+    assert not [path for path in hub.repo(SPARSE).at().files if path.startswith("calibration/")]

@@ -14,6 +14,7 @@ from optimum_ssgr.config import CalibrationConfig
 from optimum_ssgr.errors import DataError, HubError
 from optimum_ssgr.formats import Manifest
 from optimum_ssgr.reasoner import NAME
+from optimum_ssgr.sharing import load_calibration_set
 from tests.calibration.test_strategies import graded
 from tests.cards.test_render import CARDS
 
@@ -57,6 +58,29 @@ def test_what_was_pushed_comes_back_with_its_commit(hub):
     loaded = CalibrationSet.from_hub(REPO)
     assert (loaded.sequences, loaded.rollouts.to_list()) == (made.sequences, made.rollouts.to_list())
     assert loaded.manifest.to_dict() == made.manifest.to_dict() | {"hub": {"id": REPO, "commit": commit}}
+
+
+def test_pruning_fetches_the_sequences_without_the_rollouts(there, hub, files, tmp_path, monkeypatch):
+    whole = CalibrationSet.from_hub(REPO)
+    hub.calls.clear()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
+    loaded = load_calibration_set(REPO, with_rollouts=False)
+    fetched = {call.path.split("/resolve/")[1].partition("/")[2] for call in hub.named("resolve")}
+    assert fetched == {"manifest.json", "calibration/train.parquet"}
+    assert (loaded.sequences, loaded.rollouts) == (whole.sequences, None)
+    assert loaded.manifest == whole.manifest  # which still says what the rollouts were
+    loaded.save_to_disk(tmp_path / "sequences")
+    assert CalibrationSet.load_from_disk(tmp_path / "sequences").sequences == whole.sequences
+
+
+def test_damaged_rollouts_do_not_matter_to_pruning(files, tmp_path):
+    for name, data in files[0].items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "rollouts" / "train.parquet").write_bytes(b"x")
+    with pytest.raises(DataError, match="is damaged"):
+        load_calibration_set(tmp_path)
+    assert load_calibration_set(tmp_path, with_rollouts=False).sequences
 
 
 def test_a_revision_pins_what_is_pulled(hub, there, files):

@@ -6,6 +6,7 @@ from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    BambaConfig,
     DeepseekV3Config,
     Gemma3Config,
     Gemma3nTextConfig,
@@ -76,6 +77,9 @@ WORKING = {
         n_group=1,
         topk_group=1,
         first_k_dense_replace=1,
+    ),
+    "state space and attention, blocks that return pairs": BambaConfig(
+        **SMALL, mamba_n_heads=8, mamba_d_head=8, mamba_n_groups=1, mamba_d_state=16, attn_layer_indices=[1]
     ),
     "state space": Mamba2Config(vocab_size=704, hidden_size=32, num_hidden_layers=2, num_heads=8, head_dim=8, n_groups=1),
 }
@@ -151,3 +155,35 @@ def test_blocks_that_share_weights_are_refused():
     model.model.layers[1].mlp = model.model.layers[0].mlp
     with pytest.raises(ModelError, match=r"is also a layer of model\.layers\.0"):
         prune_layerwise(model, random_sequences(), PruningConfig())
+
+
+class ListedExperts(nn.Module):
+    """Experts as a list of modules, each called with the tokens routed to it, as code that comes with models has them."""
+
+    def __init__(self, count=4):
+        super().__init__()
+        self.gate = nn.Linear(32, count, bias=False)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(32, 64), nn.SiLU(), nn.Linear(64, 32)) for _ in range(count))
+
+    def forward(self, hidden):
+        chosen, output = self.gate(hidden).argmax(dim=-1), torch.zeros_like(hidden)
+        for number, expert in enumerate(self.experts):
+            output[chosen == number] = expert(hidden[chosen == number])
+        return output
+
+
+@pytest.mark.parametrize("count", [2, 4])  # 2: as many as there are blocks
+def test_experts_in_a_list_are_refused_for_what_they_are_and_pruned_by_magnitude(count):
+    torch.manual_seed(0)
+    model = random_model("llama")
+    for layer in model.model.layers:
+        layer.mlp = ListedExperts(count)
+    with pytest.raises(
+        ModelError, match=rf"model.layers.0.mlp.experts is a list of {count} experts, .* or prune it by magnitude"
+    ):
+        check_prunable(model, PruningConfig(method="wanda"))
+    gate = model.model.layers[0].mlp.gate.weight.clone()
+    reports = prune_layerwise(model, [], PruningConfig(method="magnitude"))
+    assert sum("experts" in report.name for report in reports) == 2 * count * 2
+    assert all(report.zeros / report.weights == pytest.approx(0.5, abs=0.01) for report in reports)
+    assert torch.equal(model.model.layers[0].mlp.gate.weight, gate)

@@ -1,6 +1,7 @@
 """Several processes, and models that accelerate has spread out: the result of one process with everything in memory."""
 
 import json
+import socket
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from optimum_ssgr.config import PruningConfig
 from optimum_ssgr.errors import ModelError
 from optimum_ssgr.pruning.block_store import hash_tensors
 from optimum_ssgr.pruning.layerwise import prune_layerwise
+from optimum_ssgr.pruning.watch import watch_others
 from optimum_ssgr.pruning.weights import ResidentWeights
 from optimum_ssgr.reasoner import NAME
 
@@ -218,3 +220,56 @@ def test_weights_offloaded_to_disk_are_refused(tmp_path, method):
     with pytest.raises(ModelError, match="offloaded to disk, where they cannot be pruned; use streaming"):
         prune_layerwise(model, SEQUENCES, PruningConfig(method=method))
     assert model.model.layers[0].mlp.up_proj.weight.all()
+
+
+# One process fails in the way that is named, while the other waits where nobody will ever call it.
+FAILING = """
+import os, signal, sys, threading
+from optimum_ssgr.errors import ModelError
+from optimum_ssgr.pruning import watch
+from optimum_ssgr.pruning.distributed import barrier, rank, start_processes, world_size
+watch.BEAT, watch.SILENCE = 0.2, 2.0
+with watch.watch_others(start_processes(), rank(), world_size()):
+    barrier()
+    if rank() != int(os.environ["FAILS"]):
+        threading.Event().wait()
+    if sys.argv[1] == "raises":
+        raise ModelError("the weights are damaged.")
+    os.kill(os.getpid(), signal.SIGKILL if sys.argv[1] == "is killed" else signal.SIGSTOP)
+"""
+SENTENCES = {
+    "raises": "error: process {rank} of this job has failed: the weights are damaged; this process ends, too",
+    "is killed": "error: process {rank} of this job has not been heard of for",
+    "is stopped": "error: process {rank} of this job has not been heard of for",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fails", [0, 1])
+@pytest.mark.parametrize("way", SENTENCES)
+def test_where_one_process_fails_the_others_end(tmp_path, way, fails):
+    """Without a launcher that would end them: each process is on its own, as on another machine."""
+    (tmp_path / "job.py").write_text(FAILING)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = environment() | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "FAILS": str(fails)}
+    processes = [
+        subprocess.Popen([sys.executable, tmp_path / "job.py", way], env=shared | {"RANK": str(rank)}, stderr=-1, text=True)
+        for rank in range(2)
+    ]
+    try:
+        _, errors = processes[1 - fails].communicate(timeout=120)
+    finally:
+        for process in processes:
+            process.kill()
+    assert processes[1 - fails].returncode == 1
+    gone = "error: the process of this job that the others meet at is gone"  # the first process holds what they meet at
+    told = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1
+    assert told[0].startswith(SENTENCES[way].format(rank=fails)) or (fails == 0 and told[0].startswith(gone))
+
+
+def test_a_process_that_is_alone_is_not_watched():
+    with pytest.raises(ValueError, match="mine"), watch_others(None, 0, 1):
+        raise ValueError("mine")

@@ -144,9 +144,8 @@ def test_many_lengths_hold_the_masks_and_tables_of_the_longest(name, monkeypatch
             if isinstance(theirs, torch.Tensor):
                 torch.testing.assert_close(ours[:1], theirs, rtol=0, atol=0)
     outputs = probe_outputs(skeleton, list(find_blocks(skeleton).values()), torch.zeros(1, 4, dtype=torch.long, device="meta"))
-    tuples = [isinstance(output, tuple) for output in outputs]
     ids = torch.zeros(1, 48, dtype=torch.long, device="meta")
-    _, arguments = capture.capture_arguments(skeleton, list(find_blocks(skeleton).values()), tuples, ids)
+    _, arguments = capture.capture_arguments(skeleton, list(find_blocks(skeleton).values()), outputs, ids)
     assert count_argument_bytes(arguments) == held(many)
 
 

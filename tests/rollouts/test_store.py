@@ -24,12 +24,13 @@ SCRIPT = "import pathlib, sys; from tests.rollouts.test_store import run; run(pa
 SETTINGS = {"samples_per_problem": 4, "max_new_tokens": 200, "num_sequences": 8}
 
 
-def run(folder, **changes):
+def run(folder, dtype="float32", batch_size=8, **changes):
     """Build a set of 48 rollouts, four of each problem."""
     config = CalibrationConfig(**SETTINGS | changes)
     problems = load_problems("tiny-reasoner", limit=12, seed=3)
-    pruner = SSGRPruner.from_pretrained("tiny-reasoner")
-    pruner.build_calibration(problems, config, journal_dir=folder / "journal", output_dir=folder / "out", batch_size=8)
+    pruner = SSGRPruner.from_pretrained("tiny-reasoner", dtype=dtype)
+    folders = {"journal_dir": folder / "journal", "output_dir": folder / "out"}
+    pruner.build_calibration(problems, config, **folders, batch_size=batch_size)
 
 
 def start(folder, limit=None):
@@ -118,6 +119,13 @@ def test_another_run_does_not_go_on(tmp_path, uninterrupted):
     before = copy_journal(uninterrupted, tmp_path)
     with pytest.raises(OutputError, match="sampling was"):
         run(tmp_path, temperature=0.5)
+    assert lines(tmp_path) == before
+
+
+def test_another_batch_size_is_another_run(tmp_path, uninterrupted):
+    before = copy_journal(uninterrupted, tmp_path)
+    with pytest.raises(OutputError, match="batch_size was 8 and is now 4"):
+        run(tmp_path, batch_size=4)
     assert lines(tmp_path) == before
 
 
