@@ -273,7 +273,7 @@ def _text(row: Mapping[str, Any], column: str | None) -> str:
     if not isinstance(value, str | Number):
         raise DataError(
             f"the column {column} holds {reprlib.repr(held)}, which is neither a text nor a number; make a column of such, or "
-            "name another one, or a field of it as in column.field, with question_column or answer_column."
+            "name another one with question_column or answer_column, or a field of it as in column.field."
         )
     return str(value).strip()
 
