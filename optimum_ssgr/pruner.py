@@ -168,7 +168,7 @@ class SSGRPruner:
         engine: str = IN_PROCESS,
         batch_size: int = 64,
         instruction: str | None = None,
-        about: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> CalibrationSet:
         """Select the sequences to calibrate on, without generating anything.
 
@@ -182,7 +182,7 @@ class SSGRPruner:
             batch_size: How many at a time, for the manifest.
             instruction: What was appended to the questions, for the manifest; for `prompts`, it is appended now. When None,
                 what is usual for the data set or file that `problems` names; that of rollouts alone is not known.
-            about: Further provenance for the manifest, such as where the problems come from.
+            metadata: Further provenance for the manifest, such as where the problems come from.
 
         Raises:
             SSGRError: Something is missing, malformed or does not fit.
@@ -192,11 +192,11 @@ class SSGRPruner:
             check_unused(output_dir)
         if instruction is None and (problems is not None or rollouts is None):
             instruction = usual_instruction(problems)
-        known = dict(about or {})
+        known = dict(metadata or {})
         if config.needs_rollouts:
             known |= {"engine": engine if engine == IN_PROCESS else "OpenAI-compatible server", "batch_size": batch_size}
         inputs = {"problems": problems, "text": text, "instruction": instruction}
-        built = select_calibration(self.model, self.tokenizer, config, rollouts, **inputs, about=known)
+        built = select_calibration(self.model, self.tokenizer, config, rollouts, **inputs, metadata=known)
         if output_dir is not None:
             built.save_to_disk(output_dir, dataset_card(built.manifest))
         return built
@@ -213,7 +213,7 @@ class SSGRPruner:
         engine: str = IN_PROCESS,
         batch_size: int = 64,
         instruction: str | None = None,
-        about: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> CalibrationSet:
         """Make the sequences to calibrate on: `generate_rollouts` where the strategy needs them, then `select_calibration`.
 
@@ -228,7 +228,7 @@ class SSGRPruner:
             batch_size: See `generate_rollouts`.
             instruction: Text appended to every question, see `generate_rollouts`. It is noted in the manifest; when `rollouts`
                 are given, it is what was appended to theirs.
-            about: Further provenance for the manifest, such as where the problems come from.
+            metadata: Further provenance for the manifest, such as where the problems come from.
 
         Raises:
             SSGRError: Something is missing, malformed or does not fit; before any generation where it can be known.
@@ -249,7 +249,7 @@ class SSGRPruner:
             text=text,
             output_dir=output_dir,
             instruction=instruction,
-            about=about,
+            metadata=metadata,
             **given,
         )
 

@@ -208,10 +208,12 @@ def test_the_name_of_a_known_data_set_brings_its_instruction(pruner, tmp_path, m
 def test_building_is_generating_and_then_selecting(pruner, tmp_path):
     problems = load_problems("tiny-reasoner", limit=4)
     config = CalibrationConfig(strategy="rac", samples_per_problem=1, max_new_tokens=4)
-    about = {"problems": {"source": "mine"}, "note": "by hand"}
+    metadata = {"problems": {"source": "mine"}, "note": "by hand"}
     rollouts = pruner.generate_rollouts(problems, config)
-    selected = pruner.select_calibration(rollouts, config, problems=problems, about=about, output_dir=tmp_path / "selected")
-    pruner.build_calibration(problems, config, about=about, output_dir=tmp_path / "built")
+    selected = pruner.select_calibration(
+        rollouts, config, problems=problems, metadata=metadata, output_dir=tmp_path / "selected"
+    )
+    pruner.build_calibration(problems, config, metadata=metadata, output_dir=tmp_path / "built")
     names = {path.relative_to(tmp_path / "built") for path in (tmp_path / "built").rglob("*.*")}
     assert len(names) == 5
     for name in names:

@@ -35,7 +35,7 @@ def select_calibration(
     problems: ProblemSource | None = None,
     text: TextSource | Sources | None = None,
     instruction: str | None = None,
-    about: Mapping[str, Any],
+    metadata: Mapping[str, Any],
 ) -> CalibrationSet:
     """Select a model's calibration set, see `SSGRPruner.select_calibration`.
 
@@ -47,7 +47,7 @@ def select_calibration(
         problems: For the strategy `prompts`.
         text: For the strategies `text` and `mix`, see `read_text`.
         instruction: What is appended to the questions; None when that is not known.
-        about: What else is known of their origin, by the names of `formats.Origin`; what has no name there is noted as it is.
+        metadata: What else is known of their origin, by the names of `formats.Origin`; what has no name there is noted as it is.
 
     Raises:
         SSGRError: Something is missing, malformed or does not fit.
@@ -66,7 +66,7 @@ def select_calibration(
     known: dict[str, Any] = {"instruction": instruction}
     if config.strategy != "text":
         known["problems"] = {"read_from": sources_of(asked)}
-    return build_set(sources, config, describe_origin(model, tokenizer, {**known, **about}))
+    return build_set(sources, config, describe_origin(model, tokenizer, {**known, **metadata}))
 
 
 def require_problems(problems: ProblemSource | None, config: CalibrationConfig) -> ProblemSource:
@@ -113,7 +113,7 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], co
     return Sources(text_ids=ids, opening=opening)
 
 
-def describe_origin(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, about: Mapping[str, Any]) -> Origin:
+def describe_origin(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, metadata: Mapping[str, Any]) -> Origin:
     """Say which model, tokenizer and versions a calibration set comes from, and what else is known."""
     names = {field.name for field in dataclasses.fields(Origin)}
     return Origin(
@@ -122,8 +122,8 @@ def describe_origin(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         dtype=str(model.dtype).removeprefix("torch."),
         tokenizer_hash=tokenizer_hash(tokenizer),
         versions=installed_versions("torch", "transformers", "datasets"),
-        extra={name: value for name, value in about.items() if name not in names},
-        **{name: value for name, value in about.items() if name in names},
+        extra={name: value for name, value in metadata.items() if name not in names},
+        **{name: value for name, value in metadata.items() if name in names},
     )
 
 

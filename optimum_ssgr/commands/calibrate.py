@@ -70,7 +70,7 @@ def build(
         engine=args.engine,
         batch_size=args.batch_size,
         instruction=flags.problem_options(args).instruction_for(args.problems),
-        about=inputs.about,
+        metadata=inputs.metadata,
     )
 
 

@@ -19,12 +19,12 @@ class CalibrationInputs(NamedTuple):
     Args:
         problems: Problems to ask; None when the strategy needs none.
         text: Documents of general text; None when it needs none.
-        about: Where they come from, for the manifest.
+        metadata: Where they come from, for the manifest.
     """
 
     problems: "list[Problem] | None"
     text: list[str] | None
-    about: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 def check_push_allowed(args: Namespace, repo_type: str) -> None:
@@ -64,13 +64,13 @@ def read_inputs(args: Namespace, config: CalibrationConfig) -> CalibrationInputs
     loading = flags.loading_config(args)
     check_model(args.model, loading, is_asked=config.strategy != "text")
     text = load_documents(args.text, characters_for(config)) if config.needs_text else None
-    about: dict[str, Any] = {"text": args.text} if config.needs_text else {}
+    metadata: dict[str, Any] = {"text": args.text} if config.needs_text else {}
     if config.strategy == "text":
-        return CalibrationInputs(None, text, about)
+        return CalibrationInputs(None, text, metadata)
     problems, asked = _read_problems(args, config)
     longest_response = config.max_new_tokens if config.needs_rollouts else 0
     check_prompts(args.model, loading, problems, flags.problem_options(args).instruction_for(args.problems), longest_response)
-    return CalibrationInputs(problems, text, about | {"problems": asked})
+    return CalibrationInputs(problems, text, metadata | {"problems": asked})
 
 
 def _read_problems(args: Namespace, config: CalibrationConfig) -> "tuple[list[Problem], dict[str, Any]]":
@@ -80,12 +80,12 @@ def _read_problems(args: Namespace, config: CalibrationConfig) -> "tuple[list[Pr
 
     reading = flags.problem_options(args)
     problems = reading.load_all(args.problems, seed=args.seed)
-    about = {"source": args.problems, "split": args.split, "read_from": sources_of(problems)}
+    metadata = {"source": args.problems, "split": args.split, "read_from": sources_of(problems)}
     for name in ("num_problems", "question_column", "answer_column"):
         if getattr(args, name) is not None:
-            about[name] = getattr(args, name)
+            metadata[name] = getattr(args, name)
     if not args.exclude:
-        return draw_problems(problems, reading.limit, args.seed), about
+        return draw_problems(problems, reading.limit, args.seed), metadata
     sets = [load_problems(name, evaluation=True, seed=config.seed) for name in args.exclude]
     kept, removed = remove_overlap(problems, [problem for excluded in sets for problem in excluded])
     say(
@@ -95,4 +95,4 @@ def _read_problems(args: Namespace, config: CalibrationConfig) -> "tuple[list[Pr
     if not kept:
         raise DataError("every problem is also in the evaluation sets; calibrate on others.")
     asked = draw_problems(kept, reading.limit, args.seed)
-    return asked, about | {"excluded": {"sets": args.exclude, **removed}}
+    return asked, metadata | {"excluded": {"sets": args.exclude, **removed}}

@@ -48,7 +48,7 @@ def test_calibrate_evaluate_and_study_draw_alike(sets, tmp_path):
     apart = calibrated_on("--problems", everything, "--exclude", first, *few)
     assert len(apart.problems) == 15  # left out first, and drawn from the forty that stay
     assert all(int(problem.answer) > 40 for problem in apart.problems)
-    assert apart.about["problems"]["excluded"]["exact"] == 40
+    assert apart.metadata["problems"]["excluded"]["exact"] == 40
 
     studied = [
         "out",

@@ -126,6 +126,7 @@ n(n+1)/2 == \frac{n(n+1)}{2}
 """
 
 UNEQUAL = r"""
+4=5 == 5
 43 == 42
 1,2 == 12
 1_2 == 12
@@ -230,7 +231,6 @@ abcd == dcba
 
 # Different, but taken for equal: wrong answers that count as right.
 KNOWN_MISTAKES = r"""
-4=5 == 5
 1,2,2 == 1,2
 123_8 == 123
 3X == 3x
