@@ -1,4 +1,4 @@
-"""Everything taken from private API of torch, transformers, accelerate and huggingface_hub, so that an upgrade breaks one file.
+"""Everything taken from private API of other libraries, so that an upgrade breaks one file.
 
 Every entry says in which version it was seen, and why nothing public does. Nothing heavy is loaded before it is needed.
 """
@@ -238,3 +238,11 @@ def sha256(file: BinaryIO) -> str:
     from huggingface_hub.utils.sha import sha_fileobj
 
     return sha_fileobj(file).hex()
+
+
+# latex2sympy2_extended 1.11.
+
+
+def written_args(value: Any) -> tuple[Any, ...]:
+    """Return the elements of a set or tuple that was read from LaTeX, in the order in which they were written."""
+    return getattr(value, "_unsorted_args", value.args)

@@ -37,6 +37,7 @@ from sympy.core.relational import GreaterThan, LessThan, StrictGreaterThan, Stri
 from sympy.logic.boolalg import And
 from sympy.sets import FiniteSet
 
+from ..compat import written_args
 from .decimals import DIGITS, is_rounded
 
 
@@ -96,7 +97,7 @@ def _parts(value: Any) -> Sequence[Any] | None:
     """The elements in the order in which they were written; None of an interval that is no pair."""
     if isinstance(value, Interval):
         return (value.start, value.end) if value.is_open else None
-    return getattr(value, "_unsorted_args", value.args)
+    return written_args(value)
 
 
 def _are_same(ours: Sequence[Any], theirs: Sequence[Any]) -> bool:
