@@ -47,7 +47,7 @@ def select_calibration(
         problems: For the strategy `prompts`.
         text: For the strategies `text` and `mix`, see `read_text`.
         instruction: What is appended to the questions; None when that is not known.
-        metadata: What else is known of their origin, by the names of `formats.Origin`; what has no name there is noted as it is.
+        metadata: What else is known of their origin, by the names of `formats.Origin`; the rest is noted as it is.
 
     Raises:
         SSGRError: Something is missing, malformed or does not fit.
