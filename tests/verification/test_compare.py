@@ -230,7 +230,6 @@ abcd == dcba
 
 # Different, but taken for equal: wrong answers that count as right.
 KNOWN_MISTAKES = r"""
-4=5 == 5
 1,2,2 == 1,2
 123_8 == 123
 3X == 3x
