@@ -49,7 +49,7 @@ def test_limit_and_named_columns():
 def test_an_answer_in_a_box_or_behind_a_mark_is_taken_out():
     written = {"q1": r"$\boxed{\frac{1}{2}}$", "q2": "so\n#### 7", "q3": "plain", "q4": r"\boxed{1} or \boxed{2}"}
     problems = load_problems([{"problem": question, "answer": answer} for question, answer in written.items()])
-    assert [problem.answer for problem in problems] == [r"\frac{1}{2}", "7", "plain", "2"]
+    assert [problem.answer for problem in problems] == [r"\frac{1}{2}", "7", "plain", "1, 2"]
 
 
 def test_texts_and_numbers_are_taken_out_of_what_holds_one(tmp_path):
