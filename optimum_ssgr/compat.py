@@ -238,11 +238,3 @@ def sha256(file: BinaryIO) -> str:
     from huggingface_hub.utils.sha import sha_fileobj
 
     return sha_fileobj(file).hex()
-
-
-# latex2sympy2_extended 1.11.
-
-
-def written_args(value: Any) -> tuple[Any, ...]:
-    """Return the elements of a set or tuple that was read from LaTeX, in the order in which they were written."""
-    return getattr(value, "_unsorted_args", value.args)

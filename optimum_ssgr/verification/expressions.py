@@ -37,7 +37,6 @@ from sympy.core.relational import GreaterThan, LessThan, StrictGreaterThan, Stri
 from sympy.logic.boolalg import And
 from sympy.sets import FiniteSet
 
-from ..compat import written_args
 from .decimals import DIGITS, is_rounded
 
 
@@ -72,7 +71,7 @@ def _compare(ours: Any, theirs: Any) -> bool | None:
     if isinstance(ours, Eq) or isinstance(theirs, Eq):
         return _compare_equations(ours, theirs)
     if isinstance(ours, And) and isinstance(theirs, And):
-        return _are_same(_parts(ours), _parts(theirs)) or None
+        return _are_same_in_some_order(ours.args, theirs.args) or None
     if isinstance(ours, (*_REVERSED, *_REVERSED.values())) and isinstance(theirs, (*_REVERSED, *_REVERSED.values())):
         return _compare_inequalities(ours, theirs)
     if isinstance(ours, Interval) and isinstance(theirs, Interval):
@@ -82,9 +81,10 @@ def _compare(ours: Any, theirs: Any) -> bool | None:
         return _are_same_in_some_order(ours.args, theirs.args) or None
     if isinstance(ours, FiniteSet) and isinstance(theirs, FiniteSet):
         return _are_same_in_some_order(ours.args, theirs.args)
-    if isinstance(ours, (FiniteSet, Tuple, Interval)) and isinstance(theirs, (FiniteSet, Tuple, Interval)):
-        rows = _parts(ours), _parts(theirs)
-        return None if None in rows else _are_same(*rows)
+    if _is_list(ours) and _is_list(theirs):
+        if isinstance(ours, FiniteSet) or isinstance(theirs, FiniteSet):  # which was sorted; math-verify knows its order
+            return None if _are_same_in_some_order(_parts(ours), _parts(theirs)) else False
+        return _are_same(_parts(ours), _parts(theirs))
     if isinstance(ours, (MatrixBase, MatrixExpr)) and isinstance(theirs, (MatrixBase, MatrixExpr)):
         ours, theirs = (ImmutableMatrix(value.doit()) for value in (ours, theirs))
         return ours.shape == theirs.shape and _are_same(list(ours), list(theirs))
@@ -93,11 +93,13 @@ def _compare(ours: Any, theirs: Any) -> bool | None:
     return None
 
 
-def _parts(value: Any) -> Sequence[Any] | None:
-    """The elements in the order in which they were written; None of an interval that is no pair."""
-    if isinstance(value, Interval):
-        return (value.start, value.end) if value.is_open else None
-    return written_args(value)
+def _is_list(value: Any) -> bool:
+    """Whether a value is a sequence of parts; two numbers in round brackets are read as an open interval."""
+    return isinstance(value, (Tuple, FiniteSet)) or (isinstance(value, Interval) and bool(value.is_open))
+
+
+def _parts(value: Any) -> Sequence[Any]:
+    return (value.start, value.end) if isinstance(value, Interval) else value.args
 
 
 def _are_same(ours: Sequence[Any], theirs: Sequence[Any]) -> bool:
