@@ -130,10 +130,10 @@ def used():
 easy, endless = ("x+1", "1+x"), ("9^{9^{9^9}}", "5")
 assert list(compare_all([easy] * 4, processes=4)) == [True] * 4
 loading = used()
-assert list(compare_all([endless] * 4, processes=4, seconds=2)) == [None] * 4
+assert list(compare_all([endless] * 4, processes=4, seconds=1)) == [None] * 4
 print(used() - 2 * loading)
 """
-    assert float(start(shared).communicate()[0]) > 6  # of 8; on the clock it would be 2
+    assert float(start(shared).communicate()[0]) > 3  # of 4; on the clock it would be 1
 
 
 @pytest.mark.slow
