@@ -1,5 +1,6 @@
 """Publish a checkpoint or a calibration set: its folder in one commit, with the card that users may have edited."""
 
+import warnings
 from pathlib import Path
 
 from huggingface_hub import CommitInfo
@@ -85,15 +86,18 @@ def publish_folder(
         HubError: The Hub refuses, or cannot be reached for minutes.
     """
     repo_type = repo_type_of(folder)
-    return push_folder(
-        folder,
-        repo_id,
-        repo_type=repo_type,
-        private=private,
-        revision=revision,
-        create_pr=create_pr,
-        token=token,
-        message=message,
-        delete_patterns=STALE[repo_type],
-        merge={CARD_FILE: card},
-    )
+    with warnings.catch_warnings():
+        # of a checkpoint's calibration set, which is meant to be there
+        warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
+        return push_folder(
+            folder,
+            repo_id,
+            repo_type=repo_type,
+            private=private,
+            revision=revision,
+            create_pr=create_pr,
+            token=token,
+            message=message,
+            delete_patterns=STALE[repo_type],
+            merge={CARD_FILE: card},
+        )

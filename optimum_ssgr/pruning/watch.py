@@ -33,9 +33,11 @@ def watch_others(store: Store | None, rank: int, size: int) -> Iterator[None]:
     if store is None:
         yield
         return
-    stopped = threading.Event()
-    watch = threading.Thread(target=_watch, args=(store.clone(), rank, size, stopped), daemon=True)
-    watch.start()
+    stopped, reached = threading.Event(), [time.monotonic()]
+    listens = threading.Thread(target=_listen, args=(store.clone(), rank, size, stopped, reached), daemon=True)
+    looks = threading.Thread(target=_look_after, args=(stopped, reached), daemon=True)
+    listens.start()
+    looks.start()
     try:
         yield
     except BaseException as error:
@@ -46,11 +48,11 @@ def watch_others(store: Store | None, rank: int, size: int) -> Iterator[None]:
         raise
     finally:
         stopped.set()
-        watch.join(BEAT)
+        listens.join(BEAT)
 
 
-def _watch(store: Store, rank: int, size: int, stopped: threading.Event) -> None:
-    """Beat, listen, and end the process where the others cannot go on."""
+def _listen(store: Store, rank: int, size: int, stopped: threading.Event, reached: list[float]) -> None:
+    """Beat, listen, and end the process where the others cannot go on; `reached` is when the store was reached last."""
     heard = {other: (0, time.monotonic()) for other in range(size) if other != rank}
     lost = False
     while not stopped.wait(BEAT):
@@ -64,11 +66,20 @@ def _watch(store: Store, rank: int, size: int, stopped: threading.Event) -> None
                     heard[other] = now, time.monotonic()
                 elif time.monotonic() - since > SILENCE:
                     return _end(f"process {other} of this job has not been heard of for {SILENCE / 60:g} minutes", stopped)
-            lost = False
+            lost, reached[0] = False, time.monotonic()
         except RuntimeError:  # at the end of a job the process that holds the store may be the first to leave
             if lost:
                 return _end("the process of this job that the others meet at is gone", stopped)
             lost = True
+
+
+def _look_after(stopped: threading.Event, reached: list[float]) -> None:
+    """End the process where its listening thread waits for an answer that does not come."""
+    while not stopped.wait(BEAT):
+        if time.monotonic() - reached[0] > SILENCE:
+            return _end(
+                f"the process of this job that the others meet at has been silent for {SILENCE / 60:g} minutes", stopped
+            )
 
 
 def _end(reason: str, stopped: threading.Event) -> None:
