@@ -98,6 +98,7 @@ def _card_row(row: dict[str, Any], record: dict[str, Any]) -> EvaluationRow:
         **on_hub,
         **text,
         **{name: row[name] for name in ("accuracy", "accuracy_se", *LENGTHS)},
+        "accuracy_ci95": row.get("accuracy_ci95"),
     }
     return EvaluationRow.from_dict(values)
 
