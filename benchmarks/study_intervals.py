@@ -1,7 +1,7 @@
 """Put the intervals of stored study reports right from their own numbers: `python benchmarks/study_intervals.py docs/study/*`.
 
 For reports of version 0.1.0, whose intervals were by the normal quantile. A standard error there is the root of two squared
-parts; the part over seeds follows from the accuracy of every seed, and the rest is the part over problems, so that nothing has to
+parts: that over seeds follows from the accuracy of every seed, and the rest is that over problems, so that nothing has to
 be run again. Means and standard errors stay as they are. Writes `report.json`, `report.md` and `plots` anew.
 """
 
