@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from typing_extensions import Self
@@ -67,7 +67,7 @@ class Variance:
         if self.seeds > 1:
             # Of few seeds the variance is often far too small by chance, and would count for nothing just then. How much more
             # it has to count for intervals to hold the truth is what benchmarks/coverage.py shows.
-            over_seeds = (1 + 4 / (self.seeds - 1) ** 2) * self.over_seeds
+            over_seeds = (1 + 8 / (self.seeds - 1) ** 2) * self.over_seeds
         squares = self.over_problems**2 / (self.problems - 1) + over_seeds**2 / max(self.seeds - 1, 1)
         return max((self.over_problems + over_seeds) ** 2 / squares, 1.0)
 
@@ -134,19 +134,18 @@ def estimate_difference(differences: np.ndarray) -> Estimate:
 def difference_estimate(difference: float, variance: Variance) -> Estimate:
     """Put an interval around a paired difference, by Student's t.
 
-    Its half width is that with two more problems, one that each model alone solves (Bonett and Price, 2012): models that never
+    The variance over problems is at least that of as many problems of which each model alone solves one: models that never
     differ on a few problems can still differ on others.
 
     Args:
         difference: The difference, between -1 and 1.
         variance: Its variance.
     """
-    count = variance.problems
-    if count < 2:
+    problems = variance.problems
+    if problems < 2:
         return Estimate(difference, math.nan, (-1.0, 1.0))
-    squares = variance.over_problems * count * (count - 1) + 2 + 2 * count * difference**2 / (count + 2)
-    widened = Variance(squares / (count + 2) / (count + 1), count + 2, variance.over_seeds, variance.seeds)
-    half = student_quantile(widened.freedom) * math.sqrt(widened.total)
+    least = replace(variance, over_problems=max(variance.over_problems, 2 / problems / (problems - 1)))
+    half = student_quantile(least.freedom) * math.sqrt(least.total)
     return Estimate(difference, math.sqrt(variance.total), (max(difference - half, -1.0), min(difference + half, 1.0)))
 
 

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -74,7 +75,7 @@ def is_loop(token_ids: Sequence[int], least: int = 32) -> bool:
     return False
 
 
-def summarize(graded: Sequence[GradedRollout]) -> dict[str, float | int]:
+def summarize(graded: Sequence[GradedRollout]) -> dict[str, Any]:
     """Summarize graded responses.
 
     Args:

@@ -52,6 +52,7 @@ def test_samples_of_one_problem_are_not_independent():
         assert fivefold[name] == pytest.approx(once[name])
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_as_often_as_they_should():
     """Problems of every difficulty, 4 samples each."""
     rng = np.random.default_rng(0)
@@ -102,6 +103,7 @@ def test_pairing_removes_what_two_models_share():
     assert same.interval[0] < 0 < same.interval[1]
 
 
+@pytest.mark.slow
 def test_paired_interval_covers_the_truth_as_often_as_it_should():
     """Two models that share the difficulty of the problems, the second 0.1 worse; 4 samples each."""
     rng = np.random.default_rng(2)

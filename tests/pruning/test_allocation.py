@@ -21,7 +21,7 @@ def test_outliers_are_counted_against_the_mean_of_their_block():
     weight = torch.tensor([[1.0, -1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, -20.0]])
     assert outlier_ratio([(weight, torch.ones(8))]) == 1 / 16
     assert outlier_ratio([(weight, torch.tensor([1.0] * 7 + [0.0]))]) == 0
-    # One mean for both, 51.1: the 20 is no outlier beside a matrix of hundreds. A matrix of twenties among ones is one as a whole.
+    # One mean for both: the 20 is no outlier beside a matrix of hundreds, and a whole matrix of twenties among ones is one.
     assert outlier_ratio([(weight, torch.ones(8)), (100 * torch.ones(4, 4), torch.ones(4))]) == 0
     assert outlier_ratio([(torch.ones(8, 8), torch.ones(8)), (20 * torch.ones(2, 4), torch.ones(4))]) == 8 / 72
 
