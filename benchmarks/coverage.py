@@ -1,4 +1,4 @@
-"""How often the 95 % intervals hold the truth: `python benchmarks/coverage.py --repeats 2000`.
+"""How often the 95 % intervals hold the truth: `python benchmarks/coverage.py --repeats 1000`.
 
 Made-up verdicts whose truth is known: every seed has a rate of its own, from a beta distribution with the given mean and
 standard deviation; of some verdicts the problem's difficulty decides, of the others chance. Every seed answers the same
@@ -32,8 +32,10 @@ def draw_rates(rng: np.random.Generator, mean: float, deviation: float, seeds: i
 
 def draw_verdicts(rng: np.random.Generator, rates: np.ndarray, difficulty: np.ndarray, decided: float) -> np.ndarray:
     """Draw verdicts, float [seeds, problems]: right where the difficulty, or else a number by chance, is below the rate."""
-    shape = (len(rates), len(difficulty))
-    hurdles = np.where(rng.random(shape) < decided, difficulty, rng.random(shape))
+    drawn = rng.random((len(rates), len(difficulty)))
+    hurdles = np.where(
+        drawn < decided, difficulty, (drawn - decided) / (1 - decided)
+    )  # what is left of one draw is uniform, too
     return (hurdles < rates[:, None]).astype(float)
 
 
@@ -75,7 +77,7 @@ def cover(
 def main() -> None:
     """Simulate, and print a Markdown table for every share of verdicts that difficulty decides."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=2000)
+    parser.add_argument("--repeats", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     rng = np.random.default_rng(args.seed)
