@@ -3,7 +3,7 @@
 For every seed the same problems are sampled plainly, 16 rollouts each, and adaptively, until 12,000 tokens are selected; the
 third row samples adaptively but never stops at the budget, which shows what leaving decided problems alone saves by itself.
 `inside` is the share of selected tokens within the windows; the pruned models answer problems of the test split, greedily.
-Errors are standard errors over problems and seeds.
++- is the standard error over problems and seeds, in parentheses are 95 % intervals.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from setting import BATCH_SIZE, CALIBRATION, EVALUATION
 from optimum_ssgr import CalibrationConfig, PruningConfig, SSGRPruner
 from optimum_ssgr.calibration import generate
 from optimum_ssgr.evaluation.evaluate import evaluate
-from optimum_ssgr.evaluation.metrics import mean_over_seeds
+from optimum_ssgr.evaluation.intervals import estimate_difference, estimate_share, format_difference, format_share
 from optimum_ssgr.problems.load import load_problems
 from optimum_ssgr.reasoner import NAME
 
@@ -63,12 +63,11 @@ def main() -> None:
     for name in rows:
         tokens = np.mean(generated[name])
         saved = 1 - tokens / np.mean(generated["plain"])
-        mean, error = mean_over_seeds(scores[name])
-        difference, of_difference = mean_over_seeds(scores[name] - scores["plain"])
-        compared = "" if name == "plain" else f"{100 * difference:+.1f} +- {100 * of_difference:.1f}"
+        solved, minus = estimate_share(scores[name]), estimate_difference(scores[name] - scores["plain"])
+        compared = "" if name == "plain" else format_difference(minus.mean, minus.interval)
         print(
             f"| {name} | {tokens:,.0f} | {tokens / PLAIN.num_tokens:.1f} | {saved:.0%} | {np.mean(inside[name]):.0%} "
-            f"| {mean:.1%} +- {error:.1%} | {compared} |"
+            f"| {format_share(solved.mean, solved.error, solved.interval)} | {compared} |"
         )
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from optimum_ssgr.checkpoints.load import load_model
 from optimum_ssgr.config import SamplingConfig
 from optimum_ssgr.evaluation.evaluate import evaluate
-from optimum_ssgr.evaluation.metrics import clustered_mean, summarize
+from optimum_ssgr.evaluation.intervals import format_share
+from optimum_ssgr.evaluation.metrics import summarize
 from optimum_ssgr.evaluation.perplexity import perplexity
 from optimum_ssgr.problems.load import load_problems
 from optimum_ssgr.reasoner import NAME, WEIGHTS
@@ -21,10 +22,9 @@ SAMPLED = SamplingConfig(temperature=0.8, top_p=1.0, max_new_tokens=400)
 
 
 def accuracy(graded: list[GradedRollout], keep: Callable[[Problem], bool]) -> str:
-    """Accuracy with standard error on the problems that `keep` accepts."""
-    chosen = [item for item in graded if keep(item.problem)]
-    mean, error = clustered_mean([item.verdict.correct for item in chosen], [item.problem.id for item in chosen])
-    return f"{mean:.1%} +- {error:.1%}"
+    """Accuracy with its error on the problems that `keep` accepts."""
+    found = summarize([item for item in graded if keep(item.problem)])
+    return format_share(found["accuracy"], found["accuracy_se"], found["accuracy_ci95"])
 
 
 def main() -> None:

@@ -3,9 +3,10 @@
     python benchmarks/strategies.py --num-problems 400 --seeds 10 --sparsity 0.5
 
 For every seed the dense model writes one set of rollouts; each strategy selects 12,000 tokens from it (or from general text),
-SparseGPT prunes with them, and the pruned models answer the same problems of the test split with greedy decoding. Errors are
-standard errors over problems and seeds; differences are paired. The second table tells each family of problems apart: its share
-of the calibration tokens, and how many of its problems the pruned models solve. Two more rows lift one of SSGR's windows.
+SparseGPT prunes with them, and the pruned models answer the same problems of the test split with greedy decoding. +- is the
+standard error over problems and seeds, in parentheses are 95 % intervals; differences are paired. The second table tells each
+family of problems apart: its share of the calibration tokens, and how many of its problems the pruned models solve. Two more
+rows lift one of SSGR's windows.
 """
 
 import argparse
@@ -19,7 +20,8 @@ from setting import BATCH_SIZE, CALIBRATION, CALIBRATION_PROBLEMS, EVALUATION
 from optimum_ssgr import PruningConfig, SSGRPruner
 from optimum_ssgr.calibration.strategies import STRATEGIES
 from optimum_ssgr.evaluation.evaluate import evaluate
-from optimum_ssgr.evaluation.metrics import mean_over_seeds, summarize
+from optimum_ssgr.evaluation.intervals import estimate_difference, estimate_share, format_difference, format_share
+from optimum_ssgr.evaluation.metrics import summarize
 from optimum_ssgr.evaluation.perplexity import perplexity
 from optimum_ssgr.problems.load import load_problems
 from optimum_ssgr.reasoner import NAME
@@ -71,11 +73,11 @@ def main() -> None:
         "| strategy | problems solved | ssgr minus this | tokens | truncated | perplexity on text |\n|---|---|---|---|---|---|"
     )
     for name, found in scores.items():
-        mean, error = mean_over_seeds(found)
-        difference, of_difference = mean_over_seeds(scores["ssgr"] - found)
-        compared = "" if name == "ssgr" else f"{100 * difference:+.1f} +- {100 * of_difference:.1f}"
+        solved, minus = estimate_share(found), estimate_difference(scores["ssgr"] - found)
+        shown = format_share(solved.mean, solved.error, solved.interval)
+        compared = "" if name == "ssgr" else format_difference(minus.mean, minus.interval)
         tokens, truncated, text_perplexity = np.mean(others[name], axis=0)
-        print(f"| {name} | {mean:.1%} +- {error:.1%} | {compared} | {tokens:.0f} | {truncated:.1%} | {text_perplexity:.1f} |")
+        print(f"| {name} | {shown} | {compared} | {tokens:.0f} | {truncated:.1%} | {text_perplexity:.1f} |")
     families = np.array([problem.source for problem in sorted(problems, key=lambda problem: problem.id)])  # as graded
     print(f"\n| strategy | {' | '.join(FAMILIES)} |\n|---|{'---|' * len(FAMILIES)}")
     for name, found in scores.items():

@@ -3,8 +3,8 @@
     python benchmarks/variants.py modes --num-problems 400 --seeds 15
 
 Every row is the same dense model, pruned with the same calibration sets (`ssgr`, 12,000 tokens, one set per seed) and evaluated
-on the same problems of the dev split with greedy decoding. Errors are standard errors over problems and seeds; differences are
-paired.
+on the same problems of the dev split with greedy decoding. +- is the standard error over problems and seeds, in parentheses are
+95 % intervals; differences are paired.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from setting import BATCH_SIZE, EVALUATION, calibrate
 
 from optimum_ssgr import PruningConfig, SSGRPruner
 from optimum_ssgr.evaluation.evaluate import evaluate
-from optimum_ssgr.evaluation.metrics import mean_over_seeds
+from optimum_ssgr.evaluation.intervals import estimate_difference, estimate_share, format_difference, format_share
 from optimum_ssgr.problems.load import load_problems
 from optimum_ssgr.reasoner import NAME
 
@@ -60,13 +60,13 @@ def main() -> None:
     scores = {name: np.array(found, dtype=float) for name, found in correct.items()}
     print("| pruned by | problems solved |\n|---|---|")
     for name, found in scores.items():
-        mean, error = mean_over_seeds(found)
-        print(f"| {name} | {mean:.1%} +- {error:.1%} |")
+        solved = estimate_share(found)
+        print(f"| {name} | {format_share(solved.mean, solved.error, solved.interval)} |")
     print("\n| difference | points |\n|---|---|")
     names = list(rows)
     for first, second in zip(names[::2], names[1::2], strict=True):
-        mean, error = mean_over_seeds(scores[second] - scores[first])
-        print(f"| {second} - {first} | {100 * mean:+.1f} +- {100 * error:.1f} |")
+        difference = estimate_difference(scores[second] - scores[first])
+        print(f"| {second} - {first} | {format_difference(difference.mean, difference.interval)} |")
 
 
 if __name__ == "__main__":

@@ -27,8 +27,9 @@ with TemporaryDirectory() as folder:
         )
     )
 for row in comparison.rows:
-    print(f"{Path(row['model']).name}: {row['accuracy']:.0%} +- {row['accuracy_se']:.0%} solved, ", end="")
+    low, high = row["accuracy_ci95"]
+    print(f"{Path(row['model']).name}: {row['accuracy']:.0%} ({low:.0%} to {high:.0%}) solved, ", end="")
     print(f"{row['mean_tokens']:.0f} tokens, {row['truncated']:.0%} truncated")
-# The difference is paired by problem, so its interval is narrower than the two errors above suggest.
+# The difference is paired by problem, so its interval is narrower than the two intervals above suggest.
 low, high = comparison.rows[-1]["difference_ci95"]
 print(f"difference {comparison.rows[-1]['difference']:+.0%}, 95 % interval {low:+.0%} to {high:+.0%}")

@@ -43,4 +43,5 @@ for name, calibration in sets.items():
     pruner = SSGRPruner.from_pretrained(model_id)  # afresh: pruning changes the model
     pruner.prune(calibration, PruningConfig(method="sparsegpt", sparsity=0.5))
     found = pruner.evaluate(problems, greedy)
-    print(f"calibrated on {name}: {found['accuracy']:.0%} +- {found['accuracy_se']:.0%} of the problems solved")
+    low, high = found["accuracy_ci95"]
+    print(f"calibrated on {name}: {found['accuracy']:.0%} ({low:.0%} to {high:.0%}) of the problems solved")

@@ -25,7 +25,8 @@ greedy = SamplingConfig(temperature=0, max_new_tokens=300)
 dense = pruner.evaluate(problems, greedy)
 print(pruner.prune(calibration, PruningConfig(method="sparsegpt", sparsity=0.4)))  # in place
 sparse = pruner.evaluate(problems, greedy)
-print(f"problems solved: dense {dense['accuracy']:.0%}, sparse {sparse['accuracy']:.0%} +- {sparse['accuracy_se']:.0%}")
+low, high = sparse["accuracy_ci95"]
+print(f"problems solved: dense {dense['accuracy']:.0%}, sparse {sparse['accuracy']:.0%}, 95 % interval {low:.0%} to {high:.0%}")
 
 with TemporaryDirectory() as folder:
     pruner.save_pretrained(f"{folder}/sparse")

@@ -182,7 +182,9 @@ class EvaluationRow(_Record):
         read_from: The problem set on the Hub, as `ID@COMMIT`.
         text: Name of the general text that perplexity was measured on.
         text_perplexity: Perplexity on it.
-        accuracy: Share of the responses that are right; the others are as `evaluation.metrics.summarize` returns them.
+        accuracy: Share of right responses to a problem, as a mean over the problems; the others are as
+            `evaluation.metrics.summarize` returns them.
+        accuracy_ci95: Its 95 % interval; None in what earlier versions measured.
     """
 
     model: str
@@ -196,6 +198,7 @@ class EvaluationRow(_Record):
     text_perplexity: float | None = None
     accuracy: float
     accuracy_se: float
+    accuracy_ci95: list[float] | None = None
     mean_tokens: float
     median_tokens: float
     p95_tokens: float

@@ -311,8 +311,8 @@ class SSGRPruner:
         samples: int = 1,
         batch_size: int = 64,
         instruction: str | None = None,
-    ) -> dict[str, float | int | None]:
-        """Measure accuracy with its standard error, lengths, truncation and loops.
+    ) -> dict[str, Any]:
+        """Measure accuracy with its standard error and 95 % interval, lengths, truncation and loops.
 
         Args:
             problems: What `load_problems` takes; of a data set, the split for evaluation is read.

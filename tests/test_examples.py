@@ -53,7 +53,9 @@ def test_compare_two_models(printed):
 
 
 def test_custom_strategy(printed):
-    found = dict(re.findall(r"calibrated on (\w+): (\d+)% \+- \d+% of the problems solved", printed("custom_strategy.py")))
+    found = dict(
+        re.findall(r"calibrated on (\w+): (\d+)% \(\d+% to \d+%\) of the problems solved", printed("custom_strategy.py"))
+    )
     assert found.keys() == {"mine", "self"}
     assert min(map(int, found.values())) > 50
 

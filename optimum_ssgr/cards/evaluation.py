@@ -100,6 +100,7 @@ def _card_row(row: dict[str, Any], record: dict[str, Any]) -> EvaluationRow:
         **text,
         **{name: row[name] for name in ("accuracy", "accuracy_se", *LENGTHS)},
         **{name: row.get(name) for name in ("unreadable", "timed_out")},  # not in results of versions before 0.2
+        "accuracy_ci95": row.get("accuracy_ci95"),
     }
     return EvaluationRow.from_dict(values)
 

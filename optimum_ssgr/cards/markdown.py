@@ -1,8 +1,11 @@
 """Foreign text in Markdown: names, ids and texts from elsewhere appear as they are and mean nothing."""
 
 import json
+import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -33,6 +36,15 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
+def solved(row: Mapping[str, Any]) -> str:
+    """Write accuracy with its standard error, or with its 95 % interval where the error would read as none."""
+    share, error = percent(row["accuracy"]), percent(row["accuracy_se"])
+    if error not in (percent(0), percent(math.nan)):
+        return f"{share} +- {error}"
+    ends = row.get("accuracy_ci95")  # what earlier versions measured has none
+    return f"{share} ({' to '.join(map(percent, ends))})" if ends else share
+
+
 def environment() -> Environment:
     """Return the environment that renders the templates; a value that is missing is an error."""
     made = Environment(
@@ -43,7 +55,14 @@ def environment() -> Environment:
         keep_trailing_newline=False,
     )
     # A text in Python code; JSON's strings are Python's, too.
-    made.filters |= {"plain": plain, "code": code, "percent": percent, "count": "{:,}".format, "literal": json.dumps}
+    made.filters |= {
+        "plain": plain,
+        "code": code,
+        "percent": percent,
+        "solved": solved,
+        "count": "{:,}".format,
+        "literal": json.dumps,
+    }
     return made
 
 

@@ -1,6 +1,5 @@
 """Metadata of the cards: what the Hub filters and links by; nothing that is not known."""
 
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -133,7 +132,9 @@ def known_sources(manifest: Manifest) -> list[Source]:
 
 def _eval_result(row: EvaluationRow) -> EvalResult:
     repository = pinned(row.read_from)
-    spread = {"standard_error": row.accuracy_se} if not math.isnan(row.accuracy_se) else {}
+    spread: dict[str, Any] = {"standard_error": row.accuracy_se} if row.accuracy_se > 0 else {}
+    if not spread and row.accuracy_ci95:  # all right, all wrong, or one problem alone: an error says nothing
+        spread = {"ci95": row.accuracy_ci95}
     return EvalResult(
         task_type="text-generation",
         dataset_type=repository[0] if repository else public_name(row.source),

@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from ..evaluation.intervals import format_share
 from ..formats import HISTOGRAMS_FILE
 from .compared_models import HUB, METHOD_LABELS, STRATEGY_LABELS, ComparedModel
 from .settings import ChatSettings
@@ -64,7 +65,7 @@ def _accuracy_table(name: str, dense: dict[str, Any], rows: list[dict[str, Any]]
         f"<th scope='col'>{name}</th>" for name in ("method", "calibrated on", "problems solved", "tokens", "truncated")
     )
     lines = "".join(map(_accuracy_row, [dense | {"method": "dense"}, *rows]))
-    caption = f"{dense['problems']:,} held-out problems; the error is one standard error."
+    caption = f"{dense['problems']:,} held-out problems; ± is one standard error, in parentheses are 95 % intervals."
     title = f"Accuracy: {escape(name)}" if name else "Accuracy"
     return f"<section><h2>{title}</h2><table><tr>{head}</tr>{lines}</table><p class='hint'>{caption}</p></section>"
 
@@ -73,7 +74,7 @@ def _accuracy_row(row: dict[str, Any]) -> str:
     method = METHOD_LABELS.get(row["method"], row["method"])
     share = f", {row['sparsity']:.0%}" if row.get("sparsity") else ""
     strategy = row.get("strategy") or row.get("calibration") or ""
-    accuracy = f"{_track(row['accuracy'])}{row['accuracy']:.1%} ± {row['accuracy_se']:.1%}"
+    accuracy = _track(row["accuracy"]) + format_share(row["accuracy"], row["accuracy_se"], row.get("accuracy_ci95"), sign="±")
     cells = (
         f"{escape(method)}{share}",
         escape(STRATEGY_LABELS.get(strategy, strategy)),

@@ -12,6 +12,7 @@ from ..problems.sources import find_source
 from ..records import Problem
 from .benchmarks import lighteval_command
 from .compare import Comparison
+from .intervals import format_difference, format_share
 from .results import card_metadata, file_name, leaderboard_files, samples_table, versions, write_samples
 
 
@@ -22,8 +23,7 @@ def format_table(comparison: Comparison) -> str:
     for row in comparison.rows:
         compared = "-"
         if "difference" in row:
-            low, high = row["difference_ci95"]
-            compared = f"{100 * row['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+            compared = format_difference(row["difference"], row["difference_ci95"])
         most = max(row["pass_at_k"], key=int)
         lengths = (f"{row[name]:.0f}" for name in ("mean_tokens", "median_tokens", "p95_tokens"))
         shares = ("-" if row[name] is None else f"{row[name]:.1%}" for name in ("truncated", "missing_think_end", "looping"))
@@ -31,7 +31,7 @@ def format_table(comparison: Comparison) -> str:
         table.append(
             (
                 *(str(row[name]) for name in ("model", "problems", "n", "samples")),
-                f"{row['accuracy']:.1%} +- {row['accuracy_se']:.1%}",
+                format_share(row["accuracy"], row["accuracy_se"], row["accuracy_ci95"]),
                 compared,
                 f"@{most} {row['pass_at_k'][most]['value']:.1%}" if most != "1" else "-",
                 *lengths,

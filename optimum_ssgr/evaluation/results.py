@@ -18,7 +18,7 @@ from ..hub.names import split_revision
 from ..problems.sources import find_source
 from ..records import GradedRollout
 from .benchmarks import find_benchmark
-from .metrics import interval, is_loop, paired_difference, pass_at_k, summarize
+from .metrics import is_loop, paired_difference, pass_at_k, summarize
 
 
 SAMPLES = pyarrow.schema(
@@ -60,8 +60,8 @@ def result_row(
 
     Returns:
         `model`, `problems`, `split`, `n` (problems), `samples` (of each problem), `responses` (in all), what else `summarize`
-        returns, `pass_at_k` with its standard error for k = 1, 2, 4, ..., and with a baseline `difference`, `difference_se`
-        and `difference_ci95`.
+        returns, `pass_at_k` with its standard error and 95 % interval for k = 1, 2, 4, ..., and with a baseline `difference`,
+        `difference_se` and `difference_ci95`.
     """
     summary = summarize(graded)
     n, responses = summary.pop("problems"), summary.pop("samples")
@@ -77,11 +77,17 @@ def result_row(
         "samples": max(counts.values()),
         "responses": responses,
         **summary,
-        "pass_at_k": {str(k): {"value": value, "se": error} for k, (value, error) in chances.items()},
+        "pass_at_k": {
+            str(k): {"value": chance.mean, "se": chance.error, "ci95": list(chance.interval)} for k, chance in chances.items()
+        },
     }
     if baseline is not None:
-        difference, error = paired_difference(graded, baseline)
-        row |= {"difference": difference, "difference_se": error, "difference_ci95": list(interval(difference, error))}
+        difference = paired_difference(graded, baseline)
+        row |= {
+            "difference": difference.mean,
+            "difference_se": difference.error,
+            "difference_ci95": list(difference.interval),
+        }
     return row
 
 
@@ -148,7 +154,7 @@ def eval_results(rows: Sequence[dict[str, Any]], revisions: Mapping[str, str]) -
                 metric_type="accuracy",
                 metric_name="pass@1",
                 metric_value=row["accuracy"],
-                metric_args={"standard_error": row["accuracy_se"], "problems": row["n"], "samples": row["samples"]},
+                metric_args=_spread(row) | {"problems": row["n"], "samples": row["samples"]},
             )
         )
     return found
@@ -184,14 +190,21 @@ def leaderboard_files(rows: Sequence[dict[str, Any]], sampling: SamplingConfig, 
         if benchmark is None or benchmark.leaderboard is None:
             continue
         asked = "greedy" if sampling.temperature == 0 else f"temperature {sampling.temperature}, top-p {sampling.top_p}"
+        error = f"standard error {100 * row['accuracy_se']:.2f}"
+        if "ci95" in _spread(row):
+            error = "95 % interval {:.2f} to {:.2f}".format(*(100 * end for end in row["accuracy_ci95"]))
         entry = EvalResultEntry(
             dataset_id=benchmark.problems,
             task_id=benchmark.leaderboard,
             value=round(100 * row["accuracy"], 2),
             dataset_revision=revisions.get(row["problems"]),
-            notes=f"pass@1, mean of {row['samples']} samples, standard error {100 * row['accuracy_se']:.2f}, {asked}, "
-            f"at most {sampling.max_new_tokens} tokens",
+            notes=f"pass@1, mean of {row['samples']} samples, {error}, {asked}, at most {sampling.max_new_tokens} tokens",
         )
         name = f"{benchmark.problems.split('/')[-1].lower()}.yaml"
         files[name] = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, width=1000)
     return files
+
+
+def _spread(row: dict[str, Any]) -> dict[str, Any]:
+    """The standard error, or the 95 % interval where all are right or all are wrong, which an error of 0 would hide."""
+    return {"standard_error": row["accuracy_se"]} if row["accuracy_se"] > 0 else {"ci95": row["accuracy_ci95"]}

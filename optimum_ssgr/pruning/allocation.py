@@ -1,37 +1,43 @@
 """OWL: a sparsity for every block by its share of outliers (Yin et al., arXiv 2310.05175)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from ..errors import ConfigError
 
 
-# A score is an outlier when it is this many times the mean of its matrix (M of section 4).
+# A score is an outlier when it is more than this many times the mean of its block (M of section 4).
 OUTLIER = 5.0
 # Most that a block's sparsity departs from the target (lambda of section 4).
 SPREAD = 0.08
 
 
-def outlier_ratio(scored: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> float:
+def outlier_ratio(scored: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> float:
     """Return the share of a block's scores |W_ij| * ||x_j|| that are outliers (layerwise outlier distribution, section 4).
+
+    As in the authors' code, the scores of all matrices of the block are compared with one mean over all of them.
 
     Args:
         scored: For every matrix of the block its weights, float [out, in], and its inputs' norms, float [in].
     """
-    outliers = total = 0
-    for weight, norms in scored:
-        scores = weight.float().abs() * norms
-        outliers += int((scores > OUTLIER * scores.mean()).sum())
-        total += scores.numel()
-    return outliers / total
+    # A matrix at a time, twice: the scores of a whole block would take as much memory again as its weights in float32.
+    total = sum(weight.numel() for weight, _ in scored)
+    mean = sum(_score(*pair).sum(dtype=torch.float64).item() for pair in scored) / total
+    return sum(int((_score(*pair) > OUTLIER * mean).sum()) for pair in scored) / total
 
 
-def owl_sparsities(ratios: Sequence[float], sparsity: float) -> list[float]:
-    """Turn outlier ratios into sparsities: the more outliers, the more weights stay; the mean is the target (section 4).
+def _score(weight: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
+    return weight.float().abs() * norms
+
+
+def owl_sparsities(ratios: Sequence[float], sizes: Sequence[int], sparsity: float) -> list[float]:
+    """Turn outlier ratios into sparsities: the more outliers, the more weights stay (section 4).
 
     Args:
         ratios: Outlier ratio of every block.
+        sizes: Number of prunable weights of every block. Weighted by them, the mean of the sparsities is the target, so that
+            blocks of different sizes meet it together; for blocks of one size that is the authors' plain mean.
         sparsity: Target.
 
     Raises:
@@ -41,7 +47,7 @@ def owl_sparsities(ratios: Sequence[float], sparsity: float) -> list[float]:
     if lowest == highest:
         return [sparsity] * len(ratios)
     shifts = [2 * SPREAD * (ratio - lowest) / (highest - lowest) for ratio in ratios]
-    mean = sum(shifts) / len(shifts)
+    mean = sum(shift * size for shift, size in zip(shifts, sizes, strict=True)) / sum(sizes)
     sparsities = [sparsity - (shift - mean) for shift in shifts]
     if not all(0 <= value < 1 for value in sparsities):
         raise ConfigError(

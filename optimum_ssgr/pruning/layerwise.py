@@ -208,7 +208,8 @@ def _allocate_sparsities(
     for index, (name, block) in enumerate(tqdm(blocks.items(), desc="count outliers", unit="block")):
         with weights.onload_block(name, block):
             ratios.append(measure_outliers(index, block, matrices[name], calibration.points[name], calibration.batches))
-    sparsities = owl_sparsities(ratios, config.sparsity)
+    sizes = [sum(matrix.weight().numel() for matrix in matrices[name].values()) for name in blocks]
+    sparsities = owl_sparsities(ratios, sizes, config.sparsity)
     return {name: make_pattern(config, sparsity) for name, sparsity in zip(blocks, sparsities, strict=True)}
 
 
@@ -221,7 +222,7 @@ def measure_outliers(
     for point, statistics in zip(points, gathered, strict=True):
         for group, seen in zip(point.groups, statistics, strict=True):
             seen.finish()
-            scored += [(matrices[name].weight(), seen.squared_norms.sqrt()) for name in group.matrices]
+            scored += [(matrices[name].weight(), seen.norms) for name in group.matrices]
     return outlier_ratio(scored)
 
 

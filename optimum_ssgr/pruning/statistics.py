@@ -79,6 +79,11 @@ class InputStatistics:
         """The diagonal of H, which is 2/N times each input's squared norm; float32 [columns]."""
         return self._sums.diagonal() if self.full else self._sums
 
+    @property
+    def norms(self) -> torch.Tensor:
+        """Each input's norm over all tokens, to be held against those of other inputs; float32 [columns]."""
+        return (self.squared_norms * (self._weight / 2)).sqrt()
+
 
 @contextmanager
 def _bfloat16_products(exact: bool) -> Iterator[None]:

@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..evaluation.metrics import NORMAL_95
+from ..evaluation.intervals import student_quantile
 from .cells import BANDS, bands_of
 from .labels import METHOD_LABELS, describe_errors, label_target
 from .statistics import StudyReport
@@ -29,6 +29,7 @@ STYLES: dict[str | None, tuple[str, str, str]] = {
 }
 TARGETS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
 DENSE = "#555555"
+Bar = tuple[float, float, float]  # a height, and how far its error bar reaches below and above
 LOOK = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -89,11 +90,10 @@ def plot_accuracy(report: StudyReport, problems: str) -> Figure:
     figure, axes = _panels(report, 1)
     dense = report.dense["sets"][problems]
     for axis in axes[0]:
-        half = 100 * NORMAL_95 * dense["accuracy_se"]
-        level = 100 * dense["accuracy"]
-        axis.axhspan(level - half, level + half, color=DENSE, alpha=0.12, linewidth=0)
-        axis.axhline(level, color=DENSE, linestyle="--", linewidth=1, label="dense")
-    _lines(report, problems, axes[0], lambda row: (100 * row["accuracy"], 100 * NORMAL_95 * row["accuracy_se"]))
+        low, high = dense["accuracy_ci95"]
+        axis.axhspan(100 * low, 100 * high, color=DENSE, alpha=0.12, linewidth=0)
+        axis.axhline(100 * dense["accuracy"], color=DENSE, linestyle="--", linewidth=1, label="dense")
+    _lines(report, problems, axes[0], _solved)
     axes[0][0].set_ylabel("problems solved (%)")
     axes[0][0].set_ylim(-2, min(axes[0][0].get_ylim()[1] + 3, 103))
     _legend(figure, axes)
@@ -110,8 +110,9 @@ def plot_length(report: StudyReport, problems: str) -> Figure:
         for axis in row_axes:
             axis.axhline(scale * dense[name], color=DENSE, linestyle="--", linewidth=1, label="dense")
 
-        def value(row: dict[str, Any], name: str = name, scale: int = scale) -> tuple[float, float]:
-            return scale * row[name], scale * NORMAL_95 * row[f"{name}_se"]
+        def value(row: dict[str, Any], name: str = name, scale: int = scale) -> Bar:
+            half = scale * _half_width(row[f"{name}_se"], row["seeds"])
+            return scale * row[name], half, half
 
         _lines(report, problems, row_axes, value)
         row_axes[0].set_ylabel(text)
@@ -133,10 +134,11 @@ def plot_bands(report: StudyReport, problems: str, quantity: str) -> Figure:
     axis = figure.subplots()
     for number, target in enumerate(report.settings["targets"]):
         found = {row["calibration"]: row for row in rows if row["target"] == target}
+        heights, below, above = zip(*(_solved(found[name]) for name in names), strict=True)
         axis.errorbar(
             [place + 0.04 * (number - len(report.settings["targets"]) / 2) for place in range(len(names))],
-            [100 * found[name]["accuracy"] for name in names],
-            [100 * NORMAL_95 * found[name]["accuracy_se"] for name in names],
+            heights,
+            (below, above),
             color=TARGETS[number % len(TARGETS)],
             marker="osv^DPX*"[number % 8],
             markersize=5,
@@ -147,10 +149,10 @@ def plot_bands(report: StudyReport, problems: str, quantity: str) -> Figure:
         )
     by = {row["calibration"]: row["calibrated_on"] for row in rows}
     if quantity == "difficulty":
-        below = [f"pass rate {by[name]['pass_rate']:.2f}" for name in names]
+        made = [f"pass rate {by[name]['pass_rate']:.2f}" for name in names]
     else:
-        below = [f"{by[name]['mean_tokens']:.0f} tokens" for name in names]
-    axis.set_xticks(range(len(names)), [f"{band}\n{text}" for band, text in zip(BANDS[quantity], below, strict=True)])
+        made = [f"{by[name]['mean_tokens']:.0f} tokens" for name in names]
+    axis.set_xticks(range(len(names)), [f"{band}\n{text}" for band, text in zip(BANDS[quantity], made, strict=True)])
     axis.set_xlabel("traces calibrated on")
     axis.set_ylabel("problems solved (%)")
     axis.set_title(METHOD_LABELS[rows[0]["method"]], fontsize=10)
@@ -172,7 +174,8 @@ def plot_reconstruction(report: StudyReport) -> Figure:
             for found in report.reconstruction:
                 if (found["method"], found["target"], found["calibration"]) == (method, target, name):
                     layers = range(1, len(found["errors"]) + 1)
-                    axis.errorbar(layers, found["errors"], [NORMAL_95 * error for error in found["se"]], **_style(name))
+                    halves = [_half_width(error, found["seeds"]) for error in found["se"]]
+                    axis.errorbar(layers, found["errors"], halves, **_style(name))
         axis.set_yscale("log")
         axis.set_xlabel("layer")
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -180,6 +183,18 @@ def plot_reconstruction(report: StudyReport) -> Figure:
     axes[0][0].set_ylabel("relative squared error")
     _legend(figure, axes)
     return figure
+
+
+def _solved(row: dict[str, Any]) -> Bar:
+    """Problems solved in percent, with the 95 % interval."""
+    level = 100 * row["accuracy"]
+    low, high = (100 * end for end in row["accuracy_ci95"])
+    return level, max(level - low, 0.0), max(high - level, 0.0)
+
+
+def _half_width(error: float | None, seeds: int) -> float:
+    """Half of the 95 % interval of a mean over seeds; NaN, which draws no bar, for a single seed."""
+    return math.nan if error is None else student_quantile(seeds - 1) * error
 
 
 def _panels(report: StudyReport, rows: int) -> tuple[Figure, Any]:
@@ -193,7 +208,7 @@ def _lines(
     report: StudyReport,
     problems: str,
     axes: Sequence[Axes],
-    value: Callable[[dict[str, Any]], tuple[float, float]],
+    value: Callable[[dict[str, Any]], Bar],
 ) -> None:
     """Draw one line per strategy over the sparsities, and markers apart from it over the patterns."""
     targets = report.settings["targets"]
@@ -209,9 +224,9 @@ def _lines(
             for pattern in (False, True):
                 chosen = [row for row in rows if (":" in row["target"]) == pattern]
                 if chosen:
-                    heights, errors = zip(*map(value, chosen), strict=True)
+                    heights, below, above = zip(*map(value, chosen), strict=True)
                     style["linestyle"] = "none" if pattern else "-"
-                    axis.errorbar([places[row["target"]] + shift for row in chosen], heights, errors, **style)
+                    axis.errorbar([places[row["target"]] + shift for row in chosen], heights, (below, above), **style)
                     style["label"] = None
         axis.set_xticks(range(len(targets)), list(map(label_target, targets)))
         axis.set_xlim(-0.5, len(targets) - 0.5)

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.intervals import format_difference, format_share
 from .cells import Cell, bands_of
 from .labels import METHOD_LABELS, describe_errors, label_target
 from .statistics import StudyReport, make_report
 
 
 Table = list[tuple[str, ...]]
+_ERRORS = "± is the standard error, in parentheses are 95 % intervals,"
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,12 @@ def summarize_report(report: StudyReport) -> str:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
     found = [*findings(report, problems, False), *findings(report, problems, True)]
-    return "\n".join([*lines, *(["", *found] if found else [])])
+    return "\n".join([*lines, *(["", *found] if found else []), "", f"{_ERRORS} over {describe_errors(report)}"])
 
 
 def accuracy_table(report: StudyReport, problems: str) -> Table:
-    """Problems solved, in percent with standard errors: one row per method and strategy, one column per target."""
-    return _by_target(report, problems, lambda row: f"{100 * row['accuracy']:.1f} ± {100 * row['accuracy_se']:.1f}")
+    """Problems solved, in percent with errors: one row per method and strategy, one column per target."""
+    return _by_target(report, problems, _solved)
 
 
 def behaviour_table(report: StudyReport, problems: str) -> Table:
@@ -108,10 +110,9 @@ def difference_table(report: StudyReport, problems: str, bands: bool) -> Table:
     """Paired differences in points, with 95 % confidence intervals: between strategies, or between bands."""
     found: dict[tuple[str, str, str], dict[str, str]] = {}
     for item in _differences(report, problems, bands):
-        low, high = (100 * end for end in item["ci95"])
         cells = found.setdefault((item["method"], item["first"], item["second"]), {})
         noise = "" if _sign(item) else " ~"
-        cells[item["target"]] = f"{100 * item['difference']:+.1f} ({low:+.1f} to {high:+.1f}){noise}"
+        cells[item["target"]] = format_difference(item["difference"], item["ci95"]) + noise
     targets = report.settings["targets"]
     table: Table = [("method", "calibrated on", "minus", *map(label_target, targets))]
     for (method, first, second), cells in found.items():
@@ -163,9 +164,8 @@ def sections(report: StudyReport) -> list[Section]:
         end, domain = ("", "") if number == 0 else ("-transfer", ", another domain")
         dense = report.dense["sets"][problems]
         solved = (
-            f"Problems solved, in percent ± standard error over {over}. The dense model solves "
-            f"{100 * dense['accuracy']:.1f} ± {100 * dense['accuracy_se']:.1f} of {dense['problems']:,} with "
-            f"{dense['mean_tokens']:.0f} tokens, {100 * dense['truncated']:.1f} % truncated."
+            f"Problems solved, in percent; {_ERRORS} over {over}. The dense model solves {_solved(dense)} of "
+            f"{dense['problems']:,} with {dense['mean_tokens']:.0f} tokens, {100 * dense['truncated']:.1f} % truncated."
         )
         table = accuracy_table(report, problems)
         parts.append(Section(f"Accuracy on {problems}{domain}", solved, table=table, plots=(f"accuracy{end}",)))
@@ -242,6 +242,10 @@ def _sign(difference: dict[str, Any]) -> int:
     """1 or -1 for a difference outside the noise, 0 for one whose interval holds 0."""
     low, high = difference["ci95"]
     return int(low > 0) - int(high < 0)
+
+
+def _solved(row: dict[str, Any]) -> str:
+    return format_share(row["accuracy"], row["accuracy_se"], row["accuracy_ci95"], unit="", sign="±")
 
 
 def _by_target(report: StudyReport, problems: str, cell: Any) -> Table:

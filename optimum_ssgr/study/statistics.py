@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from typing_extensions import Self
 
-from ..evaluation.metrics import interval, mean_over_seeds
+from ..evaluation.intervals import Estimate, estimate_difference, estimate_share
 from .cells import Cell, bands_of
 
 
@@ -54,7 +54,8 @@ def make_report(settings: Mapping[str, Any], dense: Mapping[str, Any], results: 
             in the same order everywhere), `errors` by layer, `sparsity`, `text_perplexity` and `calibration`.
 
     Returns:
-        The report. Errors are standard errors over problems and seeds, see `mean_over_seeds`.
+        The report. Errors and 95 % intervals are over problems and seeds, or over problems alone where there is one seed; see
+        `evaluation.intervals`.
     """
     groups: dict[tuple[str, str, str | None], list[Any]] = {}
     for cell, result in results.items():
@@ -69,7 +70,9 @@ def make_report(settings: Mapping[str, Any], dense: Mapping[str, Any], results: 
         settings=dict(settings),
         dense={
             "text_perplexity": dense["text_perplexity"],
-            "sets": {name: of_set["summary"] for name, of_set in dense["sets"].items()},
+            "sets": {
+                name: of_set["summary"] | _accuracy(estimate_share(base[name][None])) for name, of_set in dense["sets"].items()
+            },
         },
         rows=[
             _row(key, name, found, scores[(*key, name)], base[name]) for key, found in groups.items() for name in dense["sets"]
@@ -83,8 +86,7 @@ def _row(
     key: tuple[str, str, str | None], problems: str, results: Sequence[Any], scores: np.ndarray, dense: np.ndarray
 ) -> dict[str, Any]:
     """Numbers of one method, target and calibration on one problem set, over all seeds."""
-    accuracy, error = mean_over_seeds(scores)
-    from_dense, error_from_dense = mean_over_seeds(scores - dense)
+    from_dense = estimate_difference(scores - dense)
     summaries = [result["sets"][problems]["summary"] for result in results]
     row = dict(zip(("method", "target", "calibration"), key, strict=True)) | {
         "problems": problems,
@@ -92,11 +94,11 @@ def _row(
         "samples": summaries[0]["samples"] // summaries[0]["problems"],
         "seeds": len(scores),
         "sparsity": _mean([result["sparsity"] for result in results]),
-        "accuracy": accuracy,
-        "accuracy_se": error,
+        **_accuracy(estimate_share(scores)),
         "accuracy_by_seed": scores.mean(axis=1).tolist(),
-        "minus_dense": from_dense,
-        "minus_dense_ci95": list(interval(from_dense, error_from_dense)),
+        "minus_dense": from_dense.mean,
+        "minus_dense_se": from_dense.error,
+        "minus_dense_ci95": list(from_dense.interval),
     }
     for name in AVERAGED:
         values = [summary[name] for summary in summaries]
@@ -120,23 +122,28 @@ def _differences(
             found = [scores.get((method, target, name, problems)) for name in (first, second)]
             if found[0] is None or found[1] is None:
                 continue
-            difference, error = mean_over_seeds(found[0] - found[1])
+            difference = estimate_difference(found[0] - found[1])
             yield {
                 "method": method,
                 "target": target,
                 "problems": problems,
                 "first": first,
                 "second": second,
-                "difference": difference,
-                "se": error,
-                "ci95": list(interval(difference, error)),
+                "difference": difference.mean,
+                "se": difference.error,
+                "ci95": list(difference.interval),
             }
 
 
 def _reconstruction(key: tuple[str, str, str | None], results: Sequence[Any]) -> dict[str, Any]:
     errors = np.array([result["errors"] for result in results])
     named = dict(zip(("method", "target", "calibration"), key, strict=True))
-    return named | {"errors": errors.mean(axis=0).tolist(), "se": [_error(of_layer) for of_layer in errors.T]}
+    found = {"errors": errors.mean(axis=0).tolist(), "se": [_error(of_layer) for of_layer in errors.T]}
+    return named | {"seeds": len(errors)} | found
+
+
+def _accuracy(estimate: Estimate) -> dict[str, Any]:
+    return {"accuracy": estimate.mean, "accuracy_se": estimate.error, "accuracy_ci95": list(estimate.interval)}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -144,7 +151,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _error(values: Sequence[float | None]) -> float | None:
-    """Standard error of a mean over seeds; 0 for a single seed, which says nothing about it."""
-    if any(value is None for value in values):
+    """Standard error of a mean over seeds; None for a single seed, which says nothing about it."""
+    if len(values) < 2 or any(value is None for value in values):
         return None
-    return float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return float(np.std(values, ddof=1)) / len(values) ** 0.5

@@ -139,6 +139,17 @@ def test_evaluation_is_shown_dense_first_with_n_and_error(provenance):
     ]
 
 
+def test_all_right_and_all_wrong_are_shown_with_an_interval(provenance):
+    """Where earlier versions measured, which kept none, without an error of 0 that would be wrong."""
+    provenance["evaluation"][1] |= {"accuracy": 0.0, "accuracy_se": 0.0, "accuracy_ci95": [0.0, 0.0378]}
+    card = model_card(provenance)
+    assert cells(card, "Evaluation")[3][2] == "0.0 % (0.0 % to 3.8 %)"
+    [result] = ModelCard(card).data.eval_results
+    assert result.metric_args == {"ci95": [0.0, 0.0378], "problems": 100, "samples": 100}
+    del provenance["evaluation"][1]["accuracy_ci95"]
+    assert cells(model_card(provenance), "Evaluation")[3][2] == "0.0 %"
+
+
 def test_nothing_is_stated_that_was_not_measured(provenance):
     provenance["evaluation"][1] |= {"accuracy_se": math.nan}
     assert "nan" not in model_card(provenance)

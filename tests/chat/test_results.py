@@ -54,6 +54,9 @@ def test_reports_of_demo_and_study_are_shown(tmp_path):
     row = numbers | {"method": "wanda", "strategy": "ssgr", "sparsity": 0.5}
     (tmp_path / "report.json").write_text(json.dumps({"dense": numbers, "rows": [row]}))
     assert cells_of(render_accuracy(tmp_path))[5:] == ["Wanda, 50%", "own traces (SSGR)", "90.0% ± 1.0%", "85", "2.0%"]
+    solved_none = row | {"accuracy": 0.0, "accuracy_se": 0.0, "accuracy_ci95": [0.0, 0.0096]}
+    (tmp_path / "report.json").write_text(json.dumps({"dense": numbers, "rows": [solved_none]}))
+    assert "0.0% (0.0% to 1.0%)" in cells_of(render_accuracy(tmp_path))
     study = numbers | {"method": "wanda", "calibration": "text", "sparsity": 0.5, "problems": "<b>set</b>"}
     (tmp_path / "report.json").write_text(json.dumps({"dense": {"sets": {"<b>set</b>": numbers}}, "rows": [study]}))
     assert "<b>" not in render_accuracy(tmp_path) and "<b>set</b>" in unescape(render_accuracy(tmp_path))

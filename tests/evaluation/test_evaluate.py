@@ -40,7 +40,8 @@ def test_a_model_that_repeats_itself(reasoner, temperature):
     shares = {name: row[name] for name in ("accuracy", "truncated", "looping", "missing_think_end")}
     assert shares == {"accuracy": 0, "truncated": 1, "looping": 1, "missing_think_end": 1}
     assert (row["n"], row["samples"], row["responses"], row["p95_tokens"]) == (3, 2, 6, 80)
-    assert row["pass_at_k"] == {"1": {"value": 0, "se": 0}, "2": {"value": 0, "se": 0}}
+    assert [(k, of["value"], of["se"]) for k, of in row["pass_at_k"].items()] == [("1", 0, 0), ("2", 0, 0)]
+    assert row["accuracy_ci95"][1] > 0.6  # 3 problems are few
 
 
 def test_a_fingerprint_tells_prunings_apart(reasoner):
@@ -94,6 +95,9 @@ def test_results_for_a_card_name_the_known_data_set(tmp_path):
     assert (result.dataset_split, result.dataset_revision, result.metric_type) == ("test", "e53f048", "accuracy")
     assert result.metric_value == 0.83014
     assert result.metric_args == {"standard_error": 0.0151, "problems": 1319, "samples": 4}
+    all_right = rows[1] | {"accuracy": 1.0, "accuracy_se": 0.0, "accuracy_ci95": [0.9971, 1.0]}
+    (result,) = ModelCard(f"---\n{card_metadata('me/sparse', [all_right], {})}---\n").data.eval_results
+    assert result.metric_args == {"ci95": [0.9971, 1.0], "problems": 1319, "samples": 4}
 
 
 def test_results_for_leaderboards_are_in_percent_and_of_registered_benchmarks_alone():
@@ -106,6 +110,9 @@ def test_results_for_leaderboards_are_in_percent_and_of_registered_benchmarks_al
         "gsm8k.yaml": [EvalResultEntry("openai/gsm8k", "gsm8k", 83.01, dataset_revision="e53f048", notes=notes)],
         "gpqa.yaml": [EvalResultEntry("Idavidrein/gpqa", "diamond", 83.01, notes=notes)],
     }
+    none = rows[0] | {"accuracy": 0.0, "accuracy_se": 0.0, "accuracy_ci95": [0.0, 0.0029]}
+    (text,) = leaderboard_files([none], SamplingConfig(), {}).values()
+    assert "95 % interval 0.00 to 0.29" in text and "standard error" not in text
     assert "greedy" in leaderboard_files(rows, SamplingConfig(temperature=0), {})["gpqa.yaml"]
 
 

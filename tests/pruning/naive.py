@@ -128,3 +128,20 @@ def least_squares(weight, hessian, mask):
         free = (~mask[i]).nonzero()[:, 0]
         best[i, free] = torch.linalg.solve(hessian[free][:, free], hessian[free] @ weight[i])
     return best
+
+
+def naive_outlier_ratio(weights, inputs, times=5.0):
+    """OWL's share of outliers in a block: the scores of all its matrices one after the other, against one mean of them all."""
+    scores = []
+    for weight, of_weight in zip(weights, inputs, strict=True):
+        norms = [of_weight[:, j].double().pow(2).sum().sqrt().item() for j in range(weight.shape[1])]
+        scores += [abs(row[j].item()) * norms[j] for row in weight.double() for j in range(len(norms))]
+    mean = sum(scores) / len(scores)
+    return sum(score > times * mean for score in scores) / len(scores)
+
+
+def naive_owl(ratios, sizes, sparsity, spread=0.08):
+    """OWL's sparsities in the authors' terms: what is kept spans 2 * spread, and all blocks together keep 1 - sparsity."""
+    kept = [(ratio - min(ratios)) / (max(ratios) - min(ratios)) * 2 * spread for ratio in ratios]
+    mean = sum(share * size for share, size in zip(kept, sizes, strict=True)) / sum(sizes)
+    return [1 - (share - mean + 1 - sparsity) for share in kept]

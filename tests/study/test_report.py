@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from optimum_ssgr.errors import ConfigError
+from optimum_ssgr.evaluation.intervals import estimate_difference
 from optimum_ssgr.study.cells import Cell, bands_of, study_cells
-from optimum_ssgr.study.report import difference_table, findings, write_report
+from optimum_ssgr.study.report import accuracy_table, difference_table, findings, summarize_report, write_report
 from optimum_ssgr.study.statistics import make_report
 
 
@@ -106,7 +107,10 @@ def test_rows_and_differences_are_paired_by_problem_and_seed(results):
     over_seeds = paired.mean(axis=1).std(ddof=1) / np.sqrt(3)
     assert found["difference"] == pytest.approx(paired.mean())
     assert found["se"] == pytest.approx(np.hypot(over_problems, over_seeds))
-    assert found["ci95"] == pytest.approx([paired.mean() - 1.96 * found["se"], paired.mean() + 1.96 * found["se"]])
+    low, high = found["ci95"]
+    assert (low + high) / 2 == pytest.approx(paired.mean())
+    # Of 3 seeds: wider than by the normal quantile, and never wider than Student's with 2 degrees of freedom.
+    assert 1.96 < (high - low) / 2 / found["se"] < 4.31
     banded = {(item["first"], item["second"]) for item in report.differences if ":" in item["first"]}
     assert len(banded) == 6
     assert ("difficulty:hardest", "difficulty:easiest") in banded
@@ -123,8 +127,8 @@ def test_findings_count_the_differences_outside_the_noise(results):
                 for name in ("ssgr", "self")
             )
             paired = first - second
-            error = np.hypot(paired.mean(axis=0).std(ddof=1) / np.sqrt(200), paired.mean(axis=1).std(ddof=1) / np.sqrt(3))
-            outcomes[0 if abs(paired.mean()) <= 1.96 * error else np.sign(paired.mean())] += 1
+            low, high = estimate_difference(paired).interval
+            outcomes[int(low > 0) - int(high < 0)] += 1
     assert min(outcomes[0], outcomes[1]) > 0  # the made-up results hold both
     assert (
         f"ssgr against self: more problems solved in {outcomes[1]} of 18 comparisons, fewer in {outcomes[-1]}, "
@@ -133,6 +137,37 @@ def test_findings_count_the_differences_outside_the_noise(results):
     table = difference_table(report, "known", False)
     marked = sum(cell.endswith(" ~") for row in table if row[1:3] == ("ssgr", "self") for cell in row)
     assert marked == outcomes[0]
+
+
+def test_one_seed_says_nothing_of_other_seeds(tmp_path, results):
+    """Intervals are over problems alone, and say so; what has no error is drawn and shown without one."""
+    settings = SETTINGS | {"strategies": ["ssgr", "text"], "methods": ["wanda"], "targets": ["0.5", "0.7"], "bands": []}
+    dense, cells = results
+    alone = {cell: of for cell, of in cells.items() if cell.seed == 0 and cell.method == "wanda"}
+    alone = {
+        cell: of for cell, of in alone.items() if cell.target in settings["targets"] and cell.calibration in ("ssgr", "text")
+    }
+    report = write_report(settings, dense, alone, tmp_path)
+    (row,) = (row for row in report.rows if (row["target"], row["calibration"], row["problems"]) == ("0.5", "ssgr", "known"))
+    correct = np.array(cells[Cell("wanda", "0.5", "ssgr", 0)]["sets"]["known"]["correct"])
+    assert row["accuracy_se"] == pytest.approx(correct.std(ddof=1) / np.sqrt(200))
+    assert row["mean_tokens_se"] is row["truncated_se"] is None
+    assert report.reconstruction[0]["seeds"] == 1 and set(report.reconstruction[0]["se"]) == {None}
+    told = "over problems alone, as there is one calibration seed"
+    assert told in (tmp_path / "report.md").read_text() and told in summarize_report(report)
+
+
+def test_none_solved_is_shown_with_an_interval(results):
+    dense, cells = results
+    none = {
+        cell: of | {"sets": {name: part | {"correct": [0.0] * 200} for name, part in of["sets"].items()}}
+        for cell, of in cells.items()
+    }
+    report = make_report(SETTINGS, dense, none)
+    assert {cell for row in accuracy_table(report, "known")[1:] for cell in row[2:]} == {"0.0 (0.0 to 1.9)"}
+    # 1.9: Wilson's of 0 of 200, z^2 / (n + z^2) with 1.97 for z; the exact one is 1.8.
+    assert {row[3] for row in difference_table(report, "known", False)[1:]} == {"+0.0 (-1.4 to +1.4) ~"}
+    assert (report.rows[0]["accuracy_by_seed"], report.rows[0]["accuracy_se"]) == ([0.0] * report.rows[0]["seeds"], 0)
 
 
 @pytest.mark.slow
