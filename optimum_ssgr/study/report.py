@@ -79,12 +79,34 @@ def write_report(
 
 def summarize_report(report: StudyReport) -> str:
     """Lay out accuracy on the first problem set and what differs on it, for a terminal."""
-    problems = next(iter(report.settings["sets"]))
-    table = accuracy_table(report, problems)
+    problems, targets = next(iter(report.settings["sets"])), report.settings["targets"]
+    if len(targets) == 1:  # there is room for more than accuracy
+        table = model_table(report, problems)
+        found = [
+            f"{method}, {first} - {second}: {difference} points"
+            for bands in (False, True)
+            for method, first, second, difference in difference_table(report, problems, bands)[1:]
+        ]
+    else:
+        table = accuracy_table(report, problems)
+        found = [*findings(report, problems, False), *findings(report, problems, True)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
-    found = [*findings(report, problems, False), *findings(report, problems, True)]
     return "\n".join([*lines, *(["", *found] if found else []), "", f"{_ERRORS} over {describe_errors(report)}"])
+
+
+def model_table(report: StudyReport, problems: str) -> Table:
+    """One row per model, the dense one first, of a study with one sparsity or pattern."""
+    target = label_target(report.settings["targets"][0])
+    table: Table = [
+        (f"pruned to {target}", "calibrated on", "problems solved (%)", "tokens", "truncated (%)", "text perplexity")
+    ]
+    dense = report.dense["sets"][problems] | {"text_perplexity": report.dense["text_perplexity"]}
+    for row in (dense, *(row for row in report.rows if row["problems"] == problems)):
+        names = (METHOD_LABELS[row["method"]], row["calibration"] or "-") if row is not dense else ("dense", "-")
+        perplexity = "-" if row["text_perplexity"] is None else f"{row['text_perplexity']:.1f}"
+        table.append((*names, _solved(row), f"{row['mean_tokens']:.0f}", f"{100 * row['truncated']:.1f}", perplexity))
+    return table
 
 
 def accuracy_table(report: StudyReport, problems: str) -> Table:

@@ -170,6 +170,21 @@ def test_none_solved_is_shown_with_an_interval(results):
     assert (report.rows[0]["accuracy_by_seed"], report.rows[0]["accuracy_se"]) == ([0.0] * report.rows[0]["seeds"], 0)
 
 
+def test_a_study_with_one_target_tells_of_every_model_in_the_terminal(results):
+    dense, cells = results
+    settings = SETTINGS | {"strategies": ["ssgr", "text"], "methods": ["wanda"], "targets": ["0.5"], "bands": []}
+    chosen = {
+        cell: of
+        for cell, of in cells.items()
+        if (cell.method, cell.target) == ("wanda", "0.5") and cell.calibration in ("ssgr", "text")
+    }
+    lines = summarize_report(make_report(settings, dense, chosen)).splitlines()
+    assert [line.split()[:2] for line in lines[1:4]] == [["dense", "-"], ["Wanda", "ssgr"], ["Wanda", "text"]]
+    mean = np.mean([of["sets"]["known"]["correct"] for cell, of in chosen.items() if cell.calibration == "text"])
+    assert lines[3].split()[2] == f"{100 * mean:.1f}"
+    assert lines[5].startswith("Wanda, ssgr - text: +") and lines[5].endswith(" points")
+
+
 @pytest.mark.slow
 def test_report_is_whole_and_asks_no_other_server(tmp_path, results):
     for name in ("first", "second"):
