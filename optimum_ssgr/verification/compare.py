@@ -1,7 +1,7 @@
 r"""Are two final answers equal?
 
-Both are brought into one notation (`notation.py`). Most pairs are then decided by their text or as decimal numbers. The others are
-read by math-verify and compared as expressions (`expressions.py`), which may take any amount of time and memory on hostile
+Both are brought into one notation (`notation.py`). Most pairs are then decided by their text or as decimal numbers. The others
+are read by math-verify and compared as expressions (`expressions.py`), which may take any amount of time and memory on hostile
 text; `workers.py` holds it in bounds.
 """
 
