@@ -64,7 +64,7 @@ def find_answer(text: str, kind: str) -> str | None:
         if letter:
             return letter
     if boxes:
-        return ", ".join(boxes)
+        return ", ".join(boxes) or None  # an empty box is no answer
     if "\\boxed" in text or "\\fbox" in text:
         return None
     if marked[1]:

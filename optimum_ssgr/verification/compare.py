@@ -1,7 +1,8 @@
 r"""Are two final answers equal?
 
-Most pairs are decided by their text or as decimal numbers. The others are read as LaTeX and compared by math-verify, which may
-take any amount of time and memory on hostile text; `workers.py` holds it in bounds.
+Both are brought into one notation (`notation.py`). Most pairs are then decided by their text or as decimal numbers. The others
+are read by math-verify and compared as expressions (`expressions.py`), which may take any amount of time and memory on hostile
+text; `workers.py` holds it in bounds.
 """
 
 import re
@@ -36,7 +37,7 @@ def is_equal(answer: str, expected: str, kind: str = "math") -> bool:
     """Compare two final answers.
 
     In mathematics, a unit or a percent sign that only one of the two has does not matter, nor does a variable that only one of
-    them sets equal to its value, and a decimal may be rounded to six significant digits.
+    them sets equal to its value, and a decimal of at least six significant digits may be rounded or cut. All else is exact.
 
     Args:
         answer: What the model answered.

@@ -46,6 +46,24 @@ def test_letters_may_be_stated_without_a_box(text, kind, expected):
     assert find_answer(text, kind) == expected
 
 
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        (r"\boxed{E} Answer: D. B is correct. <answer>C</answer>", "C"),  # what is marked as the answer, alone
+        (r"A is correct. **B** Answer: D \boxed{C}", "C"),  # a box with a letter
+        (r"Answer: D. A is correct. **B** \boxed{5}", "D"),  # a statement that names the answer; the box holds mathematics
+        ("Answer: D. No, the answer is C. A is correct.", "C"),  # the last of them
+        ("B is correct.\n\n**A**", "B"),  # a statement about a letter
+        ("A) red\nB) blue\n\n**B**", "B"),  # a last line that is a letter
+        ("It is **B) blue**, as A is red.", "B"),  # the only letter in bold
+        ("**A)** red **B)** blue", None),  # the list of the options
+        (r"**A)** red **B)** blue \boxed{5}", "5"),  # no letter: what the box holds, which is wrong
+    ],
+)
+def test_the_first_in_the_written_order_of_precedence_counts(text, expected):
+    assert find_answer(text, "choice") == expected
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     "text",
