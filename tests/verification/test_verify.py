@@ -88,7 +88,8 @@ def test_rollouts_are_ordered_by_problem_and_sample():
     ]
 
 
-def test_what_cannot_be_compared_is_wrong_and_told_once(monkeypatch):
+@pytest.mark.slow
+def test_what_cannot_be_compared_is_counted_apart_and_told_once(monkeypatch):
     told = []
     monkeypatch.setattr(verify.logger, "warning", told.append)
     problem = Problem("p", "q", "x+5")
