@@ -140,7 +140,7 @@ import os, pathlib, time
 from datetime import timedelta
 import torch
 from optimum.commands.optimum_cli import main
-from optimum_ssgr.commands import calibrate
+from optimum_ssgr.commands import prune
 folder = pathlib.Path(__file__).parent
 def push(args):
     others = [folder / f"through-{rank}" for rank in range(1, int(os.environ["WORLD_SIZE"]))]
@@ -148,7 +148,7 @@ def push(args):
     while not all(path.exists() for path in others):
         assert time.monotonic() < until, "the others wait for the push"
     folder.joinpath("pushed").touch()
-calibrate.push = push
+prune.push_output = push
 main()
 folder.joinpath("through-" + os.environ["RANK"]).touch()
 waits = torch.distributed.group.WORLD._get_backend(torch.device("cpu")).options._timeout

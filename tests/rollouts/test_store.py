@@ -1,5 +1,6 @@
 """Runs that are cut off while generating: finished rollouts stay, only the missing ones are generated."""
 
+import json
 import os
 import resource
 import shutil
@@ -10,13 +11,16 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from optimum_ssgr import CalibrationConfig, SSGRPruner
+from optimum_ssgr.checkpoints.load import load_model
 from optimum_ssgr.errors import OutputError
 from optimum_ssgr.files import locked_folder
 from optimum_ssgr.problems.load import load_problems
 from optimum_ssgr.records import Rollout
 from optimum_ssgr.rollouts.engine import Request
+from optimum_ssgr.rollouts.prompts import encode_prompts
 from optimum_ssgr.rollouts.store import open_rollout_store
 
 
@@ -24,10 +28,10 @@ SCRIPT = "import pathlib, sys; from tests.rollouts.test_store import run; run(pa
 SETTINGS = {"samples_per_problem": 4, "max_new_tokens": 200, "num_sequences": 8}
 
 
-def run(folder, dtype="float32", batch_size=8, **changes):
+def run(folder, dtype="float32", batch_size=8, limit=12, **changes):
     """Build a set of 48 rollouts, four of each problem."""
     config = CalibrationConfig(**SETTINGS | changes)
-    problems = load_problems("tiny-reasoner", limit=12, seed=3)
+    problems = load_problems("tiny-reasoner", limit=limit, seed=3)
     pruner = SSGRPruner.from_pretrained("tiny-reasoner", dtype=dtype)
     folders = {"journal_dir": folder / "journal", "output_dir": folder / "out"}
     pruner.build_calibration(problems, config, **folders, batch_size=batch_size)
@@ -120,6 +124,43 @@ def test_another_run_does_not_go_on(tmp_path, uninterrupted):
     with pytest.raises(OutputError, match="sampling was"):
         run(tmp_path, temperature=0.5)
     assert lines(tmp_path) == before
+
+
+@pytest.mark.slow
+def test_in_bfloat16_what_is_finished_stays_and_the_rest_is_answered(tmp_path):
+    """No more is promised there: a response that is generated again has other rows beside it."""
+    run(tmp_path / "whole", "bfloat16", limit=4)
+    before = lines(tmp_path / "whole")
+    (tmp_path / "cut" / "journal").mkdir(parents=True)
+    for name in ("fingerprint.json", "rollouts.jsonl"):
+        shutil.copy(tmp_path / "whole" / "journal" / name, tmp_path / "cut" / "journal")
+    (tmp_path / "cut" / "journal" / "rollouts.jsonl").write_bytes(b"".join(before[:7]))
+    run(tmp_path / "cut", "bfloat16", limit=4)
+    after = lines(tmp_path / "cut")
+    assert after[:7] == before[:7]
+    answered = [{(row["problem_id"], row["sample"], row["prompt"]) for row in map(json.loads, of)} for of in (before, after)]
+    assert answered[0] == answered[1] and len(after) == 16
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("float32", 1e-6), ("bfloat16", 0.02)])
+def test_how_much_the_rows_beside_a_row_matter(dtype, most):
+    """The chance that a token is another one, by how far the probabilities of the next token move: what the guarantees say."""
+    model, tokenizer = load_model("tiny-reasoner", dtype=dtype)
+    prompts = list(encode_prompts(tokenizer, load_problems("tiny-reasoner", limit=16, seed=3), "").values())
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
+
+    def probabilities(rows, left=0):
+        given = {"attention_mask": mask[rows, left:], "position_ids": positions[rows, left:]}
+        return model(ids[rows, left:], **given).logits[:, -1].float().softmax(dim=-1)
+
+    with torch.no_grad():
+        together = probabilities(slice(None))
+        alone = torch.cat([probabilities([row], width - len(prompt)) for row, prompt in enumerate(prompts)])
+    moved = (together - alone).abs().sum(dim=-1).max().item() / 2
+    assert 0 < moved < most
 
 
 def test_another_batch_size_is_another_run(tmp_path, uninterrupted):
