@@ -32,6 +32,7 @@ def silent():
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     monkeypatch.setattr("optimum_ssgr.hub.client.SILENCE", 0.2)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
 
 
 def assert_gives_up(address):
