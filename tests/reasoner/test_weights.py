@@ -7,7 +7,7 @@ import pytest
 
 from optimum_ssgr.config import SamplingConfig
 from optimum_ssgr.evaluation.evaluate import evaluate
-from optimum_ssgr.evaluation.metrics import clustered_mean, summarize
+from optimum_ssgr.evaluation.metrics import summarize
 from optimum_ssgr.problems.load import load_problems
 from optimum_ssgr.reasoner import WEIGHTS
 
@@ -34,7 +34,8 @@ def test_the_weights_are_as_accurate_as_their_card_says(graded):
 def test_accuracy_falls_from_easy_to_hard(graded):
     def accuracy(lowest, highest):
         chosen = [item for item in graded if lowest <= item.problem.difficulty <= highest]
-        return clustered_mean([item.verdict.correct for item in chosen], [item.problem.id for item in chosen])
+        summary = summarize(chosen)
+        return summary["accuracy"], summary["accuracy_se"]
 
     (easy, easy_error), (hard, hard_error) = accuracy(1, 3), accuracy(8, 10)
     assert easy - hard > 3 * (easy_error**2 + hard_error**2) ** 0.5
