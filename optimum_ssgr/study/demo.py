@@ -8,10 +8,10 @@ from .config import StudyConfig
 
 # Chosen on the dev split (see benchmarks/RESULTS.md), where the pruned models still differ from dense and from guessing.
 SPARSITY = 0.5
-CALIBRATION_PROBLEMS = 240
-EVALUATION_PROBLEMS = 256
-BATCH_SIZE = 512
-CALIBRATION = CalibrationConfig(num_sequences=None, num_tokens=6000, samples_per_problem=8, max_new_tokens=400, text_length=160)
+CALIBRATION_PROBLEMS = 128
+EVALUATION_PROBLEMS = 128
+BATCH_SIZE = 256
+CALIBRATION = CalibrationConfig(num_sequences=None, num_tokens=5000, samples_per_problem=6, max_new_tokens=400, text_length=160)
 EVALUATION = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=400)
 
 

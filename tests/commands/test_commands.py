@@ -466,7 +466,7 @@ def test_a_truncated_checkpoint_is_refused(tmp_path, cli):
             ["prune", "out", *MODEL, "--problems", "problems.jsonl", "--max-new-tokens", "60"],
             "prunes       28 linear layers in 4 blocks, 1,622,016 weights",
         ),
-        (["demo", "out"], "evaluates    256 responses a cell: tiny-reasoner (256)"),
+        (["demo", "out"], "evaluates    128 responses a cell: tiny-reasoner (128)"),
     ],
 )
 def test_dry_runs_write_nothing(workspace, arguments, expected, cli):

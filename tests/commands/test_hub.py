@@ -81,10 +81,13 @@ def test_what_was_measured_is_on_the_card(published):
         data = ModelCard(card).data
         [result] = data.eval_results
         assert (result.metric_type, result.metric_value) == ("accuracy", sparse["accuracy"])
-        assert result.metric_args == {"standard_error": sparse["accuracy_se"], "problems": 24, "samples": 24}
+        spread = {"standard_error": sparse["accuracy_se"]} if sparse["accuracy_se"] else {"ci95": sparse["accuracy_ci95"]}
+        assert result.metric_args == spread | {"problems": 24, "samples": 24}
         assert (result.dataset_name, result.dataset_split, data.metrics) == ("tiny-reasoner", "test", ["accuracy"])
         for role, row in (("dense", dense), ("sparse", sparse)):
             solved = f"{100 * row['accuracy']:.1f} % +- {100 * row['accuracy_se']:.1f} %"
+            if row["accuracy"] in (0, 1):  # where the error would read as none
+                solved = f"{100 * row['accuracy']:.1f} % ({' to '.join(f'{100 * end:.1f} %' for end in row['accuracy_ci95'])})"
             assert f"| `tiny-reasoner` (`test`) | `{role}` | {solved} | 24 x 1 |" in card
     assert "was not evaluated" not in pushed
     # Only the card and its source differ from the commit before.

@@ -108,10 +108,13 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if stub.gate is not None and not probe:
                 stub.gate.wait(30)
-            self.misbehave(fault, body) if fault else self.reply(200, self.completion(body, probe))
+            if fault:
+                self.misbehave(fault, body)
         finally:
             with stub.lock:
-                stub.running -= not probe
+                stub.running -= not probe  # before the answer, whose reader may ask again at once
+        if not fault:
+            self.reply(200, self.completion(body, probe))
 
     def misbehave(self, fault, body):
         if fault == "reset":
