@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..config import CalibrationConfig
 from ..errors import ConfigError, DataError
+from ..rollouts.addresses import check_engine
 from . import flags
 from .base import say
 
@@ -37,7 +38,7 @@ def check_push_allowed(args: Namespace, repo_type: str) -> None:
 
 def check_inputs(args: Namespace, config: CalibrationConfig) -> None:
     """Refuse a strategy without what it calibrates on, and what cannot generate."""
-    flags.check_engine(args)
+    check_engine(args.engine, args.batch_size)
     check_text(args, config)
     if config.strategy == "text" and args.exclude:
         raise ConfigError("--exclude compares problems, and the strategy text has none.")

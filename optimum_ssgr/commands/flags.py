@@ -127,19 +127,6 @@ def add_engine(group: "_ActionsContainer") -> None:
     )
 
 
-def check_engine(args: Namespace) -> None:
-    """Refuse an engine or a batch that there cannot be, before anything is read.
-
-    Raises:
-        ConfigError: There cannot.
-    """
-    from ..rollouts.addresses import server_addresses
-
-    server_addresses(args.engine)
-    if args.batch_size < 1:
-        raise ConfigError(f"batch_size must be at least 1, not {args.batch_size}.")
-
-
 def add_selection(parser: ArgumentParser, several: bool = False) -> None:
     """Add the flags of `CalibrationConfig` that say what to select."""
     group = parser.add_argument_group("selection")

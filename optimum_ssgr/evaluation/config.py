@@ -6,7 +6,7 @@ from ..config import IN_PROCESS, LoadingConfig, SamplingConfig
 from ..errors import ConfigError
 from ..hub.names import split_revision
 from ..problems.options import ProblemOptions
-from ..rollouts.addresses import server_addresses
+from ..rollouts.addresses import check_engine
 from .benchmarks import BENCHMARKS
 
 
@@ -59,9 +59,7 @@ class EvaluationConfig:
             raise ConfigError("name what to evaluate on with --problems or --benchmark.")
         if self.samples is not None and self.samples < 1:
             raise ConfigError(f"samples must be at least 1, not {self.samples}.")
-        server_addresses(self.engine)
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, not {self.batch_size}.")
+        check_engine(self.engine, self.batch_size)
         if self.engine != IN_PROCESS:
             names = [split_revision(model)[0] for model in self.asked_models]
             if twice := [name for name in names if names.count(name) > 1]:

@@ -1,9 +1,13 @@
 """The addresses of servers, checked without loading anything heavy."""
 
-import httpx2
+from typing import TYPE_CHECKING
 
 from ..config import IN_PROCESS
 from ..errors import ConfigError
+
+
+if TYPE_CHECKING:
+    import httpx2
 
 
 def server_addresses(engine: str) -> list[str]:
@@ -25,12 +29,25 @@ def server_addresses(engine: str) -> list[str]:
     return addresses
 
 
-def parse_address(address: str) -> httpx2.URL:
+def check_engine(engine: str, batch_size: int) -> None:
+    """Refuse an engine or a batch that there cannot be, before anything is read.
+
+    Raises:
+        ConfigError: There cannot.
+    """
+    server_addresses(engine)
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, not {batch_size}.")
+
+
+def parse_address(address: str) -> "httpx2.URL":
     """Take the address of a server's API apart; it stays out of the message, since it may hold a password.
 
     Raises:
         ConfigError: It is no address of an API.
     """
+    import httpx2  # not for those who only ask for help
+
     try:
         url = httpx2.URL(address)
     except httpx2.InvalidURL:

@@ -9,7 +9,7 @@ from ..errors import ConfigError
 from ..problems.options import ProblemOptions
 from ..problems.sources import find_source
 from ..reasoner import NAME as EMBEDDED
-from ..rollouts.addresses import server_addresses
+from ..rollouts.addresses import check_engine
 from .cells import BANDS, Cell, study_cells
 
 
@@ -74,7 +74,7 @@ class StudyConfig:
     keep_checkpoints: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "threads", "samples", "batch_size"):
+        for name in ("seeds", "threads", "samples"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}.")
         unknown = [name for name in self.bands if name not in BANDS]
@@ -87,7 +87,7 @@ class StudyConfig:
             raise ConfigError("a strategy, method, sparsity, pattern or band is named twice.")
         for cell in cells:
             _ = cell.pruning  # which checks itself
-        server_addresses(self.engine)
+        check_engine(self.engine, self.batch_size)
         for name in self.strategies:
             if self.calibration_for(name).needs_text and self.text is None:
                 raise ConfigError(f"the strategy {name} needs --text.")

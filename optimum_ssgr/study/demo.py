@@ -1,4 +1,4 @@
-"""The demo: a small study of the embedded reasoner that fits into two minutes of two processor cores."""
+"""The demo: a small study of the embedded reasoner that takes about two minutes on two processor cores."""
 
 from ..config import CalibrationConfig, SamplingConfig
 from ..problems.options import ProblemOptions

@@ -151,11 +151,6 @@ def _as_less(relation: Any) -> tuple[Expr, bool]:
     return difference if below else -difference, isinstance(relation, (StrictLessThan, StrictGreaterThan))
 
 
-def _is_linear(value: Expr) -> bool:
-    symbols = value.free_symbols
-    return bool(symbols) and Poly(_without_decimals(value), *symbols).is_linear
-
-
 def _proportion(ours: Expr, theirs: Expr) -> Expr | None:
     """By what an expression is a multiple of another one; None when it is not."""
     ours, theirs = _without_decimals(ours), _without_decimals(theirs)
