@@ -18,6 +18,7 @@ class Problem:
         source: Where the problem comes from.
         answer_kind: How answers are compared: `math` (as mathematics), `choice` (as a letter) or `exact` (as text, apart from
             white space).
+        kind: What sort of problem it is, such as its subject; None where nobody has said.
     """
 
     id: str
@@ -26,6 +27,7 @@ class Problem:
     difficulty: float | None = None
     source: str | None = None
     answer_kind: str = "math"
+    kind: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,22 @@ class Verdict:
 
 @dataclass(frozen=True)
 class GradedRollout:
-    """A rollout with its problem, its verdict and the text of the response."""
+    """A rollout with its problem and what is known of it.
+
+    Args:
+        problem: The problem.
+        rollout: The response, as token ids.
+        verdict: What verification made of it.
+        text: The response, as text.
+        damage: How much pruning hurts the model's grasp of it: the rise of its negative log-likelihood, in nats, summed over
+            the response's tokens; None where that was not measured.
+    """
 
     problem: Problem
     rollout: Rollout
     verdict: Verdict
     text: str
+    damage: float | None = None
 
     @property
     def is_unreadable(self) -> bool:

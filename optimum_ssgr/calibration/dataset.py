@@ -103,12 +103,13 @@ class CalibrationSet:
             raise DataError("this calibration set holds no rollouts to select from; its strategy needed none.")
         return [
             GradedRollout(
-                Problem(row["problem_id"], row["problem"], row["answer"], answer_kind=row["answer_kind"]),
+                Problem(row["problem_id"], row["problem"], row["answer"], answer_kind=row["answer_kind"], kind=row["kind"]),
                 Rollout(
                     row["problem_id"], row["sample"], tuple(row["prompt_ids"]), tuple(row["response_ids"]), row["finished"]
                 ),
                 Verdict(row["extracted_answer"], bool(row["correct"]), row["thought"], timed_out=row["correct"] is None),
                 row["response"],
+                row["damage"],
             )
             for row in self.rollouts
         ]

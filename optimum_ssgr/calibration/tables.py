@@ -20,6 +20,7 @@ CALIBRATION_FEATURES = Features(
         "problem_id": Value("string"),
         "problem": Value("string"),
         "answer": Value("string"),
+        "kind": Value("string"),
         "sample": Value("int32"),
         "prompt_ids": List(Value("int32")),
         "response_ids": List(Value("int32")),
@@ -37,6 +38,7 @@ ROLLOUT_FEATURES = Features(
         "problem": Value("string"),
         "answer": Value("string"),
         "answer_kind": Value("string"),
+        "kind": Value("string"),
         "sample": Value("int32"),
         "prompt_ids": List(Value("int32")),
         "response_ids": List(Value("int32")),
@@ -47,6 +49,7 @@ ROLLOUT_FEATURES = Features(
         "finished": Value("bool"),
         "thought": Value("bool"),
         "pass_rate": Value("float32"),
+        "damage": Value("float64"),
     }
 )
 
@@ -61,6 +64,7 @@ def make_calibration_table(
         "problem_id": [sequence.problem_id for sequence in sequences],
         "problem": [item and item.problem.question for item in items],
         "answer": [item and item.problem.answer for item in items],
+        "kind": [item and item.problem.kind for item in items],
         "sample": [sequence.sample for sequence in sequences],
         "prompt_ids": [np.asarray(sequence.prompt_ids, np.int32) for sequence in sequences],
         "response_ids": [np.asarray(sequence.response_ids, np.int32) for sequence in sequences],
@@ -83,6 +87,7 @@ def make_rollouts_table(graded: Sequence[GradedRollout], rates: Mapping[str, flo
         "problem": [item.problem.question for item in graded],
         "answer": [item.problem.answer for item in graded],
         "answer_kind": [item.problem.answer_kind for item in graded],
+        "kind": [item.problem.kind for item in graded],
         "sample": [item.rollout.sample for item in graded],
         "prompt_ids": [np.asarray(item.rollout.prompt_ids, np.int32) for item in graded],
         "response_ids": [np.asarray(item.rollout.response_ids, np.int32) for item in graded],
@@ -93,6 +98,7 @@ def make_rollouts_table(graded: Sequence[GradedRollout], rates: Mapping[str, flo
         "finished": [item.rollout.finished for item in graded],
         "thought": [item.verdict.thought for item in graded],
         "pass_rate": [rates.get(item.problem.id) for item in graded],
+        "damage": [item.damage for item in graded],
     }
     return _table(columns, ROLLOUT_FEATURES)
 

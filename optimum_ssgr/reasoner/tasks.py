@@ -134,7 +134,7 @@ def make_task(family: str, difficulty: int, rng: random.Random) -> Task:
     """
     question, steps, answer = FAMILIES[family](difficulty, rng)
     identity = f"{family}-{difficulty}-{zlib.crc32(question.encode()):08x}"
-    problem = Problem(identity, question, answer, difficulty=float(difficulty), source=family, answer_kind="exact")
+    problem = Problem(identity, question, answer, difficulty=float(difficulty), source=family, answer_kind="exact", kind=family)
     return Task(problem, tuple(steps))
 
 
