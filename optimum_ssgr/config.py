@@ -15,7 +15,7 @@ from .errors import ConfigError
 IN_PROCESS = "transformers"
 """The engine that generates with the model in this process, where others are addresses of servers."""
 
-STRATEGIES = ("ssgr", "self", "rac", "resp", "obc", "mix", "prompts", "text")
+STRATEGIES = ("ssgr", "cover", "self", "rac", "resp", "obc", "mix", "prompts", "text")
 METHODS = ("magnitude", "wanda", "sparsegpt", "alps")
 ALLOCATIONS = ("uniform", "owl")
 # What is published of each paper's own settings. Of SSGR (arXiv 2511.18864) it is the nearest public reading, which is also the
@@ -126,6 +126,8 @@ class CalibrationConfig(_JSONConfig):
         max_per_problem: Traces selected from one problem at most; `obc` always takes two.
         text_length: Length of a window of general text, in tokens (`text`, `mix`).
         text_share: Share of the tokens that general text has in a mixture (`mix`).
+        kind_shares: Shares of the tokens, by kind of problem (`cover`); the kinds that are left out divide what is left.
+        damage: Draw the traces that pruning damages most more often, instead of those of difficult problems (`cover`).
         adaptive: Sample a problem no further once it is decided whether it is challenging, and ask no more problems once the
             budget is met (`ssgr`).
         seed: Seed of sampling and selection.
@@ -147,6 +149,8 @@ class CalibrationConfig(_JSONConfig):
     max_per_problem: int = 2
     text_length: int = 2048
     text_share: float = 0.5
+    kind_shares: tuple[tuple[str, float], ...] = ()
+    damage: bool = False
     adaptive: bool = False
     seed: int = 0
 

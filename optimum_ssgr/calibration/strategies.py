@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ..config import CalibrationConfig
 from ..errors import DataError
 from ..records import CalibrationSequence, GradedRollout
+from .cover import order_by_kind
 from .windows import (
     IN_PAIRS,
     compute_length_bounds,
@@ -67,6 +68,21 @@ def select_ssgr(sources: Sources, config: CalibrationConfig) -> Iterator[Calibra
             seen |= {_key(item) for item in items}
 
     yield from limit_per_problem(widening(), config.max_per_problem)
+
+
+def select_cover(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
+    """Yield correct traces of every kind of problem, the hard or the damaged ones more often, see `cover.order_by_kind`.
+
+    That a mixture of kinds keeps more abilities than the best single one is measured in arXiv 2606.03328.
+    """
+    correct = _keep_correct(sources.rollouts)
+    if config.damage and any(item.damage is None for item in correct):
+        raise DataError(
+            "the damage of some correct rollouts was not measured; `ssgr prune --damage` measures it, and keeps it with them."
+        )
+    name = "cover: damage" if config.damage else "cover"
+    for item in order_by_kind(correct, compute_pass_rates(sources.rollouts), config):
+        yield _to_sequence(item, name)
 
 
 def select_self(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
@@ -148,6 +164,7 @@ def select_mix(sources: Sources, config: CalibrationConfig) -> Iterator[Calibrat
 
 STRATEGIES: dict[str, Callable[[Sources, CalibrationConfig], Iterator[CalibrationSequence]]] = {
     "ssgr": select_ssgr,
+    "cover": select_cover,
     "self": select_self,
     "rac": select_rac,
     "resp": select_resp,
