@@ -7,11 +7,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..calibration.text import encode_documents
+from ..likelihood import response_nll
 from ..tokens import check_context
-
-
-BATCH_TOKENS = 5120
-"""Tokens of text run together: with a large vocabulary their logits take much memory."""
 
 
 def windows_of(
@@ -37,7 +34,6 @@ def windows_of(
     return torch.tensor([[*opening, *ids[start * width : (start + 1) * width]] for start in range(count)])
 
 
-@torch.inference_mode()
 def perplexity(model: PreTrainedModel, windows: torch.Tensor) -> float:
     """Return the perplexity of a model on windows of text.
 
@@ -50,9 +46,5 @@ def perplexity(model: PreTrainedModel, windows: torch.Tensor) -> float:
     """
     length = windows.shape[1]
     check_context(model.config, length, "a window of text")
-    device = model.get_input_embeddings().weight.device
-    losses = [
-        model(chunk.to(device), labels=chunk.to(device)).loss.double().item() * len(chunk)
-        for chunk in windows.split(max(1, BATCH_TOKENS // length))
-    ]
-    return math.exp(sum(losses) / len(windows))
+    nats = response_nll(model, [((), window) for window in windows.tolist()])
+    return math.exp(sum(nats) / len(windows) / (length - 1))
