@@ -162,6 +162,10 @@ class CalibrationConfig(_JSONConfig):
         for name in ("samples_per_problem", "max_per_problem"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}.")
         _require(self.text_length >= 2, f"text_length must be at least 2, not {self.text_length}.")
+        _require(
+            not self.damage or self.strategy == "cover",
+            f"damage decides what the strategy cover draws, and nothing of the strategy {self.strategy}.",
+        )
         _require(0 < self.text_share < 1, f"text_share must lie between 0 and 1, not {self.text_share}.")
         _require(
             not self.adaptive or self.strategy == "ssgr",

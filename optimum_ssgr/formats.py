@@ -118,6 +118,8 @@ class Origin(_Record):
         extra: What a user added.
         engine: What generated the rollouts.
         batch_size: Responses generated together.
+        damage: How the damage of the rollouts was measured: `pruning`, the settings, and `calibration`, the content hash of
+            what was pruned with; None where it was not.
         reselected_from: What the rollouts were generated for, when that was another set.
     """
 
@@ -132,6 +134,7 @@ class Origin(_Record):
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
     engine: str | None = None
     batch_size: int | None = None
+    damage: dict[str, Any] | None = None
     reselected_from: FirstSelection | None = None
 
 

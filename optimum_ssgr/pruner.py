@@ -15,7 +15,8 @@ from typing_extensions import Self
 
 from .calibration.dataset import CalibrationSet
 from .calibration.generate import generate_rollouts
-from .calibration.select import read_text, require_problems, select_calibration
+from .calibration.select import build_set, describe_origin, read_text, require_problems, select_calibration
+from .calibration.strategies import Sources
 from .calibration.text import TextSource
 from .cards.metadata import inherited_metadata
 from .cards.render import dataset_card, model_card
@@ -24,6 +25,7 @@ from .checkpoints.save import check_generation_config, save_checkpoint
 from .checkpoints.streaming import StreamedWeights, load_streamed, save_streamed
 from .compat import model_commit, model_name
 from .config import IN_PROCESS, CalibrationConfig, PruningConfig, SamplingConfig
+from .damage import measure_damage
 from .errors import ConfigError, ModelError
 from .evaluation.evaluate import evaluate
 from .evaluation.metrics import summarize
@@ -157,6 +159,42 @@ class SSGRPruner:
         warn_of_unreadable(graded, model_name(self.model))
         return graded
 
+    def measure_damage(
+        self,
+        rollouts: Sequence[GradedRollout],
+        config: PruningConfig,
+        calibration: CalibrationConfig,
+        *,
+        journal_dir: str | Path | None = None,
+    ) -> tuple[list[GradedRollout], dict[str, Any]]:
+        """Prune for a look at which correct traces it damages most, and give the model its weights back.
+
+        It takes one pruning with random correct traces, two forward passes over all correct traces, and room for the model's
+        blocks on disk.
+
+        Args:
+            rollouts: Rollouts of this model.
+            config: How it is going to be pruned.
+            calibration: Budget and seed of the random traces.
+            journal_dir: Folder in which an interrupted measurement goes on; a temporary one when None.
+
+        Returns:
+            The rollouts with their damage, for the strategy `cover` with `damage`; and how it was measured, for the manifest.
+
+        Raises:
+            SSGRError: The model is streamed or pruned already, no rollout is correct, or the model cannot be pruned.
+        """
+        self._check_dense()
+        if self.streamed:
+            raise ConfigError("damage is measured with the model in memory, and this one is streamed.")
+        if not config.needs_calibration:
+            raise ConfigError(f"the method {config.method} needs no calibration set, so there is nothing to select for it.")
+        at_random = dataclasses.replace(calibration, strategy="self", damage=False, kind_shares=(), adaptive=False)
+        probe = build_set(Sources(rollouts), at_random, describe_origin(self.model, self.tokenizer, {}))
+        inputs = read_inputs(probe, config, self.model, self.tokenizer)
+        measured = measure_damage(self.model, rollouts, inputs, config, journal_dir)
+        return measured, {"pruning": config.to_dict(), "calibration": probe.manifest.content_hash}
+
     def select_calibration(
         self,
         rollouts: Sequence[GradedRollout] | None = None,
@@ -213,6 +251,7 @@ class SSGRPruner:
         engine: str = IN_PROCESS,
         batch_size: int = 64,
         instruction: str | None = None,
+        pruning: PruningConfig | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> CalibrationSet:
         """Make the sequences to calibrate on: `generate_rollouts` where the strategy needs them, then `select_calibration`.
@@ -228,6 +267,8 @@ class SSGRPruner:
             batch_size: See `generate_rollouts`.
             instruction: Text appended to every question, see `generate_rollouts`. It is noted in the manifest; when `rollouts`
                 are given, it is what was appended to theirs.
+            pruning: How the model is going to be pruned, to measure the damage that `config.damage` asks for; not needed where
+                the rollouts have it.
             metadata: Further provenance for the manifest, such as where the problems come from.
 
         Raises:
@@ -242,6 +283,10 @@ class SSGRPruner:
             instruction = usual_instruction(problems) if instruction is None else instruction
             problems = load_problems(require_problems(problems, config))
             rollouts = self.generate_rollouts(problems, config, journal_dir=journal_dir, instruction=instruction, **given)
+        if config.damage and pruning is not None:
+            folder = None if journal_dir is None else Path(journal_dir) / "damage"
+            rollouts, damage = self.measure_damage(rollouts, pruning, config, journal_dir=folder)
+            metadata = {**(metadata or {}), "damage": damage}
         return self.select_calibration(
             rollouts,
             config,

@@ -18,6 +18,7 @@ from ..records import GradedRollout, Problem
 from ..rollouts.prompts import encode_prompts
 from ..tokens import check_context, tokenizer_hash
 from .dataset import CalibrationSet
+from .kinds import name_kinds
 from .strategies import Sources, select
 from .text import TextSource, characters_for, draw_documents, encode_documents
 from .windows import meets_budget
@@ -61,12 +62,26 @@ def select_calibration(
     elif config.needs_rollouts:
         if rollouts is None:
             raise ConfigError(f"the strategy {config.strategy} needs rollouts; generate them first.")
+        if config.strategy == "cover":
+            rollouts = find_kinds(rollouts, model, config.seed)
         asked = [item.problem for item in rollouts]
         sources = dataclasses.replace(sources, rollouts=rollouts)
     known: dict[str, Any] = {"instruction": instruction}
     if config.strategy != "text":
         known["problems"] = {"read_from": sources_of(asked)}
     return build_set(sources, config, describe_origin(model, tokenizer, {**known, **metadata}))
+
+
+def find_kinds(rollouts: Sequence[GradedRollout], model: PreTrainedModel, seed: int) -> Sequence[GradedRollout]:
+    """Give problems without a kind that of a cluster, where the model is in memory to tell them apart."""
+    if all(item.problem.kind is not None for item in rollouts):
+        return rollouts
+    if model.device.type == "meta":
+        logger.warning(
+            "some problems have no kind, and without the model in this process none can be found; they count as one kind."
+        )
+        return rollouts
+    return name_kinds(rollouts, model, seed)
 
 
 def require_problems(problems: ProblemSource | None, config: CalibrationConfig) -> ProblemSource:
@@ -155,6 +170,8 @@ def reselect(
     tokenizer: PreTrainedTokenizerBase | None = None,
     documents: Sequence[str] = (),
     text: str | None = None,
+    rollouts: Sequence[GradedRollout] | None = None,
+    damage: Mapping[str, Any] | None = None,
 ) -> CalibrationSet:
     """Make another calibration set from the rollouts of one, without generating anything.
 
@@ -164,12 +181,16 @@ def reselect(
         tokenizer: The model's tokenizer, for the strategies that take text.
         documents: General text for them.
         text: What to call that text in the manifest.
+        rollouts: The set's rollouts with what was found out about them since: kinds, or damage.
+        damage: How their damage was measured, see `formats.Origin`; the set's own when None.
 
     Raises:
         DataError: The set has no rollouts, the tokenizer is another model's, or nothing qualifies.
     """
-    graded = earlier.graded_rollouts()
+    graded = earlier.graded_rollouts() if rollouts is None else rollouts
     origin = _share_origin(earlier, text)
+    if damage is not None:
+        origin = dataclasses.replace(origin, damage=dict(damage))
     sampled = origin.reselected_from.config
     if sampled.adaptive:
         logger.warning("the rollouts were sampled adaptively: challenging problems have more of them than others.")

@@ -5,7 +5,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config import CalibrationConfig
+from ..config import CalibrationConfig, PruningConfig
+from ..errors import ConfigError
 from ..resume import journal_folder
 from . import flags
 from .base import SSGRSubcommand, resume_hint, say
@@ -39,6 +40,11 @@ class CalibrateCommand(SSGRSubcommand):
     def execute(self, args: Namespace) -> None:
         """Build the calibration set and save it."""
         config = flags.calibration_config(args)
+        if config.damage:
+            raise ConfigError(
+                "damage is measured for one way of pruning: make the set without --damage, and prune with --calibration SET "
+                "--damage."
+            )
         check_inputs(args, config)
         from ..cards.render import dataset_card
         from ..files import check_unused
@@ -59,7 +65,12 @@ class CalibrateCommand(SSGRSubcommand):
 
 
 def build(
-    pruner: "SSGRPruner", args: Namespace, config: CalibrationConfig, inputs: CalibrationInputs, journal: Path
+    pruner: "SSGRPruner",
+    args: Namespace,
+    config: CalibrationConfig,
+    inputs: CalibrationInputs,
+    journal: Path,
+    pruning: PruningConfig | None = None,
 ) -> "CalibrationSet":
     """Make the calibration set that the flags ask for; finished rollouts are kept in a journal."""
     return pruner.build_calibration(
@@ -70,6 +81,7 @@ def build(
         engine=args.engine,
         batch_size=args.batch_size,
         instruction=flags.problem_options(args).instruction_for(args.problems),
+        pruning=pruning,
         metadata=inputs.metadata,
     )
 

@@ -150,6 +150,13 @@ def add_selection(parser: ArgumentParser, several: bool = False) -> None:
         metavar=("LOW", "HIGH"),
         help=f"percentiles of length that make a trace moderate {_default('length_window')}",
     )
+    group.add_argument(
+        "--damage",
+        action=BooleanOptionalAction,
+        default=None,
+        help="draw the traces that pruning damages most more often, and not those of difficult problems (cover); prune "
+        "measures the damage, which takes about as long as pruning, and keeps it with the rollouts",
+    )
     group.add_argument("--max-per-problem", type=int, help=f"traces from one problem at most {_default('max_per_problem')}")
     group.add_argument(
         "--text",
@@ -247,6 +254,8 @@ def calibration_config(args: Namespace, defaults: CalibrationConfig | None = Non
     values = _fields(CalibrationConfig, args)
     if getattr(args, "recipe", None):
         defaults = CalibrationConfig.from_recipe(args.recipe)
+    if values.get("damage"):
+        values.setdefault("strategy", "cover")  # the one that goes by it
     if values.get("num_tokens") and "num_sequences" not in values:
         values["num_sequences"] = None
     elif values.get("num_sequences") and defaults is not None:

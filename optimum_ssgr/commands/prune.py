@@ -1,7 +1,9 @@
 """`optimum-cli ssgr prune`: prune a model, block by block."""
 
+import dataclasses
 import os
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config import CalibrationConfig, PruningConfig
@@ -17,6 +19,7 @@ from .push import push_output
 
 if TYPE_CHECKING:
     from ..calibration.dataset import CalibrationSet
+    from ..pruner import SSGRPruner
 
 
 class PruneCommand(SSGRSubcommand):
@@ -49,6 +52,9 @@ class PruneCommand(SSGRSubcommand):
         builds = config.needs_calibration and args.calibration is None
         if builds:
             check_building(args, config, calibration_config)
+        reselects = bool(args.calibration and args.damage)
+        if reselects:
+            check_damage(args, config)
         from ..checkpoints.load import load_skeleton, load_tokenizer
         from ..checkpoints.streaming import check_streamable
         from ..files import check_unused
@@ -63,9 +69,11 @@ class PruneCommand(SSGRSubcommand):
         linears = check_prunable(skeleton, config)
         if args.streaming:
             check_streamable(args.model, skeleton, device_map=args.device_map)
-        calibration = load_calibration_set(args.calibration, with_rollouts=False) if args.calibration else None
+        calibration = load_calibration_set(args.calibration, with_rollouts=reselects) if args.calibration else None
         if calibration and config.needs_calibration:
             check_fits(calibration, skeleton, load_tokenizer(args.model, **shared))
+        if reselects and calibration.rollouts is None:
+            raise ConfigError(f"{args.calibration} holds no rollouts, of which --damage could select.")
         inputs = read_inputs(args, calibration_config) if builds else None
         if not args.dry_run:
             run(args, config, calibration_config, calibration, inputs)
@@ -93,6 +101,18 @@ def check_building(args: Namespace, config: PruningConfig, calibration_config: C
     check_inputs(args, calibration_config)
 
 
+def check_damage(args: Namespace, config: PruningConfig) -> None:
+    """Refuse to measure damage where it cannot be, or is of no use.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if not config.needs_calibration:
+        raise ConfigError(f"the method {config.method} needs no calibration set, so --damage has nothing to select for.")
+    if args.streaming or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("--damage needs the model in the memory of one process, without --streaming.")
+
+
 def run(
     args: Namespace,
     config: PruningConfig,
@@ -114,13 +134,28 @@ def run(
         pruner = SSGRPruner.from_pretrained(args.model, **flags.load_arguments(args), streaming=args.streaming)
         journal = journal_folder(args.output)
         if inputs:
-            calibration = build(pruner, args, calibration_config, inputs, journal / "rollouts")
+            calibration = build(pruner, args, calibration_config, inputs, journal / "rollouts", config)
+        elif calibration and args.damage:
+            calibration = reselect_by_damage(pruner, args, config, calibration, journal / "damage")
         report = pruner.prune(calibration, config, journal_dir=journal, activation_gb=args.activation_gb)
         if rank() == 0:
-            pruner.save_pretrained(args.output, calibration=calibration if inputs else None)
+            pruner.save_pretrained(args.output, calibration=calibration if inputs or args.damage else None)
             BlockStore(journal).remove()
             say(str(report))
             say(f"checkpoint written to {args.output}, reloaded and checked")
         barrier()  # nobody need wait for an upload
     if rank() == 0:
         push_output(args)
+
+
+def reselect_by_damage(
+    pruner: "SSGRPruner", args: Namespace, config: PruningConfig, calibration: "CalibrationSet", journal: Path
+) -> "CalibrationSet":
+    """Select from the rollouts of a set again, by the damage that this pruning does to them; the rest is as in the set."""
+    from ..calibration.select import find_kinds, reselect
+
+    defaults = dataclasses.replace(calibration.config, strategy="cover", damage=True, adaptive=False)
+    selection = flags.calibration_config(args, defaults)
+    graded = find_kinds(calibration.graded_rollouts(), pruner.model, selection.seed)
+    measured, damage = pruner.measure_damage(graded, config, selection, journal_dir=journal)
+    return reselect(calibration, selection, rollouts=measured, damage=damage)

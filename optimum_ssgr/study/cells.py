@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from ..config import PruningConfig
 
 
+DAMAGE = "cover+damage"
+"""The strategy `cover` with traces drawn by the damage that the cell's own pruning does to them."""
 BANDS = {"difficulty": ("easiest", "middle", "hardest"), "length": ("shortest", "middle", "longest")}
 """Thirds of the correct traces by a quantity, in order."""
 

@@ -10,7 +10,7 @@ from ..problems.options import ProblemOptions
 from ..problems.sources import find_source
 from ..reasoner import NAME as EMBEDDED
 from ..rollouts.addresses import check_engine
-from .cells import BANDS, Cell, study_cells
+from .cells import BANDS, DAMAGE, Cell, study_cells
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class StudyConfig:
         calibration: How rollouts are sampled and selected from; `num_tokens` says how much every set holds, `seed` is the
             first seed. Its strategy is replaced by each of `strategies` in turn.
         evaluation: How responses are sampled in evaluation.
-        strategies: Calibration strategies.
+        strategies: Calibration strategies; `cover+damage` is `cover` with `damage`.
         methods: Pruning methods.
         sparsities: Shares of weights to remove; one half when there are no patterns either.
         patterns: N:M patterns.
@@ -132,6 +132,8 @@ class StudyConfig:
 
     def calibration_for(self, name: str) -> CalibrationConfig:
         """Return the settings of a strategy or of a band; bands are windows of `ssgr`."""
+        if name == DAMAGE:
+            return dataclasses.replace(self.calibration, strategy="cover", damage=True)
         return dataclasses.replace(self.calibration, strategy="ssgr" if ":" in name else name)
 
     @property

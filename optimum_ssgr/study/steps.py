@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from ..calibration.bands import difficulty_bands, length_bands
 from ..calibration.dataset import CalibrationSet
+from ..calibration.select import reselect
 from ..calibration.strategies import WIDENED
 from ..calibration.windows import meets_budget
 from ..cards.render import dataset_card
@@ -26,7 +27,7 @@ from ..files import write_whole
 from ..pruner import SSGRPruner
 from ..records import GradedRollout
 from ..verification.verify import warn_of_unreadable
-from .cells import Cell, bands_of
+from .cells import DAMAGE, Cell, bands_of
 from .inputs import StudyInputs
 
 
@@ -77,6 +78,11 @@ def make_calibration_sets(inputs: StudyInputs, seed: int) -> None:
         folder = inputs.calibration_set(seed, name)
         if folder.exists():
             continue
+        if name == DAMAGE:  # selected for every cell by itself, from all rollouts
+            by_difficulty = dataclasses.replace(study.calibration_for(name), seed=seed, damage=False)
+            built = pruner.build_calibration(problems, by_difficulty, rollouts=graded, instruction=instruction)
+            built.save_to_disk(folder)
+            continue
         chosen = dataclasses.replace(study.calibration_for(name), seed=seed, **windows.get(name, {}))
         built = pruner.build_calibration(problems, chosen, rollouts=graded, text=inputs.text, instruction=instruction)
         outside = sum(WIDENED in by for by in built.dataset["selected_by"]) if name in windows else 0
@@ -97,6 +103,8 @@ def run_cell(inputs: StudyInputs, cell: Cell) -> None:
     calibration = None
     if cell.calibration is not None:
         calibration = CalibrationSet.load_from_disk(inputs.calibration_set(cell.seed, cell.calibration))
+    if cell.calibration == DAMAGE:
+        calibration = _select_by_damage(inputs, cell, pruner, calibration)
     report = pruner.prune(calibration, cell.pruning)
     if inputs.config.keeps(cell):
         # Measured as a user would get it: from the checkpoint.
@@ -110,6 +118,13 @@ def run_cell(inputs: StudyInputs, cell: Cell) -> None:
     errors = relative_errors(pruner.model, sequences, [tensors[f"states.{number}"] for number in numbers])
     described = {"cell": dataclasses.asdict(cell), "sparsity": report.sparsity, "calibration": _describe(calibration)}
     _write(inputs.result(cell.name), described | result | {"errors": errors})
+
+
+def _select_by_damage(inputs: StudyInputs, cell: Cell, pruner: SSGRPruner, calibration: CalibrationSet) -> CalibrationSet:
+    """Select from the rollouts of a set by what the pruning of a cell does to them."""
+    config = dataclasses.replace(inputs.config.calibration_for(DAMAGE), seed=cell.seed)
+    measured, damage = pruner.measure_damage(calibration.graded_rollouts(), cell.pruning, config)
+    return reselect(calibration, config, rollouts=measured, damage=damage)
 
 
 def _load_pruner(inputs: StudyInputs, weights: bool = True) -> SSGRPruner:
