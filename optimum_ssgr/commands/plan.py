@@ -26,10 +26,17 @@ def print_calibration_plan(args: Namespace, config: CalibrationConfig, inputs: C
         rollouts = len(inputs.problems) * config.samples_per_problem
         say(f"problems     {len(inputs.problems):,}")
         say(f"rollouts     {rollouts:,}, at most {rollouts * config.max_new_tokens:,} tokens")
+        if config.damage:
+            print_damage_plan(rollouts * config.max_new_tokens)
     budget = [f"{config.num_sequences} sequences"] if config.num_sequences else []
     budget += [f"{config.num_tokens:,} tokens"] if config.num_tokens else []
     say(f"selects      at most {' and '.join(budget)}")
     say(f"writes       {args.output}")
+
+
+def print_damage_plan(tokens: int) -> None:
+    """Print what measuring damage takes; how long a forward pass takes depends on the machine."""
+    say(f"damage       one more pruning, and two forward passes over the correct traces, at most {tokens:,} tokens")
 
 
 def print_pruning_plan(args: Namespace, config: PruningConfig, skeleton: "PreTrainedModel", linears: dict) -> None:

@@ -13,7 +13,7 @@ from . import flags
 from .base import SSGRSubcommand, resume_hint, say
 from .calibrate import build
 from .checks import CalibrationInputs, check_inputs, check_push_allowed, read_inputs
-from .plan import planned_device, print_calibration_plan, print_pruning_costs, print_pruning_plan
+from .plan import planned_device, print_calibration_plan, print_damage_plan, print_pruning_costs, print_pruning_plan
 from .push import push_output
 
 
@@ -83,6 +83,8 @@ class PruneCommand(SSGRSubcommand):
         if inputs:  # how long its sequences will be is not known
             print_calibration_plan(args, calibration_config, inputs)
         else:
+            if reselects:
+                print_damage_plan(sum(calibration.rollouts["num_tokens"]))
             print_pruning_costs(args, config, skeleton, calibration.sequences if calibration else [], device)
 
 

@@ -2,11 +2,18 @@
 
 import dataclasses
 from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
 
+from ..config import CalibrationConfig, LoadingConfig
 from . import flags
 from .base import SSGRSubcommand, say
 from .calibrate import print_funnel
 from .checks import check_text
+
+
+if TYPE_CHECKING:
+    from ..calibration.dataset import CalibrationSet
+    from ..records import GradedRollout
 
 
 class SelectCommand(SSGRSubcommand):
@@ -41,9 +48,24 @@ class SelectCommand(SSGRSubcommand):
         documents = load_documents(args.text, characters_for(config)) if config.needs_text else ()
         written_by = earlier.manifest
         tokenizer = load_tokenizer(written_by.model, revision=written_by.model_commit) if config.needs_text else None
-        built = reselect(earlier, config, tokenizer, documents, args.text if config.needs_text else None)
+        rollouts = _find_kinds(earlier, config) if config.strategy == "cover" else None
+        built = reselect(earlier, config, tokenizer, documents, args.text if config.needs_text else None, rollouts)
         print_funnel(built.manifest.counts)
         if args.dry_run:
             return
         built.save_to_disk(args.output, dataset_card(built.manifest))
         say(f"calibration set written to {args.output}")
+
+
+def _find_kinds(earlier: "CalibrationSet", config: CalibrationConfig) -> "list[GradedRollout]":
+    """Return the rollouts of a set, whose problems get a kind from the model where the set has none for them."""
+    from ..calibration.kinds import name_kinds
+    from ..evaluation.prepare import load_with_tokenizer
+
+    graded = earlier.graded_rollouts()
+    if all(item.problem.kind is not None for item in graded):
+        return graded
+    written_by = earlier.manifest
+    name = f"{written_by.model}@{written_by.model_commit}" if written_by.model_commit else written_by.model
+    model, _ = load_with_tokenizer(name, LoadingConfig(dtype=written_by.dtype), weights=True)
+    return name_kinds(graded, model, config.seed)

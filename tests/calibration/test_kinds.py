@@ -5,8 +5,8 @@ import torch
 
 from optimum_ssgr.calibration.kinds import DIMENSIONS, embed_prompts, find_clusters, name_kinds
 from optimum_ssgr.problems.load import load_problems
-from optimum_ssgr.records import GradedRollout, Rollout, Verdict
 from optimum_ssgr.reasoner.tasks import FAMILIES
+from optimum_ssgr.records import GradedRollout, Rollout, Verdict
 from optimum_ssgr.rollouts.prompts import encode_prompts
 
 
