@@ -82,10 +82,11 @@ def make_text(tokens: int) -> str:
 @contextmanager
 def timed(part: str) -> Iterator[None]:
     """Print a row of a Markdown table: a part of the work, its seconds, and the peak GB of this process so far."""
-    started = time.perf_counter()
+    started, computed = time.perf_counter(), time.process_time()
     yield
+    seconds, computed = time.perf_counter() - started, time.process_time() - computed
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(f"| {part} | {time.perf_counter() - started:,.0f} | {peak:.1f} |", flush=True)
+    print(f"| {part} | {seconds:,.0f} | {computed:,.0f} | {peak:.1f} |", flush=True)
 
 
 def run(step: Callable[[Path, int, int], None], *arguments: object) -> None:
@@ -102,7 +103,8 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        print(f"{args.rollouts:,} rollouts of {args.tokens:,} tokens\n\n| part | seconds | peak GB |\n|---|---|---|")
+        print(f"{args.rollouts:,} rollouts of {args.tokens:,} tokens\n")
+        print("| part | seconds | of processor | peak GB |\n|---|---|---|---|", flush=True)
         for step in (write, read_and_select, select_again):
             run(step, folder, args.rollouts, args.tokens)
         files = [path for path in folder.rglob("*") if path.is_file()]
