@@ -1,9 +1,9 @@
 """What flows between the stages: problems, rollouts and verdicts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-
-_SHARED: dict[int, int] = {}
+from .stored import StoredText, TokenIds
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,20 @@ class Rollout:
         problem_id: `Problem.id` of the question.
         sample: Number of the sample among those of this problem, from 0.
         prompt_ids: Token ids the model was given.
-        response_ids: Token ids the model wrote, the end-of-sequence token included when it came.
+        response_ids: Token ids the model wrote, the end-of-sequence token included when it came; kept as `TokenIds`, since
+            those of all rollouts are too many to be Python numbers.
         finished: Whether the model ended by itself; False when it was cut at the token limit.
     """
 
     problem_id: str
     sample: int
     prompt_ids: tuple[int, ...]
-    response_ids: tuple[int, ...]
+    response_ids: Sequence[int]
     finished: bool
 
     def __post_init__(self) -> None:
-        # Millions of tokens are held at a time: equal ids share one object, or each would take 28 bytes more.
-        object.__setattr__(self, "response_ids", tuple(map(_SHARED.setdefault, self.response_ids, self.response_ids)))
+        if not isinstance(self.response_ids, TokenIds):
+            object.__setattr__(self, "response_ids", TokenIds.hold(self.response_ids))
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class GradedRollout:
         problem: The problem.
         rollout: The response, as token ids.
         verdict: What verification made of it.
-        text: The response, as text.
+        response: The response as text, or what reads it; `text` is it in either case.
         damage: How much pruning hurts the model's grasp of it: the rise of its negative log-likelihood, in nats, summed over
             the response's tokens; None where that was not measured.
     """
@@ -87,8 +88,13 @@ class GradedRollout:
     problem: Problem
     rollout: Rollout
     verdict: Verdict
-    text: str
+    response: str | StoredText
     damage: float | None = None
+
+    @property
+    def text(self) -> str:
+        """The response, as text."""
+        return str(self.response)
 
     @property
     def is_unreadable(self) -> bool:
@@ -110,7 +116,7 @@ class CalibrationSequence:
     """
 
     prompt_ids: tuple[int, ...]
-    response_ids: tuple[int, ...]
+    response_ids: Sequence[int]
     selected_by: str
     problem_id: str | None = None
     sample: int | None = None
@@ -119,4 +125,9 @@ class CalibrationSequence:
     @property
     def input_ids(self) -> tuple[int, ...]:
         """Prompt and response together."""
-        return self.prompt_ids + self.response_ids
+        return (*self.prompt_ids, *self.response_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in prompt and response together; counts them without reading them."""
+        return len(self.prompt_ids) + len(self.response_ids)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-import pyarrow.parquet
 from datasets import Dataset
 from huggingface_hub import CommitInfo
 from typing_extensions import Self
@@ -16,8 +15,9 @@ from ..config import CalibrationConfig
 from ..errors import DataError
 from ..files import new_folder
 from ..formats import CALIBRATION_TABLE, CARD_FILE, HISTOGRAMS_FILE, MANIFEST_FILE, ROLLOUTS_TABLE, Manifest, Origin
-from ..records import CalibrationSequence, GradedRollout, Problem, Rollout, Verdict
+from ..records import CalibrationSequence, GradedRollout
 from ..tokens import content_hash
+from .batches import read_parquet, write_parquet
 from .funnel import count_funnel
 from .tables import (
     CALIBRATION_FEATURES,
@@ -25,7 +25,7 @@ from .tables import (
     hash_rollouts,
     make_calibration_table,
     make_rollouts_table,
-    read_table,
+    read_rollouts,
     read_token_ids,
     read_token_weights,
 )
@@ -94,25 +94,14 @@ class CalibrationSet:
         return dataclasses.replace(self, rollouts=None, manifest=dataclasses.replace(self.manifest, rollouts_hash=None))
 
     def graded_rollouts(self) -> list[GradedRollout]:
-        """Return the rollouts as they were graded, to select from them again.
+        """Return the rollouts as they were graded, to select from them again; token ids and texts are read when looked at.
 
         Raises:
             DataError: The set has no rollouts.
         """
         if self.rollouts is None:
             raise DataError("this calibration set holds no rollouts to select from; its strategy needed none.")
-        return [
-            GradedRollout(
-                Problem(row["problem_id"], row["problem"], row["answer"], answer_kind=row["answer_kind"], kind=row["kind"]),
-                Rollout(
-                    row["problem_id"], row["sample"], tuple(row["prompt_ids"]), tuple(row["response_ids"]), row["finished"]
-                ),
-                Verdict(row["extracted_answer"], bool(row["correct"]), row["thought"], timed_out=row["correct"] is None),
-                row["response"],
-                row["damage"],
-            )
-            for row in self.rollouts
-        ]
+        return read_rollouts(self.rollouts)
 
     def save_to_disk(self, folder: str | Path, card: str | None = None) -> None:
         """Write the set as Parquet files, a manifest and histograms; the folder appears only when all of it is there.
@@ -129,7 +118,7 @@ class CalibrationSet:
             for table, data in ((CALIBRATION_TABLE, self.dataset), (ROLLOUTS_TABLE, self.rollouts)):
                 if data is not None:
                     (partial / table).parent.mkdir()
-                    pyarrow.parquet.write_table(data.data.table, partial / table)
+                    write_parquet(data, partial / table)
             (partial / MANIFEST_FILE).write_text(manifest.to_json())
             if card is not None:
                 (partial / CARD_FILE).write_text(card, encoding="utf-8")
@@ -153,9 +142,9 @@ class CalibrationSet:
         folder = Path(folder)
         try:
             written = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-            dataset = read_table(folder / CALIBRATION_TABLE, CALIBRATION_FEATURES)
+            dataset = read_parquet(folder / CALIBRATION_TABLE, CALIBRATION_FEATURES)
             path = folder / ROLLOUTS_TABLE
-            rollouts = read_table(path, ROLLOUT_FEATURES) if with_rollouts and path.exists() else None
+            rollouts = read_parquet(path, ROLLOUT_FEATURES) if with_rollouts and path.exists() else None
         except (FileNotFoundError, NotADirectoryError) as error:
             missing = Path(error.filename or CALIBRATION_TABLE).name  # Arrow does not say which
             raise DataError(f"{folder} is not a calibration set: {missing} is missing.") from None

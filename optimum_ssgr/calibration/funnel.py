@@ -42,4 +42,4 @@ def count_funnel(
             counts["in_difficulty_window"] = len(hard)
             counts["in_length_window"] = len(moderate)
             counts["widened"] = sum(WIDENED in sequence.selected_by for sequence in chosen)
-    return counts | {"sequences": len(chosen), "tokens": sum(len(sequence.input_ids) for sequence in chosen)}
+    return counts | {"sequences": len(chosen), "tokens": sum(sequence.num_tokens for sequence in chosen)}

@@ -135,7 +135,7 @@ def windows_meet_budget(graded: Sequence[GradedRollout], config: CalibrationConf
     if not any(item.verdict.correct for item in graded):
         return False
     chosen = select(Sources(graded), config)
-    lengths = [len(sequence.input_ids) for sequence in chosen]
+    lengths = [sequence.num_tokens for sequence in chosen]
     return meets_budget(lengths, config) and not any(WIDENED in sequence.selected_by for sequence in chosen)
 
 

@@ -154,7 +154,7 @@ def build_set(sources: Sources, config: CalibrationConfig, origin: Origin) -> Ca
         DataError: Nothing qualifies.
     """
     chosen = select(sources, config)
-    lengths = [len(sequence.input_ids) for sequence in chosen]
+    lengths = [sequence.num_tokens for sequence in chosen]
     if not meets_budget(lengths, config):
         logger.warning(f"only {len(chosen)} sequences ({sum(lengths)} tokens) qualify, fewer than asked for.")
     built = CalibrationSet.build(chosen, sources.rollouts, origin, config)

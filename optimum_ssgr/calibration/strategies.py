@@ -158,7 +158,7 @@ def select_mix(sources: Sources, config: CalibrationConfig) -> Iterator[Calibrat
         sequence = next(streams[text_is_behind], None)
         if sequence is None:
             return
-        tokens[text_is_behind] += len(sequence.input_ids)
+        tokens[text_is_behind] += sequence.num_tokens
         yield sequence
 
 

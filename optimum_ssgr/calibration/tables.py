@@ -1,18 +1,15 @@
 """The two tables of a calibration set: the selected sequences, and the rollouts they were chosen from."""
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pyarrow
-import pyarrow.parquet
 from datasets import Dataset, Features, List, Value
 
-from ..errors import DataError
-from ..records import CalibrationSequence, GradedRollout
+from ..records import CalibrationSequence, GradedRollout, Problem, Rollout, Verdict
+from ..stored import StoredText, TokenIds
+from .batches import TOKENS_IN_BATCH, hash_batches, iterate_batches, keep_batches
 
 
 CALIBRATION_FEATURES = Features(
@@ -72,16 +69,84 @@ def make_calibration_table(
             None if sequence.token_weights is None else np.asarray(sequence.token_weights, np.float32) for sequence in sequences
         ],
         "response": [item and item.text for item in items],
-        "num_tokens": [len(sequence.input_ids) for sequence in sequences],
+        "num_tokens": [sequence.num_tokens for sequence in sequences],
         "correct": [item and _correct(item) for item in items],
         "pass_rate": [item and rates.get(item.problem.id) for item in items],
         "selected_by": [sequence.selected_by for sequence in sequences],
     }
-    return _table(columns, CALIBRATION_FEATURES)
+    # Arrow takes arrays of token ids as they are; lists of lists of Python numbers would take nine times the memory.
+    return Dataset(pyarrow.table(columns, schema=CALIBRATION_FEATURES.arrow_schema))
 
 
 def make_rollouts_table(graded: Sequence[GradedRollout], rates: Mapping[str, float]) -> Dataset:
-    """Lay out everything that was generated."""
+    """Lay out everything that was generated, a batch at a time."""
+    return keep_batches((_lay_out(items, rates) for items in _split(graded)), ROLLOUT_FEATURES)
+
+
+def read_rollouts(rollouts: Dataset) -> list[GradedRollout]:
+    """Return the rollouts of a table as they were graded; token ids and texts stay in the table until they are looked at."""
+    problems: dict[Problem, Problem] = {}
+    prompts: dict[bytes, tuple[int, ...]] = {}
+    graded = []
+    for batch in iterate_batches(rollouts):
+        prompt_ids, response_ids, response = (batch[name] for name in ("prompt_ids", "response_ids", "response"))
+        known = batch.drop_columns(["prompt_ids", "response_ids", "response"]).to_pylist()
+        for index, (row, length) in enumerate(zip(known, response_ids.value_lengths().to_pylist(), strict=True)):
+            problem = Problem(
+                row["problem_id"], row["problem"], row["answer"], answer_kind=row["answer_kind"], kind=row["kind"]
+            )
+            prompt = _read_ids(prompt_ids, index)
+            graded.append(
+                GradedRollout(
+                    problems.setdefault(problem, problem),  # the samples of a problem share it and its prompt
+                    Rollout(
+                        row["problem_id"],
+                        row["sample"],
+                        prompts.setdefault(prompt.tobytes(), tuple(prompt.tolist())),
+                        TokenIds(partial(_read_ids, response_ids, index), length),
+                        row["finished"],
+                    ),
+                    Verdict(row["extracted_answer"], bool(row["correct"]), row["thought"], timed_out=row["correct"] is None),
+                    StoredText(partial(_read_text, response, index)),
+                    row["damage"],
+                )
+            )
+    return graded
+
+
+def read_token_ids(dataset: Dataset) -> list[list[int]]:
+    """Return the token ids of every sequence, prompt and response together."""
+    return [row["prompt_ids"] + row["response_ids"] for row in dataset]
+
+
+def read_token_weights(dataset: Dataset) -> list[list[float]] | None:
+    """Return how much every token counts; None when all count once."""
+    weights = dataset["token_weights"]
+    if not any(of for of in weights):
+        return None
+    return [of or [1.0] * row["num_tokens"] for of, row in zip(weights, dataset, strict=True)]
+
+
+def hash_rollouts(rollouts: Dataset | None) -> str | None:
+    """Hash every value of every rollout, so that none can be changed, left out or added; None without rollouts."""
+    return None if rollouts is None else hash_batches(iterate_batches(rollouts))
+
+
+def _split(graded: Iterable[GradedRollout]) -> Iterator[list[GradedRollout]]:
+    """Cut rollouts into lists whose responses have about `TOKENS_IN_BATCH` tokens together."""
+    items: list[GradedRollout] = []
+    tokens = 0
+    for item in graded:
+        items.append(item)
+        tokens += len(item.rollout.response_ids)
+        if tokens >= TOKENS_IN_BATCH:
+            yield items
+            items, tokens = [], 0
+    if items:
+        yield items
+
+
+def _lay_out(graded: Sequence[GradedRollout], rates: Mapping[str, float]) -> pyarrow.RecordBatch:
     columns = {
         "problem_id": [item.problem.id for item in graded],
         "problem": [item.problem.question for item in graded],
@@ -100,56 +165,18 @@ def make_rollouts_table(graded: Sequence[GradedRollout], rates: Mapping[str, flo
         "pass_rate": [rates.get(item.problem.id) for item in graded],
         "damage": [item.damage for item in graded],
     }
-    return _table(columns, ROLLOUT_FEATURES)
+    return pyarrow.RecordBatch.from_pydict(columns, ROLLOUT_FEATURES.arrow_schema)
 
 
-def read_table(path: Path, features: Features) -> Dataset:
-    """Read a Parquet file.
-
-    Raises:
-        FileNotFoundError: There is none.
-        DataError: It is damaged, or lacks a column.
-    """
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise
-    except (pyarrow.ArrowException, OSError) as error:  # Arrow says OSError of pages that cannot be decompressed
-        raise DataError(f"{path} is damaged or cannot be read ({error}); build the calibration set again.") from None
-    missing = set(features) - set(table.column_names)
-    if missing:
-        raise DataError(f"{path} lacks the columns {', '.join(sorted(missing))}.")
-    return Dataset(table.select(list(features)).cast(features.arrow_schema))
+def _read_ids(lists: pyarrow.ListArray, index: int) -> np.ndarray:
+    """Look at one list of token ids, int32 [tokens], without copying it."""
+    return lists[index].values.to_numpy()
 
 
-def read_token_ids(dataset: Dataset) -> list[list[int]]:
-    """Return the token ids of every sequence, prompt and response together."""
-    return [row["prompt_ids"] + row["response_ids"] for row in dataset]
-
-
-def read_token_weights(dataset: Dataset) -> list[list[float]] | None:
-    """Return how much every token counts; None when all count once."""
-    weights = dataset["token_weights"]
-    if not any(of for of in weights):
-        return None
-    return [of or [1.0] * row["num_tokens"] for of, row in zip(weights, dataset, strict=True)]
-
-
-def hash_rollouts(rollouts: Dataset | None) -> str | None:
-    """Hash every value of every rollout, so that none can be changed, left out or added; None without rollouts."""
-    if rollouts is None:
-        return None
-    digest = hashlib.sha256()
-    for row in rollouts:
-        digest.update((json.dumps(row, sort_keys=True) + "\n").encode())
-    return digest.hexdigest()
+def _read_text(texts: pyarrow.StringArray, index: int) -> str:
+    return texts[index].as_py()
 
 
 def _correct(item: GradedRollout) -> bool | None:
     """Whether a rollout is right; None, so that the table leaves it open, when its verdict timed out."""
     return None if item.verdict.timed_out else item.verdict.correct
-
-
-def _table(columns: dict[str, list[Any]], features: Features) -> Dataset:
-    # Arrow takes arrays of token ids as they are; lists of lists of Python numbers would take nine times the memory.
-    return Dataset(pyarrow.table(columns, schema=features.arrow_schema))

@@ -74,7 +74,7 @@ def take_pairs(
     for pair in zip(one_by_one, one_by_one, strict=True):
         if num_sequences is not None and len(chosen) + 2 > num_sequences:
             break
-        size = sum(len(sequence.input_ids) for sequence in pair)
+        size = sum(sequence.num_tokens for sequence in pair)
         if size <= left:
             chosen += pair
             left -= size
@@ -98,7 +98,7 @@ def cut_to_budget(
                 response_ids=sequence.response_ids[:response],
                 token_weights=sequence.token_weights and sequence.token_weights[:left],
             )
-            left -= len(sequence.input_ids)
+            left -= sequence.num_tokens
         chosen.append(sequence)
     return chosen
 

@@ -58,9 +58,7 @@ def sample_rollouts(
     try:
         with closing(engine.generate([request for request, rollout in earlier if not rollout])) as fresh:
             for rollout in fresh:
-                if journal:
-                    journal.append(rollout)
-                rollouts.append(rollout)
+                rollouts.append(journal.append(rollout) if journal else rollout)
                 tokens += len(rollout.response_ids)
                 progress.set_postfix({"tokens/s": round(tokens / (time.monotonic() - started))}, refresh=False)
                 progress.update()

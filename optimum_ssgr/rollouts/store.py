@@ -5,14 +5,18 @@ other rows than before, and how many rows are multiplied together decides the la
 ever decide a token, in 16 bits some responses come out other than without the interruption.
 """
 
+import base64
 import hashlib
 import json
+import os
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -24,15 +28,21 @@ from ..files import locked_folder
 from ..formats import installed_versions
 from ..records import Rollout
 from ..resume import FINGERPRINT, check_fingerprint
+from ..stored import TokenIds
 from .engine import Request
 
 
 logger = logging.get_logger(__name__)
 ROLLOUTS = "rollouts.jsonl"
+IDS = np.dtype("<i4")
+"""How token ids are written, whatever machine writes them."""
 
 
 class RolloutStore:
     """A file with one line of JSON for every finished rollout; use `open_rollout_store` to open it.
+
+    Token ids stay in the file, as int32 in base64; a rollout reads its own when they are looked at, also after the store is
+    closed or the file is removed.
 
     Args:
         path: The file.
@@ -41,7 +51,9 @@ class RolloutStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = path.open("ab")
-        self._found: dict[tuple[str, int], tuple[str, Rollout]] = {}
+        self._reader = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._reader)  # rollouts hold the store, and may outlive its being open
+        self._found: dict[tuple[str, int], tuple[str, bool, TokenIds]] = {}
         self._read()
 
     def find(self, request: Request) -> Rollout | None:
@@ -52,16 +64,19 @@ class RolloutStore:
         """
         if (request.problem_id, request.sample) not in self._found:
             return None
-        prompt, rollout = self._found[request.problem_id, request.sample]
+        prompt, finished, ids = self._found[request.problem_id, request.sample]
         if prompt != _hash_prompt(request.prompt_ids):
             raise OutputError(
                 f"{self.path} holds rollouts of another question under the name {request.problem_id}; repeat that run to "
                 "finish it, or remove the folder to start anew."
             )
-        return replace(rollout, prompt_ids=request.prompt_ids)
+        return Rollout(request.problem_id, request.sample, request.prompt_ids, ids, finished)
 
-    def append(self, rollout: Rollout) -> None:
+    def append(self, rollout: Rollout) -> Rollout:
         """Write a finished rollout.
+
+        Returns:
+            The rollout as it stands in the file, so that its token ids need not be held.
 
         Raises:
             OutputError: The disk is full.
@@ -71,15 +86,19 @@ class RolloutStore:
             "sample": rollout.sample,
             "prompt": _hash_prompt(rollout.prompt_ids),
             "finished": rollout.finished,
-            "response_ids": rollout.response_ids,
+            "response_ids": base64.b64encode(np.asarray(rollout.response_ids, IDS).tobytes()).decode(),
         }
+        line = json.dumps(row).encode() + b"\n"
+        start = self._file.seek(0, os.SEEK_END)
         try:
-            self._file.write(json.dumps(row).encode() + b"\n")
+            self._file.write(line)
             self._file.flush()
         except OSError as error:
             raise OutputError(
                 f"cannot write {self.path}: {error.strerror}; make room and run the same command again to go on."
             ) from error
+        ids = TokenIds(partial(self._read_ids, start, len(line)), len(rollout.response_ids))
+        return Rollout(rollout.problem_id, rollout.sample, rollout.prompt_ids, ids, rollout.finished)
 
     def close(self) -> None:
         """Close the file, whatever a full disk still holds back."""
@@ -98,14 +117,18 @@ class RolloutStore:
                     break
                 try:
                     row = json.loads(line)
-                    rollout = Rollout(row["problem_id"], row["sample"], (), row["response_ids"], row["finished"])
-                    self._found[rollout.problem_id, rollout.sample] = row["prompt"], rollout
-                except (ValueError, KeyError, TypeError):
+                    ids = TokenIds(partial(self._read_ids, whole, len(line)), len(_decode_ids(row["response_ids"])))
+                    self._found[row["problem_id"], row["sample"]] = row["prompt"], row["finished"], ids
+                except (ValueError, KeyError, TypeError, OverflowError):
                     raise OutputError(
                         f"line {number} of {self.path} is damaged; remove that line to generate its rollout again."
                     ) from None
                 whole += len(line)
         self._file.truncate(whole)
+
+    def _read_ids(self, start: int, size: int) -> np.ndarray:
+        """Read the token ids of the line that begins at a byte, int32 [tokens]."""
+        return _decode_ids(json.loads(os.pread(self._reader, size, start))["response_ids"])
 
 
 @contextmanager
@@ -129,6 +152,12 @@ def open_rollout_store(folder: str | Path, fingerprint: Mapping[str, Any]) -> It
             yield journal
         finally:
             journal.close()
+
+
+def _decode_ids(written: str | list[int]) -> np.ndarray:
+    if isinstance(written, list):  # by version 0.1
+        return np.asarray(written, IDS)
+    return np.frombuffer(base64.b64decode(written, validate=True), IDS)
 
 
 def _hash_prompt(prompt_ids: Sequence[int]) -> str:

@@ -188,7 +188,7 @@ def _check_budget(inputs: StudyInputs) -> None:
 
     def count_tokens(strategy: str, sources: Sources) -> int:
         everything = dataclasses.replace(config, strategy=strategy, num_sequences=None)
-        return sum(len(sequence.input_ids) for sequence in select(sources, everything))
+        return sum(sequence.num_tokens for sequence in select(sources, everything))
 
     tokenizer = load_tokenizer(inputs.config.model, **inputs.config.loading.source)
     found: dict[str, tuple[str, float]] = {}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
@@ -9,6 +10,7 @@ from transformers.utils import logging
 
 from ..problems.sources import BOXED
 from ..records import GradedRollout, Problem, Rollout, Verdict
+from ..stored import StoredText
 from .answer import find_answer, split_thinking
 from .compare import compare_quickly
 from .workers import SECONDS, compare_all
@@ -42,19 +44,20 @@ def grade_all(
         tokenizer: Decodes the token ids, special tokens included.
 
     Returns:
-        The rollouts with their verdicts, ordered by problem and sample.
+        The rollouts with their verdicts, ordered by problem and sample; their texts are decoded again when they are asked for.
     """
     ordered = sorted(rollouts, key=lambda rollout: (rollout.problem_id, rollout.sample))
     read = [_read(problems[rollout.problem_id], rollout, tokenizer) for rollout in ordered]
     compared = _compare_answers(
         (answer, problems[rollout.problem_id])
-        for rollout, (_, answer, _) in zip(ordered, read, strict=True)
+        for rollout, (answer, _) in zip(ordered, read, strict=True)
         if rollout.finished and answer is not None
     )
     graded = []
-    for rollout, (text, answer, thought) in zip(ordered, read, strict=True):
+    for rollout, (answer, thought) in zip(ordered, read, strict=True):
         problem = problems[rollout.problem_id]
         equal = compared.get((answer, problem.answer, problem.answer_kind), False) if rollout.finished else False
+        text = StoredText(partial(_decode, rollout.response_ids, tokenizer))
         graded.append(GradedRollout(problem, rollout, Verdict(answer, bool(equal), thought, timed_out=equal is None), text))
     return graded
 
@@ -75,12 +78,14 @@ def warn_of_unreadable(graded: Sequence[GradedRollout], model: str) -> None:
         )
 
 
-def _read(problem: Problem, rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str | None, bool | None]:
-    """The text of a response, the answer in it, and whether the thinking was closed."""
-    prompt = tokenizer.decode(rollout.prompt_ids, skip_special_tokens=False)
-    text = tokenizer.decode(rollout.response_ids, skip_special_tokens=False)
-    final, thought = split_thinking(prompt, text)
-    return text, find_answer(final, problem.answer_kind) if final is not None else None, thought
+def _read(problem: Problem, rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> tuple[str | None, bool | None]:
+    """The answer in a response, and whether the thinking was closed."""
+    final, thought = split_thinking(_decode(rollout.prompt_ids, tokenizer), _decode(rollout.response_ids, tokenizer))
+    return find_answer(final, problem.answer_kind) if final is not None else None, thought
+
+
+def _decode(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    return tokenizer.decode(list(ids), skip_special_tokens=False)
 
 
 def _compare_answers(answers: Iterable[tuple[str, Problem]]) -> dict[tuple[str, str, str], bool | None]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -193,3 +194,54 @@ def test_damage_and_other_questions_are_named(tmp_path):
         open_rollout_store(tmp_path, {"model": "m"}),
     ):
         pass
+
+
+def test_ids_stay_in_the_file_and_can_be_read_as_long_as_a_rollout_lives(tmp_path):
+    made = [Rollout("p", sample, (1, 2), range(sample, 150_000, 1 + sample), True) for sample in range(3)]
+    with open_rollout_store(tmp_path, {"model": "m"}) as journal:
+        appended = [journal.append(rollout) for rollout in made]
+        assert appended == made
+    tracemalloc.start()
+    with open_rollout_store(tmp_path, {"model": "m"}) as journal:
+        found = [journal.find(Request("p", sample, (1, 2), 7)) for sample in range(3)]
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 100_000  # one byte for three tokens
+    (tmp_path / "rollouts.jsonl").unlink()
+    assert [len(rollout.response_ids) for rollout in found] == [150_000, 75_000, 50_000]
+    assert found == appended == made
+
+
+def test_what_is_written_after_a_torn_line_is_read_from_its_place(tmp_path):
+    made = [Rollout("p", sample, (1, 2), tuple(range(10 + sample)), sample != 1) for sample in range(3)]
+    with open_rollout_store(tmp_path, {"model": "m"}) as journal:
+        journal.append(made[0])
+        journal.append(made[1])
+    path = tmp_path / "rollouts.jsonl"
+    path.write_bytes(path.read_bytes()[:-5])
+    for _ in range(2):
+        with open_rollout_store(tmp_path, {"model": "m"}) as journal:
+            kept = [journal.find(Request("p", sample, (1, 2), 7)) for sample in range(3)]
+            if kept[1] is None:
+                kept = [kept[0], journal.append(made[1]), journal.append(made[2])]
+            assert kept == made
+
+
+@pytest.mark.parametrize("ids", ['"AAAA"', '"%%%%"', "5", "null", "[1e300]", '"AQAAAA="'])
+def test_damaged_ids_are_named(tmp_path, ids):
+    with open_rollout_store(tmp_path, {"model": "m"}) as journal:
+        journal.append(Rollout("p", 0, (1, 2), (3, 400), True))
+    path = tmp_path / "rollouts.jsonl"
+    row = json.loads(path.read_bytes()) | {"sample": 1}
+    path.write_bytes(path.read_bytes() + json.dumps(row | {"response_ids": json.loads(ids)}).encode() + b"\n")
+    with pytest.raises(OutputError, match=r"line 2 of .* is damaged"), open_rollout_store(tmp_path, {"model": "m"}):
+        pass
+
+
+def test_a_journal_of_the_first_version_is_read(tmp_path):
+    with open_rollout_store(tmp_path, {"model": "m"}) as journal:
+        journal.append(Rollout("p", 0, (1, 2), (3, 400), True))
+    path = tmp_path / "rollouts.jsonl"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"response_ids": [5, 600]}) + "\n")
+    with open_rollout_store(tmp_path, {"model": "m"}) as journal:
+        assert journal.find(Request("p", 0, (1, 2), 7)).response_ids == (5, 600)
