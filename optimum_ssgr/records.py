@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 
 _SHARED: dict[int, int] = {}
+UNKNOWN_KIND = "unknown"
+"""What problems whose kind nobody has said are counted as, where others have one."""
 
 
 @dataclass(frozen=True)
