@@ -1,5 +1,6 @@
 """Accuracy by kind of problem, and of the worst kind, which a mean hides."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,9 +22,9 @@ def summarize_kinds(scores: np.ndarray, kinds: Sequence[str | None]) -> dict[str
         kinds: Kind of each problem, in the same order.
 
     Returns:
-        `kinds`, by the kind's name its `problems`, `accuracy`, `accuracy_se` and `accuracy_ci95`, and of the kind with the
-        lowest accuracy its name `worst_kind`, `worst_kind_accuracy` and `worst_kind_accuracy_se`. Nothing when there are fewer
-        than two kinds.
+        `kinds`, by the kind's name its `problems`, `accuracy`, `accuracy_se` (None of a single problem) and `accuracy_ci95`,
+        and of the kind with the lowest accuracy its name `worst_kind`, `worst_kind_accuracy` and `worst_kind_accuracy_se`.
+        Nothing when there are fewer than two kinds.
     """
     of_problem = np.array([kind or UNKNOWN_KIND for kind in kinds])
     names = sorted(set(of_problem.tolist()))
@@ -36,7 +37,7 @@ def summarize_kinds(scores: np.ndarray, kinds: Sequence[str | None]) -> dict[str
         found[name] = {
             "problems": of_kind.shape[1],
             "accuracy": accuracy.mean,
-            "accuracy_se": accuracy.error,
+            "accuracy_se": None if math.isnan(accuracy.error) else accuracy.error,  # JSON has no NaN
             "accuracy_ci95": list(accuracy.interval),
         }
     worst = min(found, key=lambda name: found[name]["accuracy"])

@@ -29,11 +29,6 @@ def problem_means(graded: Sequence[GradedRollout], values: Sequence[float]) -> n
     return np.array([[float(np.mean(found)) for found in of.values()]])
 
 
-def kinds_of(graded: Sequence[GradedRollout]) -> list[str | None]:
-    """Return the kind of each problem, in the order of their first response."""
-    return list({item.problem.id: item.problem.kind for item in graded}.values())
-
-
 def pass_at_k(graded: Sequence[GradedRollout], k: int) -> Estimate:
     """Chance that at least one of k samples is right, estimated without bias from n >= k samples of every problem.
 
@@ -96,6 +91,7 @@ def summarize(graded: Sequence[GradedRollout]) -> dict[str, Any]:
         several kinds, also what `kinds.summarize_kinds` returns.
     """
     scores = problem_means(graded, [item.verdict.correct for item in graded])
+    kinds = list({item.problem.id: item.problem.kind for item in graded}.values())  # in the order of the scores
     accuracy = estimate_share(scores)
     lengths = [len(item.rollout.response_ids) for item in graded]
     closed = [item.verdict.thought for item in graded if item.verdict.thought is not None]
@@ -113,7 +109,7 @@ def summarize(graded: Sequence[GradedRollout]) -> dict[str, Any]:
         "looping": sum(is_loop(item.rollout.response_ids) for item in graded) / len(graded),
         "unreadable": sum(item.is_unreadable for item in graded),
         "timed_out": sum(item.verdict.timed_out for item in graded),
-        **summarize_kinds(scores, kinds_of(graded)),
+        **summarize_kinds(scores, kinds),
     }
 
 
