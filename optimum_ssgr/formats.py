@@ -147,6 +147,8 @@ class Manifest(Origin):
         counts: What came through each stage, see `calibration.funnel.count_funnel`.
         content_hash: Hash of the sequences and their weights.
         rollouts_hash: Hash of the rollouts; None without any.
+        kinds: What there was and what was selected by kind of problem, see `calibration.funnel.count_kinds`; None where the
+            problems are of one kind.
         hub: `id` and `commit` of the data set that it was downloaded from.
     """
 
@@ -154,6 +156,7 @@ class Manifest(Origin):
     counts: dict[str, int]
     content_hash: str
     rollouts_hash: str | None
+    kinds: dict[str, dict[str, float | None]] | None = None
     hub: dict[str, str] | None = None
 
     @property
@@ -166,7 +169,7 @@ class Manifest(Origin):
         values = super().to_dict()
         if self.reselected_from is None:
             return values
-        own = ("rollouts_hash", "reselected_from", "text", "calibration", "counts", "content_hash", "hub")
+        own = ("rollouts_hash", "reselected_from", "text", "calibration", "counts", "content_hash", "kinds", "hub")
         shared = {name: value for name, value in values.items() if name not in own}
         return shared | {name: values[name] for name in own if name in values}
 
@@ -188,6 +191,8 @@ class EvaluationRow(_Record):
         accuracy: Share of right responses to a problem, as a mean over the problems; the others are as
             `evaluation.metrics.summarize` returns them.
         accuracy_ci95: Its 95 % interval; None in what earlier versions measured.
+        kinds: The same by kind of problem; this and the next three are as `evaluation.kinds.summarize_kinds` returns them, None
+            where the problems are of one kind.
     """
 
     model: str
@@ -210,6 +215,10 @@ class EvaluationRow(_Record):
     looping: float
     unreadable: int | None = None
     timed_out: int | None = None
+    kinds: dict[str, dict[str, Any]] | None = None
+    worst_kind: str | None = None
+    worst_kind_accuracy: float | None = None
+    worst_kind_accuracy_se: float | None = None
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 

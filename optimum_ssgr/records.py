@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from .stored import StoredText, TokenIds
 
 
+UNKNOWN_KIND = "unknown"
+"""What problems whose kind nobody has said are counted as, where others have one."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """A question with a known final answer.

@@ -18,7 +18,7 @@ from ..formats import CALIBRATION_TABLE, CARD_FILE, HISTOGRAMS_FILE, MANIFEST_FI
 from ..records import CalibrationSequence, GradedRollout
 from ..tokens import content_hash
 from .batches import read_parquet, write_parquet
-from .funnel import count_funnel
+from .funnel import count_funnel, count_kinds
 from .tables import (
     CALIBRATION_FEATURES,
     ROLLOUT_FEATURES,
@@ -68,6 +68,7 @@ class CalibrationSet:
         selected = {
             "calibration": config.to_dict(),
             "counts": count_funnel(graded, sequences, config),
+            "kinds": count_kinds(graded, sequences),
             "content_hash": content_hash(read_token_ids(dataset), read_token_weights(dataset)),
             "rollouts_hash": hash_rollouts(rollouts),
         }
@@ -125,7 +126,7 @@ class CalibrationSet:
             if self.rollouts is not None:
                 from .plots import plot_histograms  # whoever saves no rollouts need not load matplotlib
 
-                plot_histograms(self.rollouts, self.dataset, self.config, partial / HISTOGRAMS_FILE)
+                plot_histograms(self.rollouts, self.dataset, manifest, partial / HISTOGRAMS_FILE)
 
     @classmethod
     def load_from_disk(cls, folder: str | Path, *, with_rollouts: bool = True) -> Self:

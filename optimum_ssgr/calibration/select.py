@@ -26,6 +26,9 @@ from .windows import meets_budget
 
 logger = logging.get_logger(__name__)
 
+NAMED = 8
+"""Kinds of problems that a warning names at most."""
+
 
 def select_calibration(
     model: PreTrainedModel,
@@ -161,6 +164,13 @@ def build_set(sources: Sources, config: CalibrationConfig, origin: Origin) -> Ca
     widened = built.manifest.counts.get("widened")
     if widened:
         logger.warning(f"{widened} of {len(chosen)} sequences lie outside the windows; see selected_by.")
+    left_out = [name for name, of in (built.manifest.kinds or {}).items() if of["correct"] and not of["selected_share"]]
+    if left_out and config.needs_rollouts:
+        names = ", ".join(left_out[:NAMED]) + (f" and {len(left_out) - NAMED} kinds more" if len(left_out) > NAMED else "")
+        logger.warning(
+            f"the selection leaves out {names}, which the model solves and may unlearn when it is pruned; raise the "
+            "budget, or take the strategy cover, which gives every kind of problem its share."
+        )
     return built
 
 

@@ -16,6 +16,7 @@ from .render import merge_card, model_card, read_card
 
 
 LENGTHS = ("mean_tokens", "median_tokens", "p95_tokens", "truncated", "missing_think_end", "looping")
+KINDS = ("kinds", "worst_kind", "worst_kind_accuracy", "worst_kind_accuracy_se")
 
 
 def evaluation_rows(results: Path, folder: Path) -> list[EvaluationRow]:
@@ -99,7 +100,8 @@ def _card_row(row: dict[str, Any], record: dict[str, Any]) -> EvaluationRow:
         **on_hub,
         **text,
         **{name: row[name] for name in ("accuracy", "accuracy_se", *LENGTHS)},
-        **{name: row.get(name) for name in ("unreadable", "timed_out")},  # not in results of versions before 0.2
+        # Not in results of versions before 0.2, and those by kind not in those of problems of one kind.
+        **{name: row.get(name) for name in ("unreadable", "timed_out", *KINDS)},
         "accuracy_ci95": row.get("accuracy_ci95"),
     }
     return EvaluationRow.from_dict(values)

@@ -38,7 +38,7 @@ def percent(share: float, digits: int = 1) -> str:
 
 def solved(row: Mapping[str, Any]) -> str:
     """Write accuracy with its standard error, or with its 95 % interval where the error would read as none."""
-    share, error = percent(row["accuracy"]), percent(row["accuracy_se"])
+    share, error = percent(row["accuracy"]), percent(math.nan if row["accuracy_se"] is None else row["accuracy_se"])
     if error not in (percent(0), percent(math.nan)):
         return f"{share} +- {error}"
     ends = row.get("accuracy_ci95")  # what earlier versions measured has none

@@ -65,6 +65,7 @@ def model_card(provenance: Provenance, repo_id: str | None = None) -> str:
         fallback=sum(layer["method"] != pruning.method for layer in layers),
         expectation=[*EXPECTATIONS[_kind(pruning)], SAME_SIZE],
         evaluation=_by_source(rows),
+        by_kind=_by_kind(rows),
         texts=list(dict.fromkeys(public_name(row.text) for row in rows if row.text is not None)),
         samplings=[sampling for index, sampling in enumerate(samplings) if sampling not in samplings[:index]],
         manifest=manifest,
@@ -105,6 +106,7 @@ def dataset_card(manifest: Manifest, repo_id: str | None = None) -> str:
         revision=manifest.model_commit if hub_id(manifest.model, manifest.model_commit) else None,
         config=config,
         counts=manifest.counts,
+        kinds=manifest.kinds,
         has_rollouts=manifest.rollouts_hash is not None and "rollouts" in manifest.counts,
         content_hash=manifest.content_hash,
         on_hub=on_hub,
@@ -246,6 +248,16 @@ def _by_source(rows: Sequence[EvaluationRow]) -> list[dict[str, Any]]:
     order = list(dict.fromkeys((row.source, row.split) for row in rows))
     ordered = sorted(rows, key=lambda row: (order.index((row.source, row.split)), row.model))
     return [{"split": row.split} | row.to_dict() | {"source": public_name(row.source)} for row in ordered]
+
+
+def _by_kind(rows: Sequence[EvaluationRow]) -> list[dict[str, Any]]:
+    """Bring what was measured of both models on the problems of one kind together, for the template."""
+    found: dict[tuple[str, str | None, str], dict[str, Any]] = {}
+    for row in rows:
+        for kind, of in (row.kinds or {}).items():
+            entry = {"source": public_name(row.source), "split": row.split, "kind": kind, "problems": of["problems"], "of": {}}
+            found.setdefault((row.source, row.split, kind), entry)["of"][row.model] = of
+    return list(found.values())
 
 
 def _kind(pruning: PruningConfig) -> str:

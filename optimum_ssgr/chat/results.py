@@ -40,7 +40,7 @@ def add_results_tab(models: Sequence[ComparedModel], settings: ChatSettings) -> 
     heat = [render_heat_map(model) for model in models if model.layers]
     gr.HTML(_side_by_side(heat), elem_id="heat")
     with gr.Row(equal_height=False):
-        funnels = [render_funnel(model) for model in models if model.calibration]
+        funnels = [render_funnel(model) + render_kinds(model) for model in models if model.calibration]
         gr.HTML(_side_by_side(funnels), elem_id="funnel", min_width=520)
         if histograms and histograms.is_file():
             _image(histograms, "Histograms of pass rates and lengths in the calibration set")
@@ -61,27 +61,56 @@ def render_accuracy(folder: Path | None) -> str:
 
 
 def _accuracy_table(name: str, dense: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    head = "".join(
-        f"<th scope='col'>{name}</th>" for name in ("method", "calibrated on", "problems solved", "tokens", "truncated")
-    )
-    lines = "".join(map(_accuracy_row, [dense | {"method": "dense"}, *rows]))
+    models = [dense | {"method": "dense"}, *rows]
+    worst = ("worst kind",) if "kinds" in dense else ()
+    heads = ("method", "calibrated on", "problems solved", *worst, "tokens", "truncated")
+    lines = "".join(_accuracy_row(row, bool(worst)) for row in models)
     caption = f"{dense['problems']:,} held-out problems; ± is one standard error, in parentheses are 95 % intervals."
     title = f"Accuracy: {escape(name)}" if name else "Accuracy"
-    return f"<section><h2>{title}</h2><table><tr>{head}</tr>{lines}</table><p class='hint'>{caption}</p></section>"
+    accuracy = f"<h2>{title}</h2><table><tr>{_heads(heads)}</tr>{lines}</table><p class='hint'>{caption}</p>"
+    return f"<section>{accuracy}</section>{_kinds_table(models) if worst else ''}"
 
 
-def _accuracy_row(row: dict[str, Any]) -> str:
-    method = METHOD_LABELS.get(row["method"], row["method"])
-    share = f", {row['sparsity']:.0%}" if row.get("sparsity") else ""
-    strategy = row.get("strategy") or row.get("calibration") or ""
-    accuracy = _track(row["accuracy"]) + format_share(row["accuracy"], row["accuracy_se"], row.get("accuracy_ci95"), sign="±")
+def _accuracy_row(row: dict[str, Any], with_worst: bool) -> str:
+    worst = (f"{escape(row['worst_kind'])} {_solved(row['kinds'][row['worst_kind']])}",) if with_worst else ()
     cells = (
-        f"{escape(method)}{share}",
-        escape(STRATEGY_LABELS.get(strategy, strategy)),
-        accuracy,
+        *_names(row),
+        _track(row["accuracy"]) + _solved(row),
+        *worst,
         f"{row['mean_tokens']:.0f}",
         f"{row['truncated']:.1%}",
     )
+    return _table_row(cells)
+
+
+def _kinds_table(models: Sequence[dict[str, Any]]) -> str:
+    kinds = models[0]["kinds"]
+    heads = ("method", "calibrated on", *(f"{escape(kind)} ({of['problems']:,})" for kind, of in kinds.items()))
+    lines = "".join(_table_row((*_names(row), *(_solved(row["kinds"][kind]) for kind in kinds))) for row in models)
+    caption = (
+        "In parentheses beside each kind of problem is their number. The worst of several kinds is low by chance, too, the "
+        "more so the fewer problems it has."
+    )
+    return f"<section><h2>By kind</h2><table><tr>{_heads(heads)}</tr>{lines}</table><p class='hint'>{caption}</p></section>"
+
+
+def _names(row: dict[str, Any]) -> tuple[str, str]:
+    """How a model was pruned, and what it was calibrated on."""
+    method = METHOD_LABELS.get(row["method"], row["method"])
+    share = f", {row['sparsity']:.0%}" if row.get("sparsity") else ""
+    strategy = row.get("strategy") or row.get("calibration") or ""
+    return f"{escape(method)}{share}", escape(STRATEGY_LABELS.get(strategy, strategy))
+
+
+def _solved(row: dict[str, Any]) -> str:
+    return format_share(row["accuracy"], row["accuracy_se"], row.get("accuracy_ci95"), sign="±")
+
+
+def _heads(names: Sequence[str]) -> str:
+    return "".join(f"<th scope='col'>{name}</th>" for name in names)
+
+
+def _table_row(cells: Sequence[str]) -> str:
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
@@ -121,6 +150,27 @@ def render_funnel(model: ComparedModel) -> str:
     )
     tokens = f"{counts['tokens']:,} tokens in all." if "tokens" in counts else ""
     return f"<section><h2>Calibration: {escape(model.title)}</h2><table>{rows}</table><p class='hint'>{tokens}</p></section>"
+
+
+def render_kinds(model: ComparedModel) -> str:
+    """Return how often each kind of problem was solved, and its share of the selection; empty where that is not known."""
+    kinds = model.calibration.get("kinds")
+    if not kinds:
+        return ""
+    rows = "".join(
+        _table_row(
+            (
+                escape(kind),
+                "-" if of["pass_rate"] is None else f"{of['pass_rate']:.0%}",
+                f"{_track(of['pool_share'])}{of['pool_share']:.1%}",
+                f"{_track(of['selected_share'])}{of['selected_share']:.1%}",
+            )
+        )
+        for kind, of in kinds.items()
+    )
+    heads = _heads(("kind", "pass rate", "of correct tokens", "of selected tokens"))
+    title = f"Kinds of problems: {escape(model.title)}"
+    return f"<section><h2>{title}</h2><table><tr>{heads}</tr>{rows}</table></section>"
 
 
 def render_links(models: Sequence[ComparedModel]) -> str:

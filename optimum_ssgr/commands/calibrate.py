@@ -17,6 +17,7 @@ from .push import push_output
 
 if TYPE_CHECKING:
     from ..calibration.dataset import CalibrationSet
+    from ..formats import Manifest
     from ..pruner import SSGRPruner
 
 
@@ -59,7 +60,7 @@ class CalibrateCommand(SSGRSubcommand):
         built = build(flags.load_pruner(args, config.needs_rollouts), args, config, inputs, journal)
         built.save_to_disk(args.output, dataset_card(built.manifest))
         shutil.rmtree(journal, ignore_errors=True)
-        print_funnel(built.manifest.counts)
+        print_funnel(built.manifest)
         say(f"calibration set written to {args.output}")
         push_output(args)
 
@@ -86,9 +87,22 @@ def build(
     )
 
 
-def print_funnel(counts: dict[str, int]) -> None:
-    """Print how many of what was generated came through each stage."""
+def print_funnel(manifest: "Manifest") -> None:
+    """Print how many of what was generated came through each stage, and how much of each kind of problem."""
+    counts = manifest.counts
     for name, count in counts.items():
         say(f"{name.replace('_', ' '):<22} {count:>12,}")
     if "generated_tokens" in counts:
         say(f"{counts['generated_tokens'] / counts['tokens']:.1f} tokens generated for every token kept")
+    if manifest.kinds:
+        print_kinds(manifest.kinds)
+
+
+def print_kinds(kinds: dict[str, dict[str, float | None]]) -> None:
+    """Print by kind of problem how often it is solved, and its shares of the tokens that are correct and that are selected."""
+    width = max(map(len, ("kind", *kinds)))
+    say(f"{'kind':<{width}}  problems  correct traces  pass rate  of correct tokens  of selected tokens")
+    for name, of in kinds.items():
+        rate = "-" if of["pass_rate"] is None else f"{of['pass_rate']:.0%}"
+        counts = f"{of['problems']:>8,}  {of['correct']:>14,}  {rate:>9}"
+        say(f"{name:<{width}}  {counts}  {of['pool_share']:>17.1%}  {of['selected_share']:>18.1%}")

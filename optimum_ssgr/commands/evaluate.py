@@ -46,7 +46,7 @@ class EvaluateCommand(SSGRSubcommand):
         """Evaluate every model on every set, print a table and write the output."""
         config = flags.evaluation_config(args)
         from ..evaluation.compare import compare_models
-        from ..evaluation.output import cross_checks, format_table, save_comparison
+        from ..evaluation.output import cross_checks, format_kinds, format_table, save_comparison
         from ..files import check_unused
 
         journal = None
@@ -54,6 +54,8 @@ class EvaluateCommand(SSGRSubcommand):
             journal = journal_folder(check_unused(args.output))
         comparison = compare_models(config, journal)
         say(format_table(comparison))
+        for table in format_kinds(comparison):
+            say(f"\n{table}")
         for command in cross_checks(comparison):
             say(f"\nto cross-check with lighteval 0.12 or newer:\n{command}")
         if args.output is not None:

@@ -50,7 +50,7 @@ class SelectCommand(SSGRSubcommand):
         tokenizer = load_tokenizer(written_by.model, revision=written_by.model_commit) if config.needs_text else None
         rollouts = _find_kinds(earlier, config) if config.strategy == "cover" else None
         built = reselect(earlier, config, tokenizer, documents, args.text if config.needs_text else None, rollouts)
-        print_funnel(built.manifest.counts)
+        print_funnel(built.manifest)
         if args.dry_run:
             return
         built.save_to_disk(args.output, dataset_card(built.manifest))

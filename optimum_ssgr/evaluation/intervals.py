@@ -149,17 +149,17 @@ def difference_estimate(difference: float, variance: Variance) -> Estimate:
     return Estimate(difference, math.sqrt(variance.total), (max(difference - half, -1.0), min(difference + half, 1.0)))
 
 
-def format_share(share: float, error: float, interval: Sequence[float] | None, unit: str = "%", sign: str = "+-") -> str:
+def format_share(share: float, error: float | None, interval: Sequence[float] | None, unit: str = "%", sign: str = "+-") -> str:
     """Write a share in percent with its standard error, or with its interval where the error would read as none.
 
     Args:
         share: The share.
-        error: Its standard error.
+        error: Its standard error; NaN or None where it is not known.
         interval: Its 95 % interval; None where it is not known.
         unit: What stands behind every number.
         sign: What stands before the error.
     """
-    shown, spread = (f"{100 * value:.1f}" for value in (share, error))
+    shown, spread = (f"{100 * value:.1f}" for value in (share, math.nan if error is None else error))
     if spread not in ("0.0", "nan"):
         return f"{shown}{unit} {sign} {spread}{unit}"
     if interval is None:

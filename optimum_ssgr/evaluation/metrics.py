@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import DataError
 from ..records import GradedRollout
 from .intervals import Estimate, estimate_difference, estimate_share
+from .kinds import summarize_kinds
 
 
 def problem_means(graded: Sequence[GradedRollout], values: Sequence[float]) -> np.ndarray:
@@ -86,9 +87,12 @@ def summarize(graded: Sequence[GradedRollout]) -> dict[str, Any]:
         the problems that have any) with `accuracy_se` and `accuracy_ci95`; of all responses `mean_tokens`, `median_tokens`,
         `p95_tokens` (the 95th percentile), and the shares `truncated`, `missing_think_end` (of the responses that think; None
         when there is none) and `looping`, and the numbers `unreadable` (finished without an answer that can be read) and
-        `timed_out` (it could not be found out whether the answer is right); neither counts as right.
+        `timed_out` (it could not be found out whether the answer is right); neither counts as right. Where the problems are of
+        several kinds, also what `kinds.summarize_kinds` returns.
     """
-    accuracy = estimate_share(problem_means(graded, [item.verdict.correct for item in graded]))
+    scores = problem_means(graded, [item.verdict.correct for item in graded])
+    kinds = list({item.problem.id: item.problem.kind for item in graded}.values())  # in the order of the scores
+    accuracy = estimate_share(scores)
     lengths = [len(item.rollout.response_ids) for item in graded]
     closed = [item.verdict.thought for item in graded if item.verdict.thought is not None]
     return {
@@ -105,6 +109,7 @@ def summarize(graded: Sequence[GradedRollout]) -> dict[str, Any]:
         "looping": sum(is_loop(item.rollout.response_ids) for item in graded) / len(graded),
         "unreadable": sum(item.is_unreadable for item in graded),
         "timed_out": sum(item.verdict.timed_out for item in graded),
+        **summarize_kinds(scores, kinds),
     }
 
 

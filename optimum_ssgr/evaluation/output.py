@@ -18,8 +18,8 @@ from .results import card_metadata, file_name, leaderboard_files, samples_table,
 
 def format_table(comparison: Comparison) -> str:
     """Lay the results out in aligned columns, one row per model and problem set."""
-    names = ("model", "problems", "n", "samples", "pass@1", "vs baseline (95 %)", "best of", "tokens", "median", "p95")
-    table = [(*names, "truncated", "no </think>", "looping", "text ppl", "tokens/s")]
+    names = ("model", "problems", "n", "samples", "pass@1", "worst kind", "vs baseline (95 %)", "best of", "tokens")
+    table = [(*names, "median", "p95", "truncated", "no </think>", "looping", "text ppl", "tokens/s")]
     for row in comparison.rows:
         compared = "-"
         if "difference" in row:
@@ -31,7 +31,8 @@ def format_table(comparison: Comparison) -> str:
         table.append(
             (
                 *(str(row[name]) for name in ("model", "problems", "n", "samples")),
-                format_share(row["accuracy"], row["accuracy_se"], row["accuracy_ci95"]),
+                _solved(row),
+                f"{row['worst_kind']} {_solved(row['kinds'][row['worst_kind']])}" if "kinds" in row else "-",
                 compared,
                 f"@{most} {row['pass_at_k'][most]['value']:.1%}" if most != "1" else "-",
                 *lengths,
@@ -40,6 +41,31 @@ def format_table(comparison: Comparison) -> str:
                 "-" if speed is None else f"{speed:,.0f}",
             )
         )
+    return _align(table)
+
+
+def format_kinds(comparison: Comparison) -> list[str]:
+    """Lay accuracy out by kind of problem: a table per problem set of several kinds, one row per kind, one column per model."""
+    tables = []
+    for name in comparison.problems:
+        rows = [row for row in comparison.rows if row["problems"] == name and "kinds" in row]
+        if not rows:
+            continue
+        counts = {kind: of["problems"] for row in reversed(rows) for kind, of in row["kinds"].items()}
+        table = [(f"{name}: kind", "n", *(row["model"] for row in rows))]
+        for kind in sorted(counts):
+            table.append(
+                (kind, str(counts[kind]), *(_solved(row["kinds"][kind]) if kind in row["kinds"] else "-" for row in rows))
+            )
+        tables.append(_align(table))
+    return tables
+
+
+def _solved(of: dict[str, Any]) -> str:
+    return format_share(of["accuracy"], of["accuracy_se"], of["accuracy_ci95"])
+
+
+def _align(table: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])

@@ -16,6 +16,10 @@ from .statistics import StudyReport, make_report
 
 Table = list[tuple[str, ...]]
 _ERRORS = "± is the standard error, in parentheses are 95 % intervals,"
+_LOW_BY_CHANCE = (
+    "The lowest of several numbers is low by chance, too, the more so the fewer problems there are of a kind; its error does "
+    "not know that it was chosen."
+)
 
 
 @dataclass(frozen=True)
@@ -102,16 +106,37 @@ def model_table(report: StudyReport, problems: str) -> Table:
         (f"pruned to {target}", "calibrated on", "problems solved (%)", "tokens", "truncated (%)", "text perplexity")
     ]
     dense = report.dense["sets"][problems] | {"text_perplexity": report.dense["text_perplexity"]}
+    if "kinds" in dense:
+        table = [(*table[0][:3], "worst kind (%)", *table[0][3:])]
     for row in (dense, *(row for row in report.rows if row["problems"] == problems)):
+        worst = (_worst(row),) if "kinds" in row else ()
         names = (METHOD_LABELS[row["method"]], row["calibration"] or "-") if row is not dense else ("dense", "-")
         perplexity = "-" if row["text_perplexity"] is None else f"{row['text_perplexity']:.1f}"
-        table.append((*names, _solved(row), f"{row['mean_tokens']:.0f}", f"{100 * row['truncated']:.1f}", perplexity))
+        table.append((*names, _solved(row), *worst, f"{row['mean_tokens']:.0f}", f"{100 * row['truncated']:.1f}", perplexity))
     return table
 
 
 def accuracy_table(report: StudyReport, problems: str) -> Table:
     """Problems solved, in percent with errors: one row per method and strategy, one column per target."""
     return _by_target(report, problems, _solved)
+
+
+def worst_kind_table(report: StudyReport, problems: str) -> Table:
+    """The kind of problem that each model solves the fewest of, with their share in percent."""
+    return _by_target(report, problems, _worst)
+
+
+def kind_table(report: StudyReport, problems: str) -> Table:
+    """Problems of each kind solved, in percent: one row per method, strategy and kind, one column per target."""
+    dense, targets = report.dense["sets"][problems]["kinds"], report.settings["targets"]
+    table: Table = [("method", "calibrated on", "kind", "n", "dense", *map(label_target, targets))]
+    found = {(row["method"], row["calibration"], row["target"]): row for row in report.rows if row["problems"] == problems}
+    for method, calibration in dict.fromkeys(key[:2] for key in found):
+        for kind, of in dense.items():
+            cells = (_solved(found[method, calibration, target]["kinds"][kind]) for target in targets)
+            names = (METHOD_LABELS[method], calibration or "-", kind)
+            table.append((*names, str(of["problems"]), _solved(of), *cells))
+    return table
 
 
 def behaviour_table(report: StudyReport, problems: str) -> Table:
@@ -191,6 +216,11 @@ def sections(report: StudyReport) -> list[Section]:
         )
         table = accuracy_table(report, problems)
         parts.append(Section(f"Accuracy on {problems}{domain}", solved, table=table, plots=(f"accuracy{end}",)))
+        if "kinds" in dense:
+            told = f"The kind of problem that the dense model solves the fewest of is {_worst(dense)}. {_LOW_BY_CHANCE}"
+            parts.append(Section("Worst kind", told, table=worst_kind_table(report, problems)))
+            told = f"Problems of each kind solved, in percent; {_ERRORS} over {over}."
+            parts.append(Section("By kind of problem", told, table=kind_table(report, problems)))
         if _differences(report, problems, False):
             told = f"{paired} {precision(report, problems, False)}"
             table = difference_table(report, problems, False)
@@ -222,7 +252,8 @@ def as_markdown(report: StudyReport, captions: Mapping[str, str]) -> str:
             lines += [*(f"- {finding}" for finding in part.findings), ""]
         if part.table:
             rule = ["---" if text else "---:" for text in _text_columns(part.table)]
-            lines += ["| " + " | ".join(row) + " |" for row in (part.table[0], rule, *part.table[1:])] + [""]
+            rows = ((cell.replace("|", "\\|") for cell in row) for row in (part.table[0], rule, *part.table[1:]))
+            lines += [*(f"| {' | '.join(row)} |" for row in rows), ""]
         for name in part.plots:
             lines += [f"![{captions[name]}](plots/{name}.png)", "", captions[name], ""]
     return "\n".join([*lines, "## Settings", "", "```json", json.dumps(report.settings, indent=1), "```", ""])
@@ -268,6 +299,10 @@ def _sign(difference: dict[str, Any]) -> int:
 
 def _solved(row: dict[str, Any]) -> str:
     return format_share(row["accuracy"], row["accuracy_se"], row["accuracy_ci95"], unit="", sign="±")
+
+
+def _worst(row: dict[str, Any]) -> str:
+    return f"{row['worst_kind']} {_solved(row['kinds'][row['worst_kind']])}"
 
 
 def _by_target(report: StudyReport, problems: str, cell: Any) -> Table:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from typing_extensions import Self
 
-from ..evaluation.intervals import Estimate, estimate_difference, estimate_share
+from ..evaluation.intervals import estimate_difference, estimate_share
+from ..evaluation.kinds import summarize_kinds
 from .cells import Cell, bands_of
 
 
@@ -49,7 +50,7 @@ def make_report(settings: Mapping[str, Any], dense: Mapping[str, Any], results: 
 
     Args:
         settings: What was studied, with `strategies`, `methods`, `targets` and `bands`.
-        dense: Result of the dense model.
+        dense: Result of the dense model; each of its `sets` may also hold the `kinds` of the problems.
         results: Results of the cells; each has `sets` with a `summary` and `correct` (the share of right samples by problem,
             in the same order everywhere), `errors` by layer, `sparsity`, `text_perplexity` and `calibration`.
 
@@ -66,16 +67,19 @@ def make_report(settings: Mapping[str, Any], dense: Mapping[str, Any], results: 
         for name in dense["sets"]
     }
     base = {name: np.array(of_set["correct"]) for name, of_set in dense["sets"].items()}
+    kinds = {name: of_set.get("kinds", ()) for name, of_set in dense["sets"].items()}
     return StudyReport(
         settings=dict(settings),
         dense={
             "text_perplexity": dense["text_perplexity"],
             "sets": {
-                name: of_set["summary"] | _accuracy(estimate_share(base[name][None])) for name, of_set in dense["sets"].items()
+                name: of_set["summary"] | _accuracy(base[name][None], kinds[name]) for name, of_set in dense["sets"].items()
             },
         },
         rows=[
-            _row(key, name, found, scores[(*key, name)], base[name]) for key, found in groups.items() for name in dense["sets"]
+            _row(key, name, found, scores[(*key, name)], base[name], kinds[name])
+            for key, found in groups.items()
+            for name in dense["sets"]
         ],
         differences=list(_differences(settings, scores)),
         reconstruction=[_reconstruction(key, found) for key, found in groups.items()],
@@ -83,7 +87,12 @@ def make_report(settings: Mapping[str, Any], dense: Mapping[str, Any], results: 
 
 
 def _row(
-    key: tuple[str, str, str | None], problems: str, results: Sequence[Any], scores: np.ndarray, dense: np.ndarray
+    key: tuple[str, str, str | None],
+    problems: str,
+    results: Sequence[Any],
+    scores: np.ndarray,
+    dense: np.ndarray,
+    kinds: Sequence[str | None],
 ) -> dict[str, Any]:
     """Numbers of one method, target and calibration on one problem set, over all seeds."""
     from_dense = estimate_difference(scores - dense)
@@ -94,7 +103,7 @@ def _row(
         "samples": summaries[0]["samples"] // summaries[0]["problems"],
         "seeds": len(scores),
         "sparsity": _mean([result["sparsity"] for result in results]),
-        **_accuracy(estimate_share(scores)),
+        **_accuracy(scores, kinds),
         "accuracy_by_seed": scores.mean(axis=1).tolist(),
         "minus_dense": from_dense.mean,
         "minus_dense_se": from_dense.error,
@@ -142,8 +151,10 @@ def _reconstruction(key: tuple[str, str, str | None], results: Sequence[Any]) ->
     return named | {"seeds": len(errors)} | found
 
 
-def _accuracy(estimate: Estimate) -> dict[str, Any]:
-    return {"accuracy": estimate.mean, "accuracy_se": estimate.error, "accuracy_ci95": list(estimate.interval)}
+def _accuracy(scores: np.ndarray, kinds: Sequence[str | None]) -> dict[str, Any]:
+    estimate = estimate_share(scores)
+    found = {"accuracy": estimate.mean, "accuracy_se": estimate.error, "accuracy_ci95": list(estimate.interval)}
+    return found | summarize_kinds(scores, kinds)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

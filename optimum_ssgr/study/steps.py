@@ -45,6 +45,8 @@ def evaluate_dense(inputs: StudyInputs) -> None:
     pruner = _load_pruner(inputs)
     result, graded = _measure(inputs, pruner)
     warn_of_unreadable(graded, inputs.config.model)
+    for name, problems in inputs.evaluation_sets.items():  # once for all cells, in the order of `_shares_correct`
+        result["sets"][name]["kinds"] = [problem.kind for problem in sorted(problems, key=lambda problem: problem.id)]
     sequences = reference_sequences(graded, REFERENCE_TOKENS)
     if not sequences:
         raise DataError("the dense model solves none of the evaluation problems; check the answers or take easier ones.")

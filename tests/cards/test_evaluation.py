@@ -86,6 +86,17 @@ def test_the_perplexity_on_general_text_where_it_was_measured(checkpoint, evalua
     assert '"perplexity" is that on general text, `text.txt`.\n' in card and "secret" not in card
 
 
+def test_what_was_measured_by_kind_comes_along(checkpoint, evaluated):
+    models = {"sparse": {"commit": None, "weights": hash_weights(checkpoint)}}
+    numbers = {"problems": 5, "accuracy": 0.5, "accuracy_se": 0.1, "accuracy_ci95": [0.3, 0.7]}
+    by_kind = {"kinds": {"sum": numbers, "walk": numbers | {"accuracy": 0.4}}, "worst_kind": "walk"}
+    by_kind |= {"worst_kind_accuracy": 0.4, "worst_kind_accuracy_se": 0.1}
+    [row] = evaluation_rows(evaluated(models, measured("sparse") | by_kind), checkpoint)
+    assert (row.kinds, row.worst_kind, row.worst_kind_accuracy) == (by_kind["kinds"], "walk", 0.4)
+    attach_evaluation(checkpoint, [row])
+    assert "is `walk` with 40.0 % +- 10.0 %." in (checkpoint / "README.md").read_text()
+
+
 def test_what_is_measured_again_takes_the_place_of_what_was(checkpoint, evaluated):
     models = {"sparse": {"commit": None, "weights": hash_weights(checkpoint)}}
     (checkpoint / "README.md").write_text((checkpoint / "README.md").read_text() + "\nMine.\n")

@@ -150,6 +150,42 @@ def test_all_right_and_all_wrong_are_shown_with_an_interval(provenance):
     assert cells(model_card(provenance), "Evaluation")[3][2] == "0.0 %"
 
 
+def test_accuracy_by_kind_is_shown_dense_beside_sparse(provenance):
+    assert "By kind" not in model_card(provenance)
+    for row, shift in zip(provenance["evaluation"], (0, 0.3), strict=True):
+        row["kinds"] = {
+            HOSTILE: {"problems": 60, "accuracy": 0.9 - shift, "accuracy_se": 0.02, "accuracy_ci95": [0.5, 1.0]},
+            "walk": {"problems": 1, "accuracy": 1 - shift, "accuracy_se": None, "accuracy_ci95": [0.0, 1.0]},
+        }
+        row |= {"worst_kind": HOSTILE, "worst_kind_accuracy": 0.9 - shift, "worst_kind_accuracy_se": 0.02}
+    del provenance["evaluation"][0]["kinds"]["walk"]
+    card = model_card(provenance)
+    rows = [line for line in card.split("### By kind of problem")[1].split("##")[0].splitlines() if line.startswith("|")]
+    assert len(rows) == 4 and rows[2].endswith("| 60 | 90.0 % +- 2.0 % | 60.0 % +- 2.0 % |")
+    assert rows[3] == "| `tiny-reasoner` (`test`) | `walk` | 1 | - | 70.0 % (0.0 % to 100.0 %) |"
+    assert card.count("The worst kind of `tiny-reasoner`, for the ") == 2 and "low by chance" in card
+    harmless = copy.deepcopy(provenance)
+    for row in harmless["evaluation"]:
+        row["kinds"] = {("harmless" if name == HOSTILE else name): of for name, of in row["kinds"].items()}
+        row["worst_kind"] = "harmless"
+    assert structure(card) == structure(model_card(harmless))
+    assert Provenance.from_dict(provenance).to_dict() == provenance
+
+
+def test_a_data_set_says_what_it_holds_of_every_kind(manifest):
+    assert "By kind" not in dataset_card(manifest)
+    numbers = {"problems": 1200, "correct": 34, "pass_rate": 0.25, "pool_share": 0.125, "selected_share": 0.0}
+    kinds = {HOSTILE: numbers, "sum": numbers | {"pass_rate": None, "selected_share": 1.0}}
+    card = dataset_card(manifest | {"kinds": kinds})
+    section = card.split("### By kind of problem")[1].split("##")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    assert rows[3] == "| `sum` | 1,200 | 34 | - | 12.5 % | 100.0 % |" and len(rows) == 4
+    assert rows[2].endswith("| 1,200 | 34 | 25.0 % | 12.5 % | 0.0 % |")
+    assert structure(card) == structure(dataset_card(manifest | {"kinds": {"harmless": numbers, "sum": kinds["sum"]}}))
+    again = {"reselected_from": {"calibration": manifest["calibration"], "content_hash": "h"}, "kinds": kinds}
+    assert Manifest.from_dict(manifest | again).to_dict()["kinds"] == kinds
+
+
 def test_nothing_is_stated_that_was_not_measured(provenance):
     provenance["evaluation"][1] |= {"accuracy_se": math.nan}
     assert "nan" not in model_card(provenance)

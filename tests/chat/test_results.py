@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from optimum_ssgr.chat.compared_models import ComparedModel, describe_model
-from optimum_ssgr.chat.results import render_accuracy, render_funnel, render_heat_map, render_links
+from optimum_ssgr.chat.results import render_accuracy, render_funnel, render_heat_map, render_kinds, render_links
 
 
 def cells_of(html):
@@ -60,6 +60,37 @@ def test_reports_of_demo_and_study_are_shown(tmp_path):
     study = numbers | {"method": "wanda", "calibration": "text", "sparsity": 0.5, "problems": "<b>set</b>"}
     (tmp_path / "report.json").write_text(json.dumps({"dense": {"sets": {"<b>set</b>": numbers}}, "rows": [study]}))
     assert "<b>" not in render_accuracy(tmp_path) and "<b>set</b>" in unescape(render_accuracy(tmp_path))
+
+
+def test_a_report_by_kind_shows_the_worst_one_beside_the_mean(tmp_path):
+    kinds = {
+        "<i>sum</i>": {"problems": 300, "accuracy": 0.95, "accuracy_se": 0.01, "accuracy_ci95": [0.9, 1.0]},
+        "walk": {"problems": 100, "accuracy": 0.6, "accuracy_se": 0.05, "accuracy_ci95": [0.5, 0.7]},
+    }
+    numbers = {"problems": 400, "accuracy": 0.9, "accuracy_se": 0.01, "mean_tokens": 85.0, "truncated": 0.02}
+    numbers |= {"kinds": kinds, "worst_kind": "walk", "worst_kind_accuracy": 0.6, "worst_kind_accuracy_se": 0.05}
+    row = numbers | {"method": "wanda", "calibration": "self", "sparsity": 0.5}
+    row["kinds"] = kinds | {"walk": kinds["walk"] | {"accuracy": 0.2, "accuracy_se": None}}
+    (tmp_path / "report.json").write_text(json.dumps({"dense": numbers, "rows": [row]}))
+    html = render_accuracy(tmp_path)
+    cells = cells_of(html)
+    assert cells[:6] == ["dense", "", "90.0% ± 1.0%", "walk 60.0% ± 5.0%", "85", "2.0%"]
+    assert cells[9] == "walk 20.0% (50.0% to 70.0%)"
+    assert cells[12:] == [
+        *("dense", "", "95.0% ± 1.0%", "60.0% ± 5.0%"),
+        *("Wanda, 50%", "own correct traces", "95.0% ± 1.0%", "20.0% (50.0% to 70.0%)"),
+    ]
+    assert "<th scope='col'>&lt;i&gt;sum&lt;/i&gt; (300)</th>" in html
+
+
+def test_kinds_of_the_calibration_problems():
+    kinds = {
+        "<i>sum</i>": {"problems": 3, "correct": 4, "pass_rate": 0.5, "pool_share": 0.25, "selected_share": 0.0},
+        "walk": {"problems": 1, "correct": 9, "pass_rate": None, "pool_share": 0.75, "selected_share": 1.0},
+    }
+    html = render_kinds(ComparedModel("m", provenance={"calibration": {"kinds": kinds}}))
+    assert cells_of(html) == ["&lt;i&gt;sum&lt;/i&gt;", "50%", "25.0%", "0.0%", "walk", "-", "75.0%", "100.0%"]
+    assert render_kinds(ComparedModel("m")) == ""
 
 
 def test_no_report_and_a_damaged_one_show_nothing(tmp_path):

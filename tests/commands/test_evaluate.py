@@ -118,7 +118,7 @@ def test_two_models_on_two_servers(tmp_path):
     servers = [StubServer(served=(name,)) for name in ("sparse", "tiny-reasoner")]
     try:
         models = ["-m", "sparse", "--baseline", "tiny-reasoner", "--engine", ",".join(server.url for server in servers)]
-        asked = ["--problems", "tiny-reasoner", "--num-problems", "6", "--max-new-tokens", "20"]
+        asked = ["--problems", "tiny-reasoner:sum", "--num-problems", "6", "--max-new-tokens", "20"]
         lines = run(tmp_path, "evaluate", *models, *asked).splitlines()
     finally:
         for server in servers:
@@ -151,7 +151,7 @@ def test_a_benchmark_lost_no_response():
 @pytest.mark.slow
 def test_perplexity_beside_the_numbers(tmp_path):
     text = ["--text", "tiny-reasoner", "--text-length", "160"]
-    short = ["--problems", "tiny-reasoner", "--num-problems", "2", "--max-new-tokens", "20"]
+    short = ["--problems", "tiny-reasoner:sum", "--num-problems", "2", "--max-new-tokens", "20"]
     names, values = (line.split() for line in run(tmp_path, "evaluate", "-m", "tiny-reasoner", *short, *text).splitlines())
     assert names[-3:] == ["text", "ppl", "tokens/s"]
     assert 10 < float(values[-2]) < 13  # the model's card says 11.3 for all of it

@@ -1,11 +1,14 @@
 import dataclasses
+import json
 import math
+import random
 from itertools import combinations
 
 import numpy as np
 import pytest
 
 from optimum_ssgr.errors import DataError
+from optimum_ssgr.evaluation.kinds import summarize_kinds
 from optimum_ssgr.evaluation.metrics import is_loop, paired_difference, pass_at_k, summarize
 from optimum_ssgr.evaluation.results import result_row
 from optimum_ssgr.records import GradedRollout, Problem, Rollout, Verdict
@@ -189,3 +192,47 @@ def test_verdicts_that_timed_out_are_counted():
     late = dataclasses.replace(item("a", 0, False), verdict=Verdict("x", False, True, timed_out=True))
     summary = summarize([late, item("a", 1, True)])
     assert (summary["timed_out"], summary["unreadable"], summary["accuracy"]) == (1, 1, 0.5)
+
+
+def test_accuracy_by_kind_and_the_worst_kind():
+    """Each kind has the numbers of its own problems alone, and every problem counts once, however many samples it has."""
+    of = {"sum": [[1, 1], [1, 0], [1, 1]], "walk": [[0, 0], [1, 0]], None: [[1, 1]]}
+    graded = [
+        dataclasses.replace(one, problem=Problem(f"{kind}{one.problem.id}", "q", "a", kind=kind))
+        for kind, answers in of.items()
+        for one in graded_from(answers)
+    ]
+    random.Random(0).shuffle(graded)
+    summary = summarize(graded)
+    alone = {kind or "unknown": summarize(graded_from(answers)) for kind, answers in of.items()}
+    for kind, found in summary["kinds"].items():
+        error = None if kind == "unknown" else pytest.approx(alone[kind]["accuracy_se"])
+        assert found == {
+            "problems": len(of.get(kind, [0])),
+            "accuracy": pytest.approx(alone[kind]["accuracy"]),
+            "accuracy_se": error,
+            "accuracy_ci95": pytest.approx(alone[kind]["accuracy_ci95"]),
+        }
+    assert list(summary["kinds"]) == ["sum", "unknown", "walk"]
+    assert (summary["worst_kind"], summary["worst_kind_accuracy"]) == ("walk", 0.25)
+    assert summary["worst_kind_accuracy_se"] == pytest.approx(0.25)  # the problems' means are 0 and 0.5
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+def test_problems_of_one_kind_have_no_worst_one():
+    graded = [dataclasses.replace(one, problem=dataclasses.replace(one.problem, kind="sum")) for one in graded_from([[1], [0]])]
+    assert "kinds" not in summarize(graded) and "worst_kind" not in summarize(graded)
+
+
+def test_the_worst_of_equal_kinds_is_low_by_chance():
+    """What the documentation says of it: far below the truth where there are many kinds of few problems, less so otherwise."""
+    rng = np.random.default_rng(0)
+    few, many = (
+        np.mean([worst(rng.random((1, 10 * size)) < 0.8, np.repeat([*"abcdefghij"], size)) for _ in range(100)])
+        for size in (10, 200)
+    )
+    assert few < 0.65 and 0.73 < many < 0.78
+
+
+def worst(scores, kinds):
+    return summarize_kinds(scores.astype(float), kinds.tolist())["worst_kind_accuracy"]

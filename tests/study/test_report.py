@@ -10,7 +10,15 @@ import pytest
 from optimum_ssgr.errors import ConfigError
 from optimum_ssgr.evaluation.intervals import estimate_difference
 from optimum_ssgr.study.cells import Cell, bands_of, study_cells
-from optimum_ssgr.study.report import accuracy_table, difference_table, findings, summarize_report, write_report
+from optimum_ssgr.study.report import (
+    accuracy_table,
+    difference_table,
+    findings,
+    kind_table,
+    summarize_report,
+    worst_kind_table,
+    write_report,
+)
 from optimum_ssgr.study.statistics import make_report
 
 
@@ -183,6 +191,67 @@ def test_a_study_with_one_target_tells_of_every_model_in_the_terminal(results):
     mean = np.mean([of["sets"]["known"]["correct"] for cell, of in chosen.items() if cell.calibration == "text"])
     assert lines[2].split()[2] == f"{100 * mean:.1f}"
     assert lines[5].startswith("Wanda, ssgr - text: +") and lines[5].endswith(" points")
+
+
+KINDS = ["sum"] * 120 + ["walk|back"] * 60 + [None] * 20
+
+
+def with_kinds(dense):
+    return dense | {"sets": {name: of | ({"kinds": KINDS} if name == "known" else {}) for name, of in dense["sets"].items()}}
+
+
+def test_accuracy_by_kind_is_over_the_problems_of_a_kind_and_seeds(results):
+    dense, cells = results
+    report = make_report(SETTINGS, with_kinds(dense), cells)
+    key = ("alps", "0.6", "self")
+    scores = np.array([cells[Cell(*key, seed)]["sets"]["known"]["correct"] for seed in range(3)])
+    known, other = (
+        next(row for row in report.rows if (row["method"], row["target"], row["calibration"], row["problems"]) == (*key, name))
+        for name in ("known", "other")
+    )
+    parts = {"sum": scores[:, :120], "walk|back": scores[:, 120:180], "unknown": scores[:, 180:]}
+    assert known["kinds"].keys() == parts.keys()
+    for kind, of_kind in parts.items():
+        found = known["kinds"][kind]
+        assert (found["problems"], found["accuracy"]) == (of_kind.shape[1], pytest.approx(of_kind.mean()))
+        over_problems = of_kind.mean(axis=0).std(ddof=1) / np.sqrt(of_kind.shape[1])
+        over_seeds = of_kind.mean(axis=1).std(ddof=1) / np.sqrt(3)
+        assert found["accuracy_se"] == pytest.approx(np.hypot(over_problems, over_seeds))
+        low, high = found["accuracy_ci95"]
+        assert low < found["accuracy"] < high
+    worst = min(parts, key=lambda kind: parts[kind].mean())
+    assert (known["worst_kind"], known["worst_kind_accuracy"]) == (worst, pytest.approx(parts[worst].mean()))
+    assert known["worst_kind_accuracy_se"] == known["kinds"][worst]["accuracy_se"]
+    assert "kinds" not in other and "kinds" not in report.dense["sets"]["other"]
+    of_dense = report.dense["sets"]["known"]["kinds"]["sum"]["accuracy"]
+    assert of_dense == pytest.approx(np.mean(dense["sets"]["known"]["correct"][:120]))
+
+
+def test_the_report_has_tables_by_kind(tmp_path, results):
+    settings = SETTINGS | {"strategies": ["ssgr", "text"], "methods": ["wanda"], "targets": ["0.5"], "bands": []}
+    dense, cells = results
+    chosen = {
+        cell: of
+        for cell, of in cells.items()
+        if (cell.method, cell.target) == ("wanda", "0.5") and cell.calibration in ("ssgr", "text")
+    }
+    report = write_report(settings, with_kinds(dense), chosen, tmp_path)
+    (row,) = (row for row in report.rows if (row["calibration"], row["problems"]) == ("text", "known"))
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["rows"] == report.rows
+    table = kind_table(report, "known")
+    assert table[0] == ("method", "calibrated on", "kind", "n", "dense", "50 %") and len(table) == 1 + 2 * 3
+    walk = 100 * row["kinds"]["walk|back"]["accuracy"]
+    assert [line[5].split()[0] for line in table if line[1:4] == ("text", "walk|back", "60")] == [f"{walk:.1f}"]
+    told = f"{row['worst_kind']} {100 * row['worst_kind_accuracy']:.1f}"
+    assert [line[2].startswith(told) for line in worst_kind_table(report, "known") if line[1] == "text"] == [True]
+    assert any("text" in line and told in line for line in summarize_report(report).splitlines())
+    markdown, page = ((tmp_path / name).read_text() for name in ("report.md", "report.html"))
+    for text in (markdown, page):
+        assert text.count("Worst kind") == text.count("By kind of problem") == 1  # of the set whose kinds are known
+        assert "low by chance" in text
+    lines = [line for line in markdown.splitlines() if "walk\\|back" in line and line.startswith("| Wanda | text |")]
+    assert len(lines) in (1, 2) and all(len(re.findall(r"(?<!\\)\|", line)) in (4, 7) for line in lines)
 
 
 @pytest.mark.slow
