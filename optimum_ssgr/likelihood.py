@@ -70,7 +70,8 @@ def _score(model: PreTrainedModel, sequences: Sequence[tuple[Sequence[int], Sequ
     rows = [torch.tensor([*prompt, *response]) for prompt, response in sequences]
     ids = pad_sequence(rows, batch_first=True).to(device)
     mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).to(device)
-    body = model.base_model(ids, attention_mask=mask, use_cache=False)
+    decoder = model.get_decoder()
+    body = decoder(ids, attention_mask=mask, use_cache=False)
     # What the head makes of all tokens at once would fill the memory, so it gets those of the responses, some at a time. Every
     # token is predicted at the place before it.
     starts = [max(len(prompt), 1) for prompt, _ in sequences]
@@ -80,7 +81,7 @@ def _score(model: PreTrainedModel, sequences: Sequence[tuple[Sequence[int], Sequ
     count = max(1, SCORES // model.config.get_text_config().vocab_size)
     losses = []
     for chunk, wanted in zip(states.split(count), torch.cat(targets).split(count), strict=True):
-        with _standing_in(model.base_model, replace(body, last_hidden_state=chunk[None])):
+        with _standing_in(decoder, replace(body, last_hidden_state=chunk[None])):
             scores = model(ids, attention_mask=mask, use_cache=False).logits[0].float()
         losses.append(cross_entropy(scores, wanted.to(scores.device), reduction="none").double().cpu())
     return [of_row.sum().item() for of_row in torch.cat(losses).split([len(target) for target in targets])]
