@@ -45,6 +45,12 @@ def solved(row: Mapping[str, Any]) -> str:
     return f"{share} ({' to '.join(map(percent, ends))})" if ends else share
 
 
+def risen(row: Mapping[str, Any]) -> str:
+    """Write the rise of the negative log-likelihood, in nats per token, with its standard error."""
+    error = row.get("trace_nll_rise_se")
+    return f"{row['trace_nll_rise']:+.3f}" + ("" if error is None else f" ± {error:.3f}")
+
+
 def environment() -> Environment:
     """Return the environment that renders the templates; a value that is missing is an error."""
     made = Environment(
@@ -60,6 +66,7 @@ def environment() -> Environment:
         "code": code,
         "percent": percent,
         "solved": solved,
+        "risen": risen,
         "count": "{:,}".format,
         "literal": json.dumps,
     }
