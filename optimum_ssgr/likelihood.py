@@ -1,6 +1,7 @@
 """How likely a model finds responses that are already written: their negative log-likelihood, in one forward pass."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -49,6 +50,17 @@ def response_nll(
                 found[number] = nats
             progress.update(len(numbers))
     return found
+
+
+def format_rise(row: Mapping[str, Any], sign: str = "+-") -> str:
+    """Write the rise of the negative log-likelihood, in nats per token, with its standard error.
+
+    Args:
+        row: What `evaluation.traces.summarize_nll` returns, or more.
+        sign: What stands before the error.
+    """
+    rise, error = row["trace_nll_rise"], row["trace_nll_rise_se"]
+    return f"{rise:+.3f}" if error is None or math.isnan(error) else f"{rise:+.3f} {sign} {error:.3f}"
 
 
 def _batches(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], most: int) -> Iterator[list[int]]:

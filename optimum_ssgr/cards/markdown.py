@@ -4,10 +4,13 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ..likelihood import format_rise
 
 
 _PACKAGED = Path(__file__).parents[1] / "hub_cards"
@@ -45,12 +48,6 @@ def solved(row: Mapping[str, Any]) -> str:
     return f"{share} ({' to '.join(map(percent, ends))})" if ends else share
 
 
-def risen(row: Mapping[str, Any]) -> str:
-    """Write the rise of the negative log-likelihood, in nats per token, with its standard error."""
-    error = row.get("trace_nll_rise_se")
-    return f"{row['trace_nll_rise']:+.3f}" + ("" if error is None else f" ± {error:.3f}")
-
-
 def environment() -> Environment:
     """Return the environment that renders the templates; a value that is missing is an error."""
     made = Environment(
@@ -66,7 +63,7 @@ def environment() -> Environment:
         "code": code,
         "percent": percent,
         "solved": solved,
-        "risen": risen,
+        "risen": partial(format_rise, sign="±"),
         "count": "{:,}".format,
         "literal": json.dumps,
     }

@@ -105,7 +105,7 @@ def run(
     inputs: CalibrationInputs | None,
 ) -> None:
     """Prune, save and push; with several processes, the first one saves and pushes."""
-    from ..evaluation.traces import format_rise
+    from ..likelihood import format_rise
     from ..pruner import SSGRPruner
     from ..pruning.block_store import BlockStore
     from ..pruning.distributed import barrier, rank, start_processes, world_size

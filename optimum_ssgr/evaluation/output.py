@@ -7,6 +7,7 @@ from typing import Any
 
 from ..config import IN_PROCESS
 from ..files import new_folder
+from ..likelihood import format_rise
 from ..problems.load import sources_of
 from ..problems.sources import find_source
 from ..records import Problem
@@ -14,7 +15,6 @@ from .benchmarks import lighteval_command
 from .compare import Comparison
 from .intervals import format_difference, format_share
 from .results import card_metadata, file_name, leaderboard_files, samples_table, versions, write_samples
-from .traces import format_rise
 
 
 def format_table(comparison: Comparison) -> str:

@@ -4,9 +4,8 @@ A proxy: it costs one forward pass and tells models apart that answer alike, but
 """
 
 import dataclasses
-import math
 import random
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -182,12 +181,6 @@ def summarize_nll(nll: Sequence[float], dense: Sequence[float] | None = None) ->
     if dense is not None:
         summary |= _mean("trace_nll_rise", np.subtract(nll, dense))
     return summary
-
-
-def format_rise(row: Mapping[str, Any], sign: str = "+-") -> str:
-    """Write the rise of the negative log-likelihood, in nats per token, with its standard error."""
-    rise, error = row["trace_nll_rise"], row["trace_nll_rise_se"]
-    return f"{rise:+.3f}" if error is None or math.isnan(error) else f"{rise:+.3f} {sign} {error:.3f}"
 
 
 def _mean(name: str, values: Sequence[float]) -> dict[str, float | None]:

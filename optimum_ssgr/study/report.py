@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.intervals import format_difference, format_share
-from ..evaluation.traces import format_rise
+from ..likelihood import format_rise
 from .cells import Cell, bands_of
 from .labels import METHOD_LABELS, describe_errors, label_target
 from .statistics import StudyReport, make_report
