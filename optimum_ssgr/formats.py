@@ -188,6 +188,8 @@ class EvaluationRow(_Record):
         read_from: The problem set on the Hub, as `ID@COMMIT`.
         text: Name of the general text that perplexity was measured on.
         text_perplexity: Perplexity on it.
+        traces: Number of held-out traces of the dense model; this and the next are as `evaluation.traces.summarize_nll` returns
+            them.
         accuracy: Share of right responses to a problem, as a mean over the problems; the others are as
             `evaluation.metrics.summarize` returns them.
         accuracy_ci95: Its 95 % interval; None in what earlier versions measured.
@@ -204,6 +206,11 @@ class EvaluationRow(_Record):
     read_from: str | None = None
     text: str | None = None
     text_perplexity: float | None = None
+    traces: int | None = None
+    trace_nll: float | None = None
+    trace_nll_se: float | None = None
+    trace_nll_rise: float | None = None
+    trace_nll_rise_se: float | None = None
     accuracy: float
     accuracy_se: float
     accuracy_ci95: list[float] | None = None
@@ -237,6 +244,8 @@ class Provenance(_Record):
         sparsity: What `pruning.report.PruningReport.to_dict` returns.
         inherited: What the base model's card states that also holds here: its licence and its languages.
         evaluation: What was measured on it and on the base model.
+        held_out: What it gives to traces of the base model that it was not calibrated on, as
+            `evaluation.traces.summarize_nll` returns it; None where that was not measured.
     """
 
     base_model: str
@@ -249,6 +258,7 @@ class Provenance(_Record):
     calibration_folder: str | None = None
     inherited: dict[str, Any] | None = None
     evaluation: list[EvaluationRow] | None = None
+    held_out: dict[str, Any] | None = None
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property

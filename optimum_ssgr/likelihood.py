@@ -1,6 +1,7 @@
 """How likely a model finds responses that are already written: their negative log-likelihood, in one forward pass."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -51,6 +52,17 @@ def response_nll(
     return found
 
 
+def format_rise(row: Mapping[str, Any], sign: str = "+-") -> str:
+    """Write the rise of the negative log-likelihood, in nats per token, with its standard error.
+
+    Args:
+        row: What `evaluation.traces.summarize_nll` returns, or more.
+        sign: What stands before the error.
+    """
+    rise, error = row["trace_nll_rise"], row["trace_nll_rise_se"]
+    return f"{rise:+.3f}" if error is None or math.isnan(error) else f"{rise:+.3f} {sign} {error:.3f}"
+
+
 def _batches(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], most: int) -> Iterator[list[int]]:
     """Yield the numbers of sequences to run together: those of like length, the longest first."""
     lengths = [len(prompt) + len(response) for prompt, response in sequences]
@@ -70,7 +82,8 @@ def _score(model: PreTrainedModel, sequences: Sequence[tuple[Sequence[int], Sequ
     rows = [torch.tensor([*prompt, *response]) for prompt, response in sequences]
     ids = pad_sequence(rows, batch_first=True).to(device)
     mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).to(device)
-    body = model.base_model(ids, attention_mask=mask, use_cache=False)
+    decoder = model.get_decoder()
+    body = decoder(ids, attention_mask=mask, use_cache=False)
     # What the head makes of all tokens at once would fill the memory, so it gets those of the responses, some at a time. Every
     # token is predicted at the place before it.
     starts = [max(len(prompt), 1) for prompt, _ in sequences]
@@ -80,7 +93,7 @@ def _score(model: PreTrainedModel, sequences: Sequence[tuple[Sequence[int], Sequ
     count = max(1, SCORES // model.config.get_text_config().vocab_size)
     losses = []
     for chunk, wanted in zip(states.split(count), torch.cat(targets).split(count), strict=True):
-        with _standing_in(model.base_model, replace(body, last_hidden_state=chunk[None])):
+        with _standing_in(decoder, replace(body, last_hidden_state=chunk[None])):
             scores = model(ids, attention_mask=mask, use_cache=False).logits[0].float()
         losses.append(cross_entropy(scores, wanted.to(scores.device), reduction="none").double().cpu())
     return [of_row.sum().item() for of_row in torch.cat(losses).split([len(target) for target in targets])]

@@ -29,6 +29,7 @@ from .damage import measure_damage
 from .errors import ConfigError, ModelError
 from .evaluation.evaluate import evaluate
 from .evaluation.metrics import summarize
+from .evaluation.traces import FEW_TRACES, hold_out, summarize_nll, trace_nll
 from .files import check_unused
 from .formats import CALIBRATION_FOLDER, EvaluationRow, Provenance
 from .hub.names import split_revision
@@ -44,6 +45,10 @@ from .rollouts.prompts import encode_prompts
 from .rollouts.store import open_rollout_store, rollout_fingerprint
 from .sharing import load_calibration_set, push_with_card
 from .verification.verify import warn_of_unreadable
+
+
+TRACE_BATCH = 2048
+"""Tokens of held-out traces run together: as few as pruning itself does, so that it takes no more memory."""
 
 
 class SSGRPruner:
@@ -308,6 +313,9 @@ class SSGRPruner:
     ) -> PruningReport:
         """Prune the model in place, once: what is loaded and not streamed is no longer dense afterwards.
 
+        Where the calibration set has rollouts of this model, and right ones of problems that it did not select, it is measured
+        before and after how likely the model finds some of these; see `evaluation.traces`.
+
         Args:
             calibration: A calibration set, its folder or Hub id (`ID` or `ID@REVISION`), or a data set with a column
                 `input_ids` and perhaps `token_weights` and `attention_mask`, whose tokens of mask 0 are left out; None for
@@ -329,9 +337,12 @@ class SSGRPruner:
         config = config.resolve(streamed=self.streamed is not None)
         check_prunable(self.model, config)
         if isinstance(calibration, str | Path):
-            calibration = load_calibration_set(calibration, with_rollouts=False) if config.needs_calibration else None
+            kept = self.streamed is None and Path(calibration).is_dir()  # on the Hub, they would have to be downloaded
+            calibration = load_calibration_set(calibration, with_rollouts=kept) if config.needs_calibration else None
         inputs = read_inputs(calibration, config, self.model, self.tokenizer)
         decided_by = describe_run(self.model, config)
+        held_out = self._hold_out(calibration)
+        dense = trace_nll(self.model, held_out, TRACE_BATCH)
         with open_run(journal_dir, decided_by, inputs, self.model, self.streamed, activation_gb) as (journal, store):
             self._begun, self._provenance = True, None
             layers = prune_layerwise(
@@ -345,7 +356,12 @@ class SSGRPruner:
             )
         self._journal_dir = Path(journal_dir) if journal_dir else None
         report = PruningReport.of(self.model, layers)
-        self._provenance = Provenance(**decided_by, calibration=inputs.manifest, sparsity=report.to_dict())
+        if held_out:
+            measured = summarize_nll(trace_nll(self.model, held_out, TRACE_BATCH), dense)
+            report = dataclasses.replace(report, held_out=measured)
+        self._provenance = Provenance(
+            **decided_by, calibration=inputs.manifest, sparsity=report.to_dict(), held_out=report.held_out
+        )
         return report
 
     def evaluate(
@@ -466,6 +482,14 @@ class SSGRPruner:
             self.save_pretrained(folder, evaluation=evaluation, calibration=calibration)
             options = {"private": private, "revision": revision, "create_pr": create_pr, "token": token}
             return push_with_card(folder, repo_id, **options)
+
+    def _hold_out(self, calibration: CalibrationSet | Dataset | None) -> list[GradedRollout]:
+        """Draw right traces of this model's own that a calibration set did not select; none where there are too few."""
+        is_runnable = not (self.streamed or self.model.get_input_embeddings().weight.is_meta)
+        if not is_runnable or not isinstance(calibration, CalibrationSet) or calibration.rollouts is None:
+            return []
+        traces = hold_out(calibration, FEW_TRACES) if calibration.manifest.model == model_name(self.model) else []
+        return traces if len(traces) > 1 else []  # of a single one there is no standard error
 
     def _check_dense(self) -> None:
         """Refuse to prune anew what an earlier call changed; a streamed model's files are as they were."""

@@ -15,6 +15,7 @@ from .names import hub_id, pinned, public_name
 from .render import merge_card, model_card, read_card
 
 
+TRACES = ("traces", "trace_nll", "trace_nll_se", "trace_nll_rise", "trace_nll_rise_se")
 LENGTHS = ("mean_tokens", "median_tokens", "p95_tokens", "truncated", "missing_think_end", "looping")
 KINDS = ("kinds", "worst_kind", "worst_kind_accuracy", "worst_kind_accuracy_se")
 
@@ -38,6 +39,7 @@ def evaluation_rows(results: Path, folder: Path) -> list[EvaluationRow]:
         record = json.loads((results / RESULTS_FILE).read_text(encoding="utf-8"))
         models = {name: (known["commit"], known["weights"]) for name, known in record["models"].items()}
         rows = [_card_row(row, record) for row in record["rows"]]
+        written_by = record.get("traces") or {}
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{results} holds no {RESULTS_FILE}; name the folder that `ssgr evaluate --output` wrote.") from None
     except (DataError, OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -49,6 +51,8 @@ def evaluation_rows(results: Path, folder: Path) -> list[EvaluationRow]:
         names = ", ".join(map(str, models))
         raise DataError(f"{results} is an evaluation of {names} with other weights than those in {folder}; evaluate {folder}.")
     roles[sparse] = "sparse"
+    if (written_by.get("model"), written_by.get("model_commit")) != base or roles.get(record.get("baseline")) != "dense":
+        rows = [dataclasses.replace(row, **dict.fromkeys(TRACES)) for row in rows]  # of another model's traces, or against one
     return [dataclasses.replace(row, model=roles[row.model]) for row in rows if row.model in roles]
 
 
@@ -100,9 +104,8 @@ def _card_row(row: dict[str, Any], record: dict[str, Any]) -> EvaluationRow:
         **on_hub,
         **text,
         **{name: row[name] for name in ("accuracy", "accuracy_se", *LENGTHS)},
-        # Not in results of versions before 0.2, and those by kind not in those of problems of one kind.
-        **{name: row.get(name) for name in ("unreadable", "timed_out", *KINDS)},
-        "accuracy_ci95": row.get("accuracy_ci95"),
+        # Not in results of versions before 0.2; those by kind not in those of problems of one kind.
+        **{name: row.get(name) for name in ("accuracy_ci95", "unreadable", "timed_out", *KINDS, *TRACES)},
     }
     return EvaluationRow.from_dict(values)
 

@@ -4,10 +4,13 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ..likelihood import format_rise
 
 
 _PACKAGED = Path(__file__).parents[1] / "hub_cards"
@@ -60,6 +63,7 @@ def environment() -> Environment:
         "code": code,
         "percent": percent,
         "solved": solved,
+        "risen": partial(format_rise, sign="±"),
         "count": "{:,}".format,
         "literal": json.dumps,
     }

@@ -66,6 +66,7 @@ def model_card(provenance: Provenance, repo_id: str | None = None) -> str:
         expectation=[*EXPECTATIONS[_kind(pruning)], SAME_SIZE],
         evaluation=_by_source(rows),
         by_kind=_by_kind(rows),
+        held_out=next((row.to_dict() for row in rows if row.trace_nll_rise is not None), provenance.held_out),
         texts=list(dict.fromkeys(public_name(row.text) for row in rows if row.text is not None)),
         samplings=[sampling for index, sampling in enumerate(samplings) if sampling not in samplings[:index]],
         manifest=manifest,

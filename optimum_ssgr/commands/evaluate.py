@@ -35,6 +35,12 @@ class EvaluateCommand(SSGRSubcommand):
         )
         group.add_argument("--text-split", help="split of the text (default: validation; test for tiny-reasoner)")
         group.add_argument("--text-length", type=int, default=2048, help="tokens in a window of text (default: %(default)s)")
+        group.add_argument(
+            "--traces",
+            metavar="SET",
+            help="calibration set with rollouts of the dense model, folder or Hub id (ID or ID@REVISION): measure also how "
+            "likely every model finds right traces of problems that none was calibrated on",
+        )
         group.add_argument("--output", type=Path, metavar="OUT", help="folder to write; must be new or empty")
         flags.add_quiet(parser)
 

@@ -300,6 +300,7 @@ def evaluation_config(args: Namespace) -> "EvaluationConfig":
         text=args.text,
         text_split=args.text_split,
         text_length=args.text_length,
+        traces=args.traces,
         engine=args.engine,
         batch_size=args.batch_size,
         reading=problem_options(args),

@@ -69,7 +69,10 @@ class PruneCommand(SSGRSubcommand):
         linears = check_prunable(skeleton, config)
         if args.streaming:
             check_streamable(args.model, skeleton, device_map=args.device_map)
-        calibration = load_calibration_set(args.calibration, with_rollouts=reselects) if args.calibration else None
+        calibration = None
+        if args.calibration:
+            kept = not (args.streaming or args.dry_run) and Path(args.calibration).is_dir()
+            calibration = load_calibration_set(args.calibration, with_rollouts=kept or reselects)
         if calibration and config.needs_calibration:
             check_fits(calibration, skeleton, load_tokenizer(args.model, **shared))
         if reselects and calibration.rollouts is None:
@@ -123,6 +126,7 @@ def run(
     inputs: CalibrationInputs | None,
 ) -> None:
     """Prune, save and push; with several processes, the first one saves and pushes."""
+    from ..likelihood import format_rise
     from ..pruner import SSGRPruner
     from ..pruning.block_store import BlockStore
     from ..pruning.distributed import barrier, rank, start_processes, world_size
@@ -144,6 +148,9 @@ def run(
             pruner.save_pretrained(args.output, calibration=calibration if inputs or args.damage else None)
             BlockStore(journal).remove()
             say(str(report))
+            if report.held_out:
+                rise, traces = format_rise(report.held_out), report.held_out["traces"]
+                say(f"trace perplexity (a proxy): {rise} nats per token on {traces} held-out traces of the dense model")
             say(f"checkpoint written to {args.output}, reloaded and checked")
         barrier()  # nobody need wait for an upload
     if rank() == 0:

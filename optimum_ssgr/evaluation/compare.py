@@ -13,6 +13,7 @@ from ..checkpoints.load import source_of
 from ..compat import model_commit
 from ..config import IN_PROCESS
 from ..errors import DataError
+from ..formats import Manifest
 from ..records import GradedRollout, Problem
 from ..rollouts.choose import choose_engine
 from ..rollouts.store import open_rollout_store, rollout_fingerprint
@@ -22,6 +23,7 @@ from .evaluate import MeteredEngine, answer
 from .perplexity import perplexity
 from .prepare import check_model, check_prompts, cut_windows, load_evaluation_set, load_evaluation_text, load_with_tokenizer
 from .results import file_name, result_row
+from .traces import read_held_out, summarize_nll, trace_nll
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,14 @@ class ModelResult:
         identity: Which weights it has: their commit on the Hub, or the hashes of their files.
         graded: Its responses by problem set.
         perplexity: Of the general text; None without any.
+        trace_nll: What it gives to held-out traces, see `traces.trace_nll`; None without any.
         speed: Tokens it generated in a second; None when all responses were in the journal.
     """
 
     identity: dict[str, Any]
     graded: dict[str, list[GradedRollout]]
     perplexity: float | None
+    trace_nll: list[float] | None
     speed: float | None
 
 
@@ -50,12 +54,14 @@ class Comparison:
         problems: The problems by the name of their set.
         results: What came of every model, by its name, the baseline first.
         rows: One row of numbers for every model and problem set, see `results.result_row`.
+        traces: Manifest of the set that held-out traces come from; None without any.
     """
 
     config: EvaluationConfig
     problems: Mapping[str, list[Problem]]
     results: Mapping[str, ModelResult]
     rows: list[dict[str, Any]]
+    traces: Manifest | None = None
 
 
 def compare_models(config: EvaluationConfig, journal_dir: str | Path | None = None) -> Comparison:
@@ -87,13 +93,17 @@ def compare_models(config: EvaluationConfig, journal_dir: str | Path | None = No
         windows = {
             model: cut_windows(model, loading, documents, config.text_length, TEXT_WINDOWS) for model in config.asked_models
         }
+    origin, traces = None, None
+    if config.traces:
+        known, traces = read_held_out(config.traces, config.asked_models, loading, sampling.seed)
+        origin = known.manifest
     # 2. One model after the other, so that one at a time is in memory.
     results = {
-        model: _ask(config, model, problems, windows.get(model), Path(journal_dir) if journal_dir is not None else None)
+        model: _ask(config, model, problems, windows.get(model), traces, Path(journal_dir) if journal_dir is not None else None)
         for model in config.asked_models
     }
     # 3. Side by side.
-    return Comparison(config, problems, results, _make_rows(config, results))
+    return Comparison(config, problems, results, _make_rows(config, results), origin)
 
 
 def _ask(
@@ -101,6 +111,7 @@ def _ask(
     name: str,
     problems: Mapping[str, Sequence[Problem]],
     windows: torch.Tensor | None,
+    traces: Sequence[GradedRollout] | None,
     journal_dir: Path | None,
 ) -> ModelResult:
     """Ask one model all problems."""
@@ -109,6 +120,7 @@ def _ask(
     engine = MeteredEngine(choose_engine(config.engine, model, tokenizer, config.sampling, config.batch_size, sole))
     identity = _identify(name, model_commit(model))
     measured = None if windows is None else perplexity(model, windows)
+    nll = None if traces is None else trace_nll(model, traces, desc="likelihood")
     graded = {}
     for set_name, samples in config.samples_of.items():
         store = None
@@ -121,7 +133,7 @@ def _ask(
         graded[set_name] = answer(engine, tokenizer, problems[set_name], config.sampling.seed, samples, instruction, store)
         warn_of_unreadable(graded[set_name], name)
     speed = engine.tokens / engine.seconds if engine.seconds else None
-    return ModelResult(identity, graded, measured, speed)
+    return ModelResult(identity, graded, measured, nll, speed)
 
 
 def _identify(model: str, commit: str | None) -> dict[str, Any]:
@@ -142,8 +154,12 @@ def _make_rows(config: EvaluationConfig, results: Mapping[str, ModelResult]) -> 
     """Put the numbers of every model and problem set together."""
     rows = []
     for model, result in results.items():
+        against = results[config.baseline] if config.baseline and model != config.baseline else None
+        measured = {} if result.perplexity is None else {"text_perplexity": result.perplexity}
+        if result.trace_nll is not None:
+            measured |= summarize_nll(result.trace_nll, against and against.trace_nll)
         for name, graded in result.graded.items():
-            baseline = results[config.baseline].graded[name] if config.baseline and model != config.baseline else None
+            baseline = against and against.graded[name]
             row = result_row(model, name, config.reading.evaluation_split(name), graded, baseline=baseline)
-            rows.append(row | ({} if result.perplexity is None else {"text_perplexity": result.perplexity}))
+            rows.append(row | measured)
     return rows

@@ -28,6 +28,8 @@ class EvaluationConfig:
         text: General text to measure perplexity on, named as for `load_documents`; None for none.
         text_split: Split of the text; when None, `validation`, and of the embedded reasoner's `test`.
         text_length: Tokens in a window of text.
+        traces: Calibration set whose rollouts the dense model wrote, to measure trace perplexity on what is held out of them;
+            None for none.
         engine: `transformers`, or addresses of servers, separated by commas.
         batch_size: Most responses in the making at a time; with servers, at each of them.
         reading: How the problem sets are read.
@@ -46,6 +48,7 @@ class EvaluationConfig:
     text: str | None = None
     text_split: str | None = None
     text_length: int = 2048
+    traces: str | None = None
     engine: str = IN_PROCESS
     batch_size: int = 64
     reading: ProblemOptions = field(default_factory=ProblemOptions)
@@ -69,8 +72,11 @@ class EvaluationConfig:
                 )
         if self.text and self.text_length < 2:
             raise ConfigError(f"text_length must be at least 2, not {self.text_length}.")
-        if self.text and self.engine != IN_PROCESS:
-            raise ConfigError("--text needs the model in this process, which --engine leaves to servers; measure it by itself.")
+        for flag in ("text", "traces"):
+            if getattr(self, flag) and self.engine != IN_PROCESS:
+                raise ConfigError(
+                    f"--{flag} needs the model in this process, which --engine leaves to servers; measure it by itself."
+                )
 
     @property
     def asked_models(self) -> tuple[str, ...]:

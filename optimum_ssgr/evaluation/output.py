@@ -7,6 +7,7 @@ from typing import Any
 
 from ..config import IN_PROCESS
 from ..files import new_folder
+from ..likelihood import format_rise
 from ..problems.load import sources_of
 from ..problems.sources import find_source
 from ..records import Problem
@@ -19,7 +20,7 @@ from .results import card_metadata, file_name, leaderboard_files, samples_table,
 def format_table(comparison: Comparison) -> str:
     """Lay the results out in aligned columns, one row per model and problem set."""
     names = ("model", "problems", "n", "samples", "pass@1", "worst kind", "vs baseline (95 %)", "best of", "tokens")
-    table = [(*names, "median", "p95", "truncated", "no </think>", "looping", "text ppl", "tokens/s")]
+    table = [(*names, "median", "p95", "truncated", "no </think>", "looping", "trace nll", "text ppl", "tokens/s")]
     for row in comparison.rows:
         compared = "-"
         if "difference" in row:
@@ -37,6 +38,7 @@ def format_table(comparison: Comparison) -> str:
                 f"@{most} {row['pass_at_k'][most]['value']:.1%}" if most != "1" else "-",
                 *lengths,
                 *shares,
+                _format_nll(row),
                 f"{row['text_perplexity']:.1f}" if "text_perplexity" in row else "-",
                 "-" if speed is None else f"{speed:,.0f}",
             )
@@ -71,6 +73,12 @@ def _align(table: Sequence[Sequence[str]]) -> str:
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
         for row in table
     )
+
+
+def _format_nll(row: dict[str, Any]) -> str:
+    """Nats per token of held-out traces, and in parentheses how much more that is than the baseline's."""
+    rise = f" ({format_rise(row)})" if "trace_nll_rise" in row else ""
+    return f"{row['trace_nll']:.3f}{rise}" if "trace_nll" in row else "-"
 
 
 def cross_checks(comparison: Comparison) -> list[str]:
@@ -129,12 +137,19 @@ def is_whole_benchmark(row: dict[str, Any], num_problems: int, is_limited: bool)
 
 def _record(comparison: Comparison) -> dict[str, Any]:
     """Return what `results.json` holds."""
-    config = comparison.config
+    config, origin = comparison.config, comparison.traces
     return {
         "sampling": config.sampling.to_dict(),
         "engine": IN_PROCESS if config.engine == IN_PROCESS else "OpenAI-compatible server",
         "baseline": config.baseline,
         "text": config.text,
+        "traces": origin
+        and {
+            "source": config.traces,
+            "content_hash": origin.content_hash,
+            "model": origin.model,
+            "model_commit": origin.model_commit,
+        },
         "models": {model: result.identity for model, result in comparison.results.items()},
         "problems": {
             name: {"read_from": sources_of(found), "instruction": config.reading.instruction_for(name)}

@@ -15,10 +15,12 @@ class PruningReport:
     Args:
         layers: One report per linear layer.
         parameters: All parameters of the model, tied ones counted once.
+        held_out: What the pruned model gives to held-out traces of the dense one; None where that was not measured.
     """
 
     layers: tuple[LayerReport, ...]
     parameters: int
+    held_out: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, model: PreTrainedModel, layers: list[LayerReport]) -> "PruningReport":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.intervals import format_difference, format_share
+from ..likelihood import format_rise
 from .cells import Cell, bands_of
 from .labels import METHOD_LABELS, describe_errors, label_target
 from .statistics import StudyReport, make_report
@@ -96,6 +97,7 @@ def summarize_report(report: StudyReport) -> str:
         found = [*findings(report, problems, False), *findings(report, problems, True)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
+    found += prediction(report)
     return "\n".join([*lines, *(["", *found] if found else []), "", f"{_ERRORS} over {describe_errors(report)}"])
 
 
@@ -103,16 +105,20 @@ def model_table(report: StudyReport, problems: str) -> Table:
     """One row per model, the dense one first, of a study with one sparsity or pattern."""
     target = label_target(report.settings["targets"][0])
     table: Table = [
-        (f"pruned to {target}", "calibrated on", "problems solved (%)", "tokens", "truncated (%)", "text perplexity")
+        (
+            *(f"pruned to {target}", "calibrated on", "problems solved (%)", "tokens", "truncated (%)"),
+            *("trace nll (nats)", "text perplexity"),
+        )
     ]
-    dense = report.dense["sets"][problems] | {"text_perplexity": report.dense["text_perplexity"]}
+    dense = report.dense["sets"][problems] | {name: value for name, value in report.dense.items() if name != "sets"}
     if "kinds" in dense:
         table = [(*table[0][:3], "worst kind (%)", *table[0][3:])]
     for row in (dense, *(row for row in report.rows if row["problems"] == problems)):
         worst = (_worst(row),) if "kinds" in row else ()
         names = (METHOD_LABELS[row["method"]], row["calibration"] or "-") if row is not dense else ("dense", "-")
         perplexity = "-" if row["text_perplexity"] is None else f"{row['text_perplexity']:.1f}"
-        table.append((*names, _solved(row), *worst, f"{row['mean_tokens']:.0f}", f"{100 * row['truncated']:.1f}", perplexity))
+        shown = (f"{row['mean_tokens']:.0f}", f"{100 * row['truncated']:.1f}", _risen(row), perplexity)
+        table.append((*names, _solved(row), *worst, *shown))
     return table
 
 
@@ -146,6 +152,21 @@ def behaviour_table(report: StudyReport, problems: str) -> Table:
         return f"{row['mean_tokens']:.0f} / {100 * row['truncated']:.1f} / {100 * row['looping']:.1f}"
 
     return _by_target(report, problems, cell)
+
+
+def trace_table(report: StudyReport) -> Table:
+    """Rise of the negative log-likelihood of the dense model's traces, in nats per token."""
+    return _by_target(report, next(iter(report.settings["sets"])), _risen)
+
+
+def prediction(report: StudyReport) -> list[str]:
+    """Say how well trace perplexity ranks the pruned models as accuracy does."""
+    return [
+        f"rank correlation (Spearman) of the rise with problems solved on {name}, over {report.prediction['cells']} pruned "
+        f"models: {value:.2f}"
+        for name, value in (report.prediction or {"spearman": {}})["spearman"].items()
+        if value is not None
+    ]
 
 
 def perplexity_table(report: StudyReport) -> Table:
@@ -233,6 +254,14 @@ def sections(report: StudyReport) -> list[Section]:
             table = difference_table(report, problems, True)
             plots = tuple(f"bands-{quantity}{end}" for quantity in bands)
             parts.append(Section("Difficulty and length of the traces", told, findings(report, problems, True), table, plots))
+    if report.prediction is not None:
+        told = (
+            f"How much less likely a pruned model finds {report.dense['traces']} right responses of the dense model to "
+            "evaluation problems: rise of their negative log-likelihood, in nats per token, paired by trace; ± is the standard "
+            f"error over traces and seeds. The dense model has {report.dense['trace_nll']:.3f}. Lower is better; a proxy for "
+            "accuracy, which is not accuracy:"
+        )
+        parts.append(Section("Trace perplexity", told, prediction(report), trace_table(report)))
     if report.dense["text_perplexity"] is not None:
         told = f"The dense model has {report.dense['text_perplexity']:.2f}."
         parts.append(Section("Perplexity on general text", told, table=perplexity_table(report)))
@@ -303,6 +332,12 @@ def _solved(row: dict[str, Any]) -> str:
 
 def _worst(row: dict[str, Any]) -> str:
     return f"{row['worst_kind']} {_solved(row['kinds'][row['worst_kind']])}"
+
+
+def _risen(row: dict[str, Any]) -> str:
+    if "trace_nll_rise" in row:
+        return format_rise(row, "±")
+    return f"{row['trace_nll']:.3f}" if "trace_nll" in row else "-"
 
 
 def _by_target(report: StudyReport, problems: str, cell: Any) -> Table:

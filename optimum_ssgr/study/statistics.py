@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from typing_extensions import Self
 
-from ..evaluation.intervals import estimate_difference, estimate_share
+from ..evaluation.intervals import Variance, estimate_difference, estimate_share
 from ..evaluation.kinds import summarize_kinds
+from ..evaluation.traces import summarize_nll
 from .cells import Cell, bands_of
 
 
@@ -27,6 +28,8 @@ class StudyReport:
         rows: Numbers of every method, target, calibration and problem set, over all seeds.
         differences: Differences in problems solved, paired by problem and seed.
         reconstruction: Error of the hidden states by layer.
+        prediction: How well the rise of trace perplexity predicts accuracy: Spearman's rank correlation of the two by problem
+            set, over `cells` pruned models; None where it was not measured.
     """
 
     settings: dict[str, Any]
@@ -34,6 +37,7 @@ class StudyReport:
     rows: list[dict[str, Any]]
     differences: list[dict[str, Any]]
     reconstruction: list[dict[str, Any]]
+    prediction: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON types."""
@@ -42,7 +46,7 @@ class StudyReport:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Build a report from `to_dict` output."""
-        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
+        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values})
 
 
 def make_report(settings: Mapping[str, Any], dense: Mapping[str, Any], results: Mapping[Cell, Any]) -> StudyReport:
@@ -52,7 +56,8 @@ def make_report(settings: Mapping[str, Any], dense: Mapping[str, Any], results: 
         settings: What was studied, with `strategies`, `methods`, `targets` and `bands`.
         dense: Result of the dense model; each of its `sets` may also hold the `kinds` of the problems.
         results: Results of the cells; each has `sets` with a `summary` and `correct` (the share of right samples by problem,
-            in the same order everywhere), `errors` by layer, `sparsity`, `text_perplexity` and `calibration`.
+            in the same order everywhere), `errors` by layer, `sparsity`, `text_perplexity`, `calibration` and
+            `trace_nll` (nats per token of each of the dense model's traces).
 
     Returns:
         The report. Errors and 95 % intervals are over problems and seeds, or over problems alone where there is one seed; see
@@ -72,18 +77,49 @@ def make_report(settings: Mapping[str, Any], dense: Mapping[str, Any], results: 
         settings=dict(settings),
         dense={
             "text_perplexity": dense["text_perplexity"],
+            **summarize_nll(dense["trace_nll"]),
             "sets": {
                 name: of_set["summary"] | _accuracy(base[name][None], kinds[name]) for name, of_set in dense["sets"].items()
             },
         },
         rows=[
-            _row(key, name, found, scores[(*key, name)], base[name], kinds[name])
+            _row(key, name, found, scores[(*key, name)], base[name], kinds[name]) | _trace_nll(found, dense["trace_nll"])
             for key, found in groups.items()
             for name in dense["sets"]
         ],
         differences=list(_differences(settings, scores)),
         reconstruction=[_reconstruction(key, found) for key, found in groups.items()],
+        prediction={
+            "cells": len(results),
+            "spearman": {
+                name: rank_correlation(
+                    [float(np.mean(result["trace_nll"])) for result in results.values()],
+                    [float(np.mean(result["sets"][name]["correct"])) for result in results.values()],
+                )
+                for name in dense["sets"]
+            },
+        },
     )
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Return Spearman's rank correlation, with the mean rank for equals; None where either does not vary."""
+    ranks = []
+    for values in (first, second):
+        ordered = np.sort(values)
+        ranks.append(np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right"))  # twice the mean
+    if min(map(np.ptp, ranks), default=0) == 0:
+        return None
+    return float(np.corrcoef(ranks)[0, 1])
+
+
+def _trace_nll(results: Sequence[Any], dense: Sequence[float]) -> dict[str, Any]:
+    """Negative log-likelihood of the dense model's traces, and its rise, paired by trace and seed."""
+    nll = np.array([result["trace_nll"] for result in results])
+    found = {}
+    for name, values in (("trace_nll", nll), ("trace_nll_rise", nll - np.array(dense))):
+        found |= {name: float(values.mean()), f"{name}_se": Variance.of(values).total ** 0.5}
+    return {"traces": len(dense)} | found
 
 
 def _row(

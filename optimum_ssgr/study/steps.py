@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..evaluation.metrics import summarize
 from ..evaluation.perplexity import perplexity
 from ..evaluation.prepare import load_with_tokenizer
 from ..evaluation.reconstruction import hidden_states, reference_sequences, relative_errors
+from ..evaluation.traces import FEW_TRACES, draw_held_out, nll_per_token
 from ..files import write_whole
 from ..pruner import SSGRPruner
 from ..records import GradedRollout
@@ -32,12 +33,16 @@ from .inputs import StudyInputs
 
 
 DENSE = "dense"
+TRACE_BATCH = 4096
+"""Tokens of held-out traces run together."""
 REFERENCE_TOKENS = 2048
 """Tokens of the dense model's own responses on which hidden states are compared."""
 
 
 def evaluate_dense(inputs: StudyInputs) -> None:
-    """Evaluate the dense model, and keep its hidden states on some of its own right answers.
+    """Evaluate the dense model, and keep some of its own right answers, with its hidden states on a few of them.
+
+    None of these is calibrated on, since no problem is both asked for calibration and evaluated on.
 
     Raises:
         DataError: It solves none of the problems.
@@ -52,8 +57,12 @@ def evaluate_dense(inputs: StudyInputs) -> None:
         raise DataError("the dense model solves none of the evaluation problems; check the answers or take easier ones.")
     tensors = {f"ids.{number}": torch.tensor(ids) for number, ids in enumerate(sequences)}
     tensors |= {f"states.{number}": hidden_states(pruner.model, ids) for number, ids in enumerate(sequences)}
+    right = {(item.problem.id, item.rollout.sample): item for item in graded if item.verdict.correct}
+    traces = [right[key].rollout for key in draw_held_out(right, FEW_TRACES, inputs.config.calibration.seed)]
+    tensors |= {f"prompts.{number}": torch.tensor(trace.prompt_ids) for number, trace in enumerate(traces)}
+    tensors |= {f"responses.{number}": torch.tensor(trace.response_ids) for number, trace in enumerate(traces)}
     write_whole(inputs.reference, lambda partial: save_file(tensors, partial))
-    _write(inputs.result(DENSE), result)
+    _write(inputs.result(DENSE), result | {"trace_nll": _trace_nll(pruner, tensors)})
 
 
 def make_calibration_sets(inputs: StudyInputs, seed: int) -> None:
@@ -115,11 +124,13 @@ def run_cell(inputs: StudyInputs, cell: Cell) -> None:
         pruner = SSGRPruner.from_pretrained(str(folder))
     result, _ = _measure(inputs, pruner)
     tensors = load_file(inputs.reference)
-    numbers = range(len(tensors) // 2)
-    sequences = [tensors[f"ids.{number}"].tolist() for number in numbers]
-    errors = relative_errors(pruner.model, sequences, [tensors[f"states.{number}"] for number in numbers])
+    sequences = [ids.tolist() for ids in _numbered(tensors, "ids")]
+    found = {
+        "errors": relative_errors(pruner.model, sequences, _numbered(tensors, "states")),
+        "trace_nll": _trace_nll(pruner, tensors),
+    }
     described = {"cell": dataclasses.asdict(cell), "sparsity": report.sparsity, "calibration": _describe(calibration)}
-    _write(inputs.result(cell.name), described | result | {"errors": errors})
+    _write(inputs.result(cell.name), described | result | found)
 
 
 def _select_by_damage(inputs: StudyInputs, cell: Cell, pruner: SSGRPruner, calibration: CalibrationSet) -> CalibrationSet:
@@ -161,6 +172,20 @@ def _measure(inputs: StudyInputs, pruner: SSGRPruner) -> tuple[dict[str, Any], l
     }
     sets = {name: {"summary": summarize(found), "correct": _shares_correct(found)} for name, found in graded.items()}
     return {"sets": sets, "text_perplexity": text}, next(iter(graded.values()))
+
+
+def _trace_nll(pruner: SSGRPruner, tensors: Mapping[str, torch.Tensor]) -> list[float]:
+    """Return the nats per token that a model gives to each of the dense model's traces."""
+    traces = [
+        (prompt.tolist(), response.tolist())
+        for prompt, response in zip(_numbered(tensors, "prompts"), _numbered(tensors, "responses"), strict=True)
+    ]
+    return nll_per_token(pruner.model, traces, TRACE_BATCH)
+
+
+def _numbered(tensors: Mapping[str, torch.Tensor], name: str) -> list[torch.Tensor]:
+    """Return the tensors `NAME.0`, `NAME.1`, ..."""
+    return [tensors[f"{name}.{number}"] for number in range(sum(key.startswith(f"{name}.") for key in tensors))]
 
 
 def _shares_correct(graded: Sequence[GradedRollout]) -> list[float]:

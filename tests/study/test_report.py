@@ -15,11 +15,12 @@ from optimum_ssgr.study.report import (
     difference_table,
     findings,
     kind_table,
+    sections,
     summarize_report,
     worst_kind_table,
     write_report,
 )
-from optimum_ssgr.study.statistics import make_report
+from optimum_ssgr.study.statistics import make_report, rank_correlation
 
 
 SETTINGS = {
@@ -57,6 +58,7 @@ def result(rng, target, calibration):
         "sparsity": removed,
         "text_perplexity": 12 + 10 * strength,
         "calibration": made if calibration else None,
+        "trace_nll": (0.2 + 0.1 * rng.random(16) + (0 if target == "0" else 1 - rate)).tolist(),
     }
 
 
@@ -122,6 +124,34 @@ def test_rows_and_differences_are_paired_by_problem_and_seed(results):
     banded = {(item["first"], item["second"]) for item in report.differences if ":" in item["first"]}
     assert len(banded) == 6
     assert ("difficulty:hardest", "difficulty:easiest") in banded
+
+
+def test_trace_perplexity_is_paired_by_trace_and_ranks_as_accuracy_does(results):
+    dense, cells = results
+    report = make_report(SETTINGS, dense, cells)
+    key = ("wanda", "0.5")
+    row = next(row for row in report.rows if (row["method"], row["target"], row["calibration"]) == (*key, "ssgr"))
+    rises = np.array([cells[Cell(*key, "ssgr", seed)]["trace_nll"] for seed in range(3)]) - np.array(dense["trace_nll"])
+    over_traces = rises.mean(axis=0).std(ddof=1) / np.sqrt(16)
+    over_seeds = rises.mean(axis=1).std(ddof=1) / np.sqrt(3)
+    assert (row["traces"], row["trace_nll_rise"]) == (16, pytest.approx(rises.mean()))
+    assert row["trace_nll_rise_se"] == pytest.approx(np.hypot(over_traces, over_seeds))
+    assert report.dense["trace_nll"] == pytest.approx(np.mean(dense["trace_nll"]))
+    assert report.prediction["cells"] == len(cells)
+    assert -1 < report.prediction["spearman"]["known"] < -0.8  # both were made from the same rate
+    [shown] = (part for part in sections(report) if part.heading == "Trace perplexity")
+    place = SETTINGS["targets"].index("0.5")
+    [found] = (line[2 + place] for line in shown.table if line[:2] == ("Wanda", "ssgr"))
+    assert found == f"{rises.mean():+.3f} ± {np.hypot(over_traces, over_seeds):.3f}"
+    ranked = f"with problems solved on known, over {len(cells)} pruned models: {report.prediction['spearman']['known']:.2f}"
+    assert ranked in shown.findings[0] and ranked in summarize_report(report)
+
+
+def test_rank_correlation_with_equals():
+    """By hand: ranks 1, 2.5, 2.5, 4 and 4, 2, 3, 1 have a covariance of -4.5, and sums of squares of 4.5 and 5."""
+    assert rank_correlation([1, 5, 5, 9], [40, 20, 30, 10]) == pytest.approx(-4.5 / (4.5 * 5) ** 0.5)
+    assert rank_correlation([1, 2, 3], [10, 20, 400]) == pytest.approx(1)
+    assert rank_correlation([1, 1], [2, 3]) is None
 
 
 def test_findings_count_the_differences_outside_the_noise(results):
