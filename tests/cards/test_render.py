@@ -352,7 +352,7 @@ def test_the_commands_ask_for_the_same_settings(provenance, manifest):
     calibrate, prune = commands(model_card(provenance))
     assert commands(dataset_card(manifest)) == [calibrate]
     args = arguments(calibrate, CalibrateCommand)
-    assert calibration_config(args).to_dict() == manifest["calibration"]
+    assert calibration_config(args) == CalibrationConfig.from_dict(manifest["calibration"])
     assert (args.model, args.problems, args.num_problems) == (f"org/model@{COMMIT}", "tiny-reasoner", 32)
     assert args.instruction == manifest["instruction"]
     args = arguments(prune, PruneCommand)
