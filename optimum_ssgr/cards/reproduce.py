@@ -87,7 +87,7 @@ def _problems(problems: dict[str, Any], instruction: str) -> list[tuple[Any, ...
     commits = {source.rpartition("@")[2] for source in problems.get("read_from", ()) if pinned(source)}
     if len(commits) == 1:
         flags.append(("--problems-revision", *commits))
-    for name in ("split", "num_problems", "question_column", "answer_column"):
+    for name in ("split", "num_problems", "question_column", "answer_column", "kind_column"):
         if problems.get(name) is not None:
             flags.append((_flag(name), problems[name]))
     if instruction != find_source(problems["source"]).instruction:

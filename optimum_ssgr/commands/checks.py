@@ -82,7 +82,7 @@ def _read_problems(args: Namespace, config: CalibrationConfig) -> "tuple[list[Pr
     reading = flags.problem_options(args)
     problems = reading.load_all(args.problems, seed=args.seed)
     metadata = {"source": args.problems, "split": args.split, "read_from": sources_of(problems)}
-    for name in ("num_problems", "question_column", "answer_column"):
+    for name in ("num_problems", "question_column", "answer_column", "kind_column"):
         if getattr(args, name) is not None:
             metadata[name] = getattr(args, name)
     if not args.exclude:

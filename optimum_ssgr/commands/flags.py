@@ -69,6 +69,11 @@ def add_problems(parser: ArgumentParser, required: bool, several: bool = False) 
         help="column of the final answer, or a field as in reward_model.ground_truth (default: found by its usual names)",
     )
     group.add_argument(
+        "--kind-column",
+        help="column of what sort of problem it is, or a field as in extra_info.topic (default: the first of problem_type, "
+        "subject, source, kind and category that holds texts, if any does)",
+    )
+    group.add_argument(
         "--instruction",
         help="text added to every question, '' for none (default: a known data set's own, none for tiny-reasoner, and for "
         "others the one that asks for a boxed answer)",

@@ -27,6 +27,9 @@ from .sources import Source, find_source
 logger = logging.get_logger(__name__)
 QUESTION_COLUMNS = ("problem", "question", "prompt")
 ANSWER_COLUMNS = ("answer", "final_answer", "expected_answer")
+KIND_COLUMNS = ("problem_type", "subject", "source", "kind", "category")
+MOST_KINDS = 100
+"""A column that nobody named and that holds more different texts than this names no kinds; it may hold links or titles."""
 CHOICE = re.compile(r"\(?[A-J]\)?|\\text\{\(?[A-J]\)?\}")  # the answer of a multiple-choice problem
 ProblemSource = str | Path | Iterable[Problem | Mapping[str, Any]]
 """What `load_problems` takes."""
@@ -40,6 +43,7 @@ def load_problems(
     limit: int | None = None,
     question_column: str | None = None,
     answer_column: str | None = None,
+    kind_column: str | None = None,
     seed: int = 0,
     revision: str | None = None,
     token: str | bool | None = None,
@@ -60,6 +64,8 @@ def load_problems(
             when None.
         answer_column: Column of the final answer, or a field within one; found by its usual names when None. Every problem has
             one answer: a list of several is refused.
+        kind_column: Column of what sort of problem it is (`Problem.kind`), or a field within one. When None, the first of the
+            usual names that is there and holds texts, at most 100 different ones; without such a column, problems have no kind.
         seed: Seed of the draw, of the embedded reasoner's problems, and of the order of multiple-choice options.
         revision: Revision of the Hub data set.
         token: Hub token.
@@ -68,8 +74,8 @@ def load_problems(
         Problems with unique ids; those of a Hub data set name it, its configuration and its commit as their `source`.
 
     Raises:
-        DataError: The source cannot be read, lacks a column, has a question or an answer that is neither text nor number, or
-            holds no problem.
+        DataError: The source cannot be read, lacks a column, has a question, an answer or a named kind that is neither text nor
+            number, or holds no problem.
     """
     if limit is not None and limit < 1:
         raise DataError(f"the number of problems must be at least 1, not {limit}.")
@@ -83,10 +89,11 @@ def load_problems(
     known = replace(known, question=question_column or known.question, answer=answer_column or known.answer)
     if isinstance(source, str | Path):
         split = split or (evaluation and known.evaluation_split) or known.split
-        found, origin = _read_rows(source, known, split, revision, token)
-        known, rows = _settle_columns(source, found.columns, known), found.rows
+        found, origin = _read_rows(source, known, kind_column, split, revision, token)
+        known, rows = _settle_columns(source, found.columns, known, kind_column), found.rows
     else:
-        rows = source
+        rows = list(source)
+    known = replace(known, kind=kind_column or _guess_kind_column(rows, known))
     return draw_problems(read_problems(rows, known, seed, origin), limit, seed)
 
 
@@ -168,8 +175,8 @@ def as_problem(row: Mapping[str, Any], source: Source, seed: int = 0, origin: st
         lettered = (f"{letter}) {option}" for letter, option in zip(ascii_uppercase, options, strict=False))
         question = "\n".join((question, "", *lettered))
     name = hashlib.sha256(question.encode()).hexdigest()[:16]
-    kind = "choice" if source.answer_kind == "math" and CHOICE.fullmatch(answer) else source.answer_kind
-    return Problem(name, question, answer, source=origin, answer_kind=kind)
+    compared = "choice" if source.answer_kind == "math" and CHOICE.fullmatch(answer) else source.answer_kind
+    return Problem(name, question, answer, source=origin, answer_kind=compared, kind=_text(row, source.kind) or None)
 
 
 def final_answer(text: str, solved: bool = False) -> str:
@@ -203,10 +210,10 @@ def _is_file(source: str | Path) -> bool:
 
 @limited_silence()
 def _read_rows(
-    source: str | Path, known: Source, split: str, revision: str | None, token: str | bool | None
+    source: str | Path, known: Source, kind: str | None, split: str, revision: str | None, token: str | bool | None
 ) -> tuple[Rows, str | None]:
     """Return the rows of a file or a data set, and for one on the Hub where they come from."""
-    wanted = {name for column in _columns(known) for name in (column, column.partition(".")[0])}
+    wanted = {name for column in _columns(known, kind) for name in (column, column.partition(".")[0])}
     try:
         if _is_file(source):
             return read_file(Path(source), wanted), None
@@ -228,23 +235,38 @@ def _origin(known: Source, commit: str | None) -> str:
     return f"{name}@{commit}" if commit and re.fullmatch("[0-9a-f]{40}", commit) else name
 
 
-def _columns(known: Source) -> tuple[str, ...]:
+def _columns(known: Source, kind: str | None) -> tuple[str, ...]:
     """Name the columns that may be read."""
     question = (known.question,) if known.question else QUESTION_COLUMNS
     answer = (known.answer,) if known.answer else ANSWER_COLUMNS
-    return (*question, *answer, *known.wrong_options)
+    return (*question, *answer, *known.wrong_options, *((kind,) if kind else _usual_kind_columns(known)))
 
 
-def _settle_columns(source: str | Path, columns: Collection[str], known: Source) -> Source:
+def _usual_kind_columns(known: Source) -> tuple[str, ...]:
+    return (known.kind, *KIND_COLUMNS) if known.kind else KIND_COLUMNS
+
+
+def _guess_kind_column(rows: Sequence[Problem | Mapping[str, Any]], known: Source) -> str | None:
+    """Find a column that sorts the problems: of texts, and not a different one for each; None where there is none."""
+    rows = [row for row in rows if not isinstance(row, Problem)]
+    for column in _usual_kind_columns(known):
+        found = [value for row in rows if (value := row.get(column)) is not None]
+        if found and all(isinstance(value, str) for value in found) and len(set(found)) <= MOST_KINDS:
+            return column
+    return None
+
+
+def _settle_columns(source: str | Path, columns: Collection[str], known: Source, kind_column: str | None) -> Source:
     """Decide which columns hold question and answer, the same ones in all rows."""
     picked = {}
     usual = (("question", known.question, QUESTION_COLUMNS), ("answer", known.answer, ANSWER_COLUMNS))
-    for kind, named, names in usual:
-        picked[kind] = _pick_column(columns, named, names)
-        if picked[kind] is None:
+    usual += (("kind", kind_column, KIND_COLUMNS),) if kind_column else ()
+    for role, named, names in usual:
+        picked[role] = _pick_column(columns, named, names)
+        if picked[role] is None:
             raise DataError(
-                f"'{source}' has no {kind} column named {named or ' or '.join(names)}; its columns are "
-                f"{', '.join(columns)}. Name it with {kind}_column."
+                f"'{source}' has no {role} column named {named or ' or '.join(names)}; its columns are "
+                f"{', '.join(columns)}. Name it with {role}_column."
             )
     for column in known.wrong_options:
         if column not in columns:
@@ -273,7 +295,7 @@ def _text(row: Mapping[str, Any], column: str | None) -> str:
     if not isinstance(value, str | Number):
         raise DataError(
             f"the column {column} holds {reprlib.repr(held)}, which is neither a text nor a number; make a column of such, or "
-            "name another one with question_column or answer_column, or a field of it as in column.field."
+            "name another one with question_column, answer_column or kind_column, or a field of it as in column.field."
         )
     return str(value).strip()
 

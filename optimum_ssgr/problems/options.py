@@ -22,6 +22,7 @@ class ProblemOptions:
         limit: Most problems of a set, drawn by the seed; None for all.
         question_column: Column of the question; found by its usual names when None.
         answer_column: Column of the final answer; found by its usual names when None.
+        kind_column: Column of what sort of problem it is; found by its usual names, if it is there, when None.
         instruction: Text appended to every question; when None, a known data set's usual one, and for others that for a boxed
             answer.
 
@@ -34,6 +35,7 @@ class ProblemOptions:
     limit: int | None = None
     question_column: str | None = None
     answer_column: str | None = None
+    kind_column: str | None = None
     instruction: str | None = None
 
     def __post_init__(self) -> None:
@@ -60,6 +62,7 @@ class ProblemOptions:
             limit=self.limit,
             question_column=self.question_column,
             answer_column=self.answer_column,
+            kind_column=self.kind_column,
             seed=seed,
             revision=self.revision,
         )
