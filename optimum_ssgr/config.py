@@ -126,6 +126,8 @@ class CalibrationConfig(_JSONConfig):
         max_per_problem: Traces selected from one problem at most; `obc` always takes two.
         text_length: Length of a window of general text, in tokens (`text`, `mix`).
         text_share: Share of the tokens that general text has in a mixture (`mix`).
+        kind_shares: Kinds of problems (`Problem.kind`) and the share of the selected tokens that each is to have; the other
+            kinds divide what is left in proportion to their correct traces (`cover`).
         adaptive: Sample a problem no further once it is decided whether it is challenging, and ask no more problems once the
             budget is met (`ssgr`).
         seed: Seed of sampling and selection.
@@ -147,6 +149,7 @@ class CalibrationConfig(_JSONConfig):
     max_per_problem: int = 2
     text_length: int = 2048
     text_share: float = 0.5
+    kind_shares: tuple[tuple[str, float], ...] = ()
     adaptive: bool = False
     seed: int = 0
 
@@ -158,6 +161,8 @@ class CalibrationConfig(_JSONConfig):
         for name in ("samples_per_problem", "max_per_problem"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}.")
         _require(self.text_length >= 2, f"text_length must be at least 2, not {self.text_length}.")
+        object.__setattr__(self, "kind_shares", tuple((kind, share) for kind, share in self.kind_shares))  # JSON has lists
+        self._check_kind_shares()
         _require(0 < self.text_share < 1, f"text_share must lie between 0 and 1, not {self.text_share}.")
         _require(
             not self.adaptive or self.strategy == "ssgr",
@@ -172,6 +177,18 @@ class CalibrationConfig(_JSONConfig):
         low, high = self.length_window
         _require(0 <= low <= high <= 100, f"length_window must be two percentiles between 0 and 100, not {low}, {high}.")
         self.sampling  # noqa: B018  (checks the sampling settings)
+
+    def _check_kind_shares(self) -> None:
+        shares = dict(self.kind_shares)
+        _require(
+            not shares or self.strategy == "cover",
+            f"shares of the tokens by kind are met by the strategy cover, not by {self.strategy}.",
+        )
+        _require(len(shares) == len(self.kind_shares), "kind_shares names a kind twice.")
+        for kind, share in shares.items():
+            _require(0 < share <= 1, f"the share of {kind} must be above 0 and at most 1, not {share}.")
+        total = sum(shares.values())
+        _require(total <= 1 + 1e-9, f"the shares of the kinds are {total:g} together, more than 1.")
 
     @classmethod
     def from_recipe(cls, name: str) -> Self:

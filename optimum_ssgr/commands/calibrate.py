@@ -27,7 +27,7 @@ class CalibrateCommand(SSGRSubcommand):
         """Add the command's flags."""
         flags.add_output(parser)
         flags.add_model(parser)
-        flags.add_problems(parser, required=False)
+        flags.add_problems(parser, required=False, mixed=True)
         flags.add_generation(parser)
         flags.add_selection(parser)
         flags.add_push(parser, "calibration set")
@@ -62,6 +62,8 @@ def build(
     pruner: "SSGRPruner", args: Namespace, config: CalibrationConfig, inputs: CalibrationInputs, journal: Path
 ) -> "CalibrationSet":
     """Make the calibration set that the flags ask for; finished rollouts are kept in a journal."""
+    from ..problems.mixture import instruction_of
+
     return pruner.build_calibration(
         inputs.problems,
         config,
@@ -69,7 +71,7 @@ def build(
         journal_dir=journal,
         engine=args.engine,
         batch_size=args.batch_size,
-        instruction=flags.problem_options(args).instruction_for(args.problems),
+        instruction=instruction_of(flags.problem_sets(args)),
         metadata=inputs.metadata,
     )
 

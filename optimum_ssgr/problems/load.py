@@ -20,14 +20,17 @@ from ..reasoner import NAME as EMBEDDED
 from ..reasoner.tasks import FAMILIES, SPLITS, tasks
 from ..records import Problem
 from .boxed import last_boxed
+from .procedural import generate_problems
 from .rows import FILE_FORMATS, Rows, read_data_set, read_file
-from .sources import Source, find_source
+from .sources import REASONING_GYM, Source, find_source, is_endless
 
 
 logger = logging.get_logger(__name__)
 QUESTION_COLUMNS = ("problem", "question", "prompt")
 ANSWER_COLUMNS = ("answer", "final_answer", "expected_answer")
 KIND_COLUMNS = ("problem_type", "subject", "source", "kind", "category")
+ENDLESS_LIMIT = 256
+"""So many are made of endless problems when nobody says how many."""
 MOST_KINDS = 100
 """A column that nobody named and that holds more different texts than this names no kinds; it may hold links or titles."""
 CHOICE = re.compile(r"\(?[A-J]\)?|\\text\{\(?[A-J]\)?\}")  # the answer of a multiple-choice problem
@@ -56,17 +59,19 @@ def load_problems(
     Args:
         source: Hub id of a data set, with the name of a configuration after a colon if it has several
             (`openai/gsm8k:main`), path of a JSON, JSON Lines, Parquet or CSV file, `tiny-reasoner` for the embedded
-            reasoner's own problems or some families of them (`tiny-reasoner:chain,sum`), or the problems themselves.
+            reasoner's own problems or some families of them (`tiny-reasoner:chain,sum`), generators of the package
+            reasoning-gym (`reasoning-gym:gcd,chain_sum(min_terms=3)`), or the problems themselves.
         split: Split to read; a known data set's own when None, else `train`.
         evaluation: When `split` is None, take the split that the data set is evaluated on, if one is known.
-        limit: Most problems to return; they are drawn from all of them, see `draw_problems`.
+        limit: Most problems to return; they are drawn from all of them, see `draw_problems`. Of endless problems, how many are
+            made: 256 when None.
         question_column: Column of the question, or a field within one as in `extra_info.question`; found by its usual names
             when None.
         answer_column: Column of the final answer, or a field within one; found by its usual names when None. Every problem has
             one answer: a list of several is refused.
         kind_column: Column of what sort of problem it is (`Problem.kind`), or a field within one. When None, the first of the
             usual names that is there and holds texts, at most 100 different ones; without such a column, problems have no kind.
-        seed: Seed of the draw, of the embedded reasoner's problems, and of the order of multiple-choice options.
+        seed: Seed of the draw, of endless problems, and of the order of multiple-choice options.
         revision: Revision of the Hub data set.
         token: Hub token.
 
@@ -79,8 +84,10 @@ def load_problems(
     """
     if limit is not None and limit < 1:
         raise DataError(f"the number of problems must be at least 1, not {limit}.")
-    if isinstance(source, str) and source.partition(":")[0] == EMBEDDED:
-        return _embedded(source.partition(":")[2], split or ("test" if evaluation else "train"), seed, limit or 256)
+    if isinstance(source, str) and is_endless(source):
+        name, _, parts = source.partition(":")
+        make = generate_problems if name == REASONING_GYM else _embedded
+        return make(parts, split or ("test" if evaluation else "train"), seed, limit or ENDLESS_LIMIT)
     known, origin = Source(), None
     if isinstance(source, str) and not _is_file(source):
         known = find_source(source)
@@ -116,6 +123,17 @@ def draw_problems(problems: Sequence[Problem], count: int | None, seed: int) -> 
 def usual_instruction(source: ProblemSource | None) -> str:
     """Return what is usually appended to the questions of a data set or file; nothing to problems that are given themselves."""
     return find_source(str(source)).instruction if isinstance(source, str | Path) else ""
+
+
+def common_instruction(problems: Iterable[Problem], instruction: str | None) -> str | None:
+    """Return the text that was appended to all questions; None when it differs, or is not known.
+
+    Args:
+        problems: The problems.
+        instruction: What those take that have none of their own.
+    """
+    found = {instruction if problem.instruction is None else problem.instruction for problem in problems} or {instruction}
+    return found.pop() if len(found) == 1 else None
 
 
 def sources_of(problems: Iterable[Problem]) -> list[str]:

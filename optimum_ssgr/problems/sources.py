@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from ..reasoner import NAME as EMBEDDED
 
 
+REASONING_GYM = "reasoning-gym"
 BOXED = r"Please reason step by step, and put your final answer within \boxed{}."
 LETTER = r"Please reason step by step, and put the letter of the right option within \boxed{}."
 
@@ -124,6 +125,11 @@ SOURCES = (
         note="GPQA-Diamond, 198 multiple-choice questions, for evaluation; gated: accept its terms on the Hub and log in",
     ),
 )
+
+
+def is_endless(name: str) -> bool:
+    """Tell whether problems are made as many as are asked for, with splits that share none, as the embedded reasoner's are."""
+    return name.partition(":")[0] in (EMBEDDED, REASONING_GYM)
 
 
 def find_source(name: str) -> Source:
