@@ -3,11 +3,9 @@
 import hashlib
 import random
 import re
-import reprlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from numbers import Number
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -20,19 +18,23 @@ from ..reasoner import NAME as EMBEDDED
 from ..reasoner.tasks import FAMILIES, SPLITS, tasks
 from ..records import Problem
 from .boxed import last_boxed
+from .columns import (
+    ANSWER_COLUMNS,
+    QUESTION_COLUMNS,
+    guess_kind_column,
+    pick_column,
+    possible_columns,
+    read_cell,
+    settle_columns,
+)
 from .procedural import generate_problems
 from .rows import FILE_FORMATS, Rows, read_data_set, read_file
 from .sources import REASONING_GYM, Source, find_source, is_endless
 
 
 logger = logging.get_logger(__name__)
-QUESTION_COLUMNS = ("problem", "question", "prompt")
-ANSWER_COLUMNS = ("answer", "final_answer", "expected_answer")
-KIND_COLUMNS = ("problem_type", "subject", "source", "kind", "category")
 ENDLESS_LIMIT = 256
 """So many are made of endless problems when nobody says how many."""
-MOST_KINDS = 100
-"""A column that nobody named and that holds more different texts than this names no kinds; it may hold links or titles."""
 CHOICE = re.compile(r"\(?[A-J]\)?|\\text\{\(?[A-J]\)?\}")  # the answer of a multiple-choice problem
 ProblemSource = str | Path | Iterable[Problem | Mapping[str, Any]]
 """What `load_problems` takes."""
@@ -97,10 +99,10 @@ def load_problems(
     if isinstance(source, str | Path):
         split = split or (evaluation and known.evaluation_split) or known.split
         found, origin = _read_rows(source, known, kind_column, split, revision, token)
-        known, rows = _settle_columns(source, found.columns, known, kind_column), found.rows
+        known, rows = settle_columns(source, found.columns, known, kind_column), found.rows
     else:
         rows = list(source)
-    known = replace(known, kind=kind_column or _guess_kind_column(rows, known))
+    known = replace(known, kind=kind_column or guess_kind_column(rows, known))
     return draw_problems(read_problems(rows, known, seed, origin), limit, seed)
 
 
@@ -181,9 +183,9 @@ def as_problem(row: Mapping[str, Any], source: Source, seed: int = 0, origin: st
     The options of a multiple choice are shuffled, lettered and put below the question; the answer is the letter. Their order
     depends on the seed and the question, not on the other rows.
     """
-    question = _text(row, _pick_column(row, source.question, QUESTION_COLUMNS))
-    answer = final_answer(_text(row, _pick_column(row, source.answer, ANSWER_COLUMNS)), source.solved)
-    wrong = [_text(row, column) for column in source.wrong_options]
+    question = read_cell(row, pick_column(row, source.question, QUESTION_COLUMNS))
+    answer = final_answer(read_cell(row, pick_column(row, source.answer, ANSWER_COLUMNS)), source.solved)
+    wrong = [read_cell(row, column) for column in source.wrong_options]
     if not question or not answer or not all(wrong):
         return None
     if wrong:
@@ -194,7 +196,7 @@ def as_problem(row: Mapping[str, Any], source: Source, seed: int = 0, origin: st
         question = "\n".join((question, "", *lettered))
     name = hashlib.sha256(question.encode()).hexdigest()[:16]
     compared = "choice" if source.answer_kind == "math" and CHOICE.fullmatch(answer) else source.answer_kind
-    return Problem(name, question, answer, source=origin, answer_kind=compared, kind=_text(row, source.kind) or None)
+    return Problem(name, question, answer, source=origin, answer_kind=compared, kind=read_cell(row, source.kind) or None)
 
 
 def final_answer(text: str, solved: bool = False) -> str:
@@ -231,7 +233,7 @@ def _read_rows(
     source: str | Path, known: Source, kind: str | None, split: str, revision: str | None, token: str | bool | None
 ) -> tuple[Rows, str | None]:
     """Return the rows of a file or a data set, and for one on the Hub where they come from."""
-    wanted = {name for column in _columns(known, kind) for name in (column, column.partition(".")[0])}
+    wanted = {name for column in possible_columns(known, kind) for name in (column, column.partition(".")[0])}
     try:
         if _is_file(source):
             return read_file(Path(source), wanted), None
@@ -251,82 +253,3 @@ def _origin(known: Source, commit: str | None) -> str:
     """Name a Hub data set, its configuration and its commit, which datasets takes for the hash of what it builds."""
     name = f"{known.id}:{known.configuration}" if known.configuration else str(known.id)
     return f"{name}@{commit}" if commit and re.fullmatch("[0-9a-f]{40}", commit) else name
-
-
-def _columns(known: Source, kind: str | None) -> tuple[str, ...]:
-    """Name the columns that may be read."""
-    question = (known.question,) if known.question else QUESTION_COLUMNS
-    answer = (known.answer,) if known.answer else ANSWER_COLUMNS
-    return (*question, *answer, *known.wrong_options, *((kind,) if kind else _usual_kind_columns(known)))
-
-
-def _usual_kind_columns(known: Source) -> tuple[str, ...]:
-    return (known.kind, *KIND_COLUMNS) if known.kind else KIND_COLUMNS
-
-
-def _guess_kind_column(rows: Sequence[Problem | Mapping[str, Any]], known: Source) -> str | None:
-    """Find a column that sorts the problems: of texts, and not a different one for each; None where there is none."""
-    rows = [row for row in rows if not isinstance(row, Problem)]
-    for column in _usual_kind_columns(known):
-        found = [value for row in rows if (value := row.get(column)) is not None]
-        if found and all(isinstance(value, str) for value in found) and len(set(found)) <= MOST_KINDS:
-            return column
-    return None
-
-
-def _settle_columns(source: str | Path, columns: Collection[str], known: Source, kind_column: str | None) -> Source:
-    """Decide which columns hold question and answer, the same ones in all rows."""
-    picked = {}
-    usual = (("question", known.question, QUESTION_COLUMNS), ("answer", known.answer, ANSWER_COLUMNS))
-    usual += (("kind", kind_column, KIND_COLUMNS),) if kind_column else ()
-    for role, named, names in usual:
-        picked[role] = _pick_column(columns, named, names)
-        if picked[role] is None:
-            raise DataError(
-                f"'{source}' has no {role} column named {named or ' or '.join(names)}; its columns are "
-                f"{', '.join(columns)}. Name it with {role}_column."
-            )
-    for column in known.wrong_options:
-        if column not in columns:
-            raise DataError(f"'{source}' has no column {column}; its columns are {', '.join(columns)}.")
-    return replace(known, **picked)
-
-
-def _pick_column(columns: Collection[str], named: str | None, usual: tuple[str, ...]) -> str | None:
-    wanted = (named,) if named else usual
-    return next((column for column in wanted if column in columns or column.partition(".")[0] in columns), None)
-
-
-def _text(row: Mapping[str, Any], column: str | None) -> str:
-    """Read a text or a number, also one in a list by itself or in a chat of one message by the user; empty when missing.
-
-    Raises:
-        DataError: The column holds something else, or is to hold fields and does not.
-    """
-    held = value = None if column is None else _field(row, column)
-    if isinstance(value, list | tuple) and len(value) == 1:
-        value = value[0]
-        if isinstance(value, Mapping) and value.get("role") == "user":
-            value = value.get("content")
-    if value is None or value != value:  # NaN stands for what a table lacks
-        return ""
-    if not isinstance(value, str | Number):
-        raise DataError(
-            f"the column {column} holds {reprlib.repr(held)}, which is neither a text nor a number; make a column of such, or "
-            "name another one with question_column, answer_column or kind_column, or a field of it as in column.field."
-        )
-    return str(value).strip()
-
-
-def _field(row: Mapping[str, Any], column: str) -> Any:
-    """Return what a column holds, or a field within it as in `reward_model.ground_truth`; None when it is missing."""
-    if column in row:
-        return row[column]
-    value: Any = row
-    for name in column.split("."):
-        if value is None:
-            return None
-        if not isinstance(value, Mapping):
-            raise DataError(f"{column} cannot be read: there is {reprlib.repr(value)} where fields such as {name} should be.")
-        value = value.get(name)
-    return value
