@@ -126,7 +126,8 @@ class CalibrationConfig(_JSONConfig):
         max_per_problem: Traces selected from one problem at most; `obc` always takes two.
         text_length: Length of a window of general text, in tokens (`text`, `mix`).
         text_share: Share of the tokens that general text has in a mixture (`mix`).
-        kind_shares: Shares of the tokens, by kind of problem (`cover`); the kinds that are left out divide what is left.
+        kind_shares: Kinds of problems (`Problem.kind`) and the share of the selected tokens that each is to have; the other
+            kinds divide what is left in proportion to their correct traces, or to their damage (`cover`).
         damage: Draw the traces that pruning damages most more often, instead of those of difficult problems (`cover`).
         adaptive: Sample a problem no further once it is decided whether it is challenging, and ask no more problems once the
             budget is met (`ssgr`).
@@ -166,6 +167,8 @@ class CalibrationConfig(_JSONConfig):
             not self.damage or self.strategy == "cover",
             f"damage decides what the strategy cover draws, and nothing of the strategy {self.strategy}.",
         )
+        object.__setattr__(self, "kind_shares", tuple((kind, share) for kind, share in self.kind_shares))  # JSON has lists
+        self._check_kind_shares()
         _require(0 < self.text_share < 1, f"text_share must lie between 0 and 1, not {self.text_share}.")
         _require(
             not self.adaptive or self.strategy == "ssgr",
@@ -180,6 +183,18 @@ class CalibrationConfig(_JSONConfig):
         low, high = self.length_window
         _require(0 <= low <= high <= 100, f"length_window must be two percentiles between 0 and 100, not {low}, {high}.")
         self.sampling  # noqa: B018  (checks the sampling settings)
+
+    def _check_kind_shares(self) -> None:
+        shares = dict(self.kind_shares)
+        _require(
+            not shares or self.strategy == "cover",
+            f"shares of the tokens by kind are met by the strategy cover, not by {self.strategy}.",
+        )
+        _require(len(shares) == len(self.kind_shares), "kind_shares names a kind twice.")
+        for kind, share in shares.items():
+            _require(0 < share <= 1, f"the share of {kind} must be above 0 and at most 1, not {share}.")
+        total = sum(shares.values())
+        _require(total <= 1 + 1e-9, f"the shares of the kinds are {total:g} together, more than 1.")
 
     @classmethod
     def from_recipe(cls, name: str) -> Self:

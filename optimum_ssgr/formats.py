@@ -111,9 +111,10 @@ class Origin(_Record):
         dtype: Type of the model's weights.
         tokenizer_hash: What its token ids belong to, see `tokens.tokenizer_hash`.
         versions: Versions of the packages that it was made with.
-        instruction: Text that was appended to every question; None when that is not known.
+        instruction: Text that was appended to every question; None when that is not known, or when it is not the same for all.
         problems: `read_from` (where each problem comes from), and from the command line how they were asked for: `source`,
-            `split`, `num_problems`, `question_column`, `answer_column` and what was `excluded`.
+            `split`, `num_problems`, `question_column`, `answer_column`, `kind_column` and what was `excluded`. Of several
+            problem sets `sets` holds all but the last for each, with its `share` and its `instruction`.
         text: General text, by its name.
         extra: What a user added.
         engine: What generated the rollouts.

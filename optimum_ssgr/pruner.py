@@ -34,12 +34,14 @@ from .files import check_unused
 from .formats import CALIBRATION_FOLDER, EvaluationRow, Provenance
 from .hub.names import split_revision
 from .problems.load import ProblemSource, load_problems, usual_instruction
+from .problems.mixture import ProblemSets, instruction_of, is_mixture, kind_shares, load_mixture, read_problem_sets
+from .problems.options import ProblemOptions
 from .pruning.block_store import open_block_store
 from .pruning.inputs import read_inputs
 from .pruning.layerwise import check_prunable, prune_layerwise
 from .pruning.report import PruningReport
 from .pruning.run import describe_run, open_run
-from .records import GradedRollout
+from .records import GradedRollout, Problem
 from .rollouts.choose import choose_engine
 from .rollouts.prompts import encode_prompts
 from .rollouts.store import open_rollout_store, rollout_fingerprint
@@ -49,6 +51,14 @@ from .verification.verify import warn_of_unreadable
 
 TRACE_BATCH = 2048
 """Tokens of held-out traces run together: as few as pruning itself does, so that it takes no more memory."""
+
+
+def _load(problems: ProblemSource | ProblemSets, instruction: str | None) -> tuple[list[Problem], str]:
+    """Load problems, and say what to append to those questions that have no instruction of their own."""
+    if is_mixture(problems):
+        sets = read_problem_sets(problems, ProblemOptions(instruction=instruction))
+        return load_mixture(sets), instruction_of(sets)
+    return load_problems(problems), usual_instruction(problems) if instruction is None else instruction
 
 
 class SSGRPruner:
@@ -123,7 +133,7 @@ class SSGRPruner:
 
     def generate_rollouts(
         self,
-        problems: ProblemSource,
+        problems: ProblemSource | ProblemSets,
         config: CalibrationConfig | None = None,
         *,
         journal_dir: str | Path | None = None,
@@ -134,7 +144,7 @@ class SSGRPruner:
         """Generate and verify the rollouts that strategies select from.
 
         Args:
-            problems: What `load_problems` takes.
+            problems: What `load_problems` takes, or a list of several problem sets, see `problems.mixture.read_problem_sets`.
             config: Samples per problem and sampling; SSGR's defaults when None.
             journal_dir: Folder for finished rollouts: when the same call is made again after an interruption, only what is
                 missing is generated; so it is with more problems, more samples or other windows. What is finished stays as it
@@ -143,7 +153,7 @@ class SSGRPruner:
                 model, separated by commas.
             batch_size: Most responses in the making at a time; with servers, at each of them.
             instruction: Text appended to every question; when None, what is usual for the data set or file that `problems`
-                names, and nothing for problems that are given themselves.
+                names, and nothing for problems that are given themselves. A problem or a set with one of its own takes that.
 
         Raises:
             SSGRError: There are no problems, no chat template, a prompt does not fit the context, or the journal belongs to
@@ -152,8 +162,7 @@ class SSGRPruner:
         config = config or CalibrationConfig()
         if engine == IN_PROCESS:
             self._check_generates()
-        instruction = usual_instruction(problems) if instruction is None else instruction
-        problems = load_problems(problems)
+        problems, instruction = _load(problems, instruction)
         prompts = encode_prompts(self.tokenizer, problems, instruction)
         chosen = choose_engine(engine, self.model, self.tokenizer, config.sampling, batch_size)
         store = nullcontext()
@@ -205,7 +214,7 @@ class SSGRPruner:
         rollouts: Sequence[GradedRollout] | None = None,
         config: CalibrationConfig | None = None,
         *,
-        problems: ProblemSource | None = None,
+        problems: ProblemSource | ProblemSets | None = None,
         text: TextSource | None = None,
         output_dir: str | Path | None = None,
         engine: str = IN_PROCESS,
@@ -218,7 +227,7 @@ class SSGRPruner:
         Args:
             rollouts: Rollouts of this model, for the strategies that select among them.
             config: Strategy, windows, budget and seed; SSGR's defaults when None.
-            problems: What `load_problems` takes, for the strategy `prompts`.
+            problems: For the strategy `prompts`, as for `generate_rollouts`.
             text: For the strategies `text` and `mix`, what `load_documents` takes, or the documents themselves.
             output_dir: Folder to save the set in.
             engine: What generated the rollouts, for the manifest.
@@ -233,7 +242,9 @@ class SSGRPruner:
         config = config or CalibrationConfig()
         if output_dir is not None:
             check_unused(output_dir)
-        if instruction is None and (problems is not None or rollouts is None):
+        if config.strategy == "prompts" and problems is not None:
+            problems, instruction = _load(problems, instruction)
+        elif instruction is None and (problems is not None or rollouts is None):
             instruction = usual_instruction(problems)
         known = dict(metadata or {})
         if config.needs_rollouts:
@@ -246,7 +257,7 @@ class SSGRPruner:
 
     def build_calibration(
         self,
-        problems: ProblemSource | None = None,
+        problems: ProblemSource | ProblemSets | None = None,
         config: CalibrationConfig | None = None,
         *,
         rollouts: Sequence[GradedRollout] | None = None,
@@ -262,7 +273,8 @@ class SSGRPruner:
         """Make the sequences to calibrate on: `generate_rollouts` where the strategy needs them, then `select_calibration`.
 
         Args:
-            problems: What `load_problems` takes; not needed by the strategy `text` nor when `rollouts` are given.
+            problems: As for `generate_rollouts`; not needed by the strategy `text` nor when `rollouts` are given. The shares of
+                several sets become `config.kind_shares`.
             config: Strategy, sampling and selection; SSGR's defaults when None.
             rollouts: Rollouts of this model to select from, so that nothing is generated.
             text: See `select_calibration`.
@@ -280,13 +292,14 @@ class SSGRPruner:
             SSGRError: Something is missing, malformed or does not fit; before any generation where it can be known.
         """
         config = config or CalibrationConfig()
+        if is_mixture(problems) and (shares := kind_shares(read_problem_sets(problems))):
+            config = dataclasses.replace(config, kind_shares=shares)
         given = {"engine": engine, "batch_size": batch_size}
         if config.needs_rollouts and rollouts is None:
             if output_dir is not None:
                 check_unused(output_dir)
             text = read_text(self.model, self.tokenizer, config, text)  # a mixture fails before hours of generation
-            instruction = usual_instruction(problems) if instruction is None else instruction
-            problems = load_problems(require_problems(problems, config))
+            problems, instruction = _load(require_problems(problems, config), instruction)
             rollouts = self.generate_rollouts(problems, config, journal_dir=journal_dir, instruction=instruction, **given)
         if config.damage and pruning is not None:
             folder = None if journal_dir is None else Path(journal_dir) / "damage"

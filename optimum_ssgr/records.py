@@ -20,9 +20,10 @@ class Problem:
         answer: The final answer, as a LaTeX box would hold it.
         difficulty: Difficulty given by the problem's author, if any; selection measures its own.
         source: Where the problem comes from.
-        answer_kind: How answers are compared: `math` (as mathematics), `choice` (as a letter) or `exact` (as text, apart from
-            white space).
+        answer_kind: How answers are compared: `math` (as mathematics), `choice` (as a letter), `exact` (as text, apart from
+            white space), or `reasoning-gym:GENERATOR@SEED#INDEX` (by the scorer of the generator that made the problem).
         kind: What sort of problem it is, such as its subject; None where nobody has said.
+        instruction: Text appended to the question when it is asked, instead of the one for all problems; None takes that.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Problem:
     source: str | None = None
     answer_kind: str = "math"
     kind: str | None = None
+    instruction: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
+import json
 from argparse import ArgumentParser
 
 import pytest
 
 from optimum_ssgr.commands import flags
-from optimum_ssgr.config import RECIPES, CalibrationConfig, PruningConfig, SamplingConfig
+from optimum_ssgr.config import RECIPES, STRATEGIES, CalibrationConfig, PruningConfig, SamplingConfig
 from optimum_ssgr.errors import ConfigError
 
 
@@ -98,3 +99,19 @@ def test_a_streamed_model_takes_two_passes_unless_told_otherwise():
     for chosen in (False, True):
         config = PruningConfig(true_sequential=chosen)
         assert config.resolve(False) == config.resolve(True) == config
+
+
+def test_shares_of_kinds_are_for_cover_alone_and_travel_as_json(monkeypatch):
+    with pytest.raises(ConfigError, match="shares of the tokens by kind are met by the strategy cover, not by ssgr"):
+        CalibrationConfig(kind_shares=(("sum", 0.5),))
+    monkeypatch.setattr("optimum_ssgr.config.STRATEGIES", ("cover", *STRATEGIES))
+    config = CalibrationConfig(strategy="cover", kind_shares=(("sum", 0.25), ("walk", 0.75)))
+    assert CalibrationConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    for shares, mistake in [
+        ((("sum", 0.5), ("sum", 0.2)), "names a kind twice"),
+        ((("sum", 0.0),), "the share of sum must be above 0 and at most 1, not 0.0"),
+        ((("sum", 1.5),), "the share of sum must be above 0"),
+        ((("sum", 0.6), ("walk", 0.6)), "are 1.2 together, more than 1"),
+    ]:
+        with pytest.raises(ConfigError, match=mistake):
+            CalibrationConfig(strategy="cover", kind_shares=shares)

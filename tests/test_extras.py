@@ -27,7 +27,7 @@ def ssgr_without(libraries, *arguments, cwd):
 
 
 def test_calibrating_and_pruning_need_no_extra(tmp_path):
-    extras = ["matplotlib", "gradio"]
+    extras = ["matplotlib", "gradio", "reasoning_gym"]
     done = ssgr_without(extras, "calibrate", "set", "-m", "tiny-reasoner", *CALIBRATE, *SELECT, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "is saved without histograms: histograms need matplotlib; install it with `pip install 'optimum-ssgr[report]'`." in (
@@ -49,8 +49,9 @@ def test_calibrating_and_pruning_need_no_extra(tmp_path):
             ["study", "out", *TINY, "--problems", "tiny-reasoner", "--text", "tiny-reasoner"],
         ),
         ("matplotlib", "report", ["demo", "out"]),
+        ("reasoning_gym", "problems", ["calibrate", "out", *TINY, "--problems", "reasoning-gym:gcd"]),
     ],
-    ids=["chat", "study", "demo"],
+    ids=["chat", "study", "demo", "problems"],
 )
 def test_what_needs_an_extra_says_so_before_any_work(tmp_path, library, extra, arguments):
     done = ssgr_without([library], *arguments, cwd=tmp_path)

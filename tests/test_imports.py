@@ -37,7 +37,10 @@ UNDOCUMENTED = {
     "huggingface_hub.utils.sha",
 }
 # Which parts may import what only an extra installs.
-EXTRAS = {"calibration": {"report"}, "evaluation": {"report"}, "study": {"report"}, "chat": {"chat"}}
+EXTRAS = {
+    **{"problems": {"problems"}, "verification": {"problems"}, "chat": {"chat"}},
+    **{"calibration": {"report"}, "evaluation": {"report"}, "study": {"report"}},
+}
 
 
 def name_of(path):

@@ -13,7 +13,7 @@ from ..config import CalibrationConfig
 from ..errors import ConfigError, DataError
 from ..formats import FirstSelection, Origin, installed_versions
 from ..problems.documents import load_documents
-from ..problems.load import ProblemSource, load_problems, sources_of
+from ..problems.load import ProblemSource, common_instruction, load_problems, sources_of
 from ..records import GradedRollout, Problem
 from ..rollouts.prompts import encode_prompts
 from ..tokens import check_context, tokenizer_hash
@@ -71,7 +71,7 @@ def select_calibration(
         sources = dataclasses.replace(sources, rollouts=rollouts)
     known: dict[str, Any] = {"instruction": instruction}
     if config.strategy != "text":
-        known["problems"] = {"read_from": sources_of(asked)}
+        known = {"instruction": common_instruction(asked, instruction), "problems": {"read_from": sources_of(asked)}}
     return build_set(sources, config, describe_origin(model, tokenizer, {**known, **metadata}))
 
 

@@ -124,7 +124,10 @@ def dataset_metadata(manifest: Manifest) -> DatasetCardData:
 
 def known_sources(manifest: Manifest) -> list[Source]:
     """Return the known problem sets that a calibration set's problems come from; nothing if some come from elsewhere."""
-    read_from = (manifest.problems or {}).get("read_from", ())
+    problems = manifest.problems or {}
+    if not all(asked.get("read_from") for asked in problems.get("sets", ())):
+        return []
+    read_from = problems.get("read_from", ())
     ids = [found[0] if (found := pinned(source)) else None for source in read_from]
     by_id = {source.id: source for source in SOURCES}
     return [by_id[name] for name in ids] if all(name in by_id for name in ids) else []

@@ -93,6 +93,7 @@ def dataset_card(manifest: Manifest, repo_id: str | None = None) -> str:
         Markdown with a YAML header.
     """
     config, problems = manifest.config, manifest.problems or {}
+    sets = problems.get("sets", ())
     read_from = {source: pinned(source) for source in problems.get("read_from", ())}
     on_hub = [repository for repository in read_from.values() if repository]
     elsewhere = [source for source, repository in read_from.items() if not repository]
@@ -111,8 +112,9 @@ def dataset_card(manifest: Manifest, repo_id: str | None = None) -> str:
         has_rollouts=manifest.rollouts_hash is not None and "rollouts" in manifest.counts,
         content_hash=manifest.content_hash,
         on_hub=on_hub,
-        problems=named or elsewhere,
+        problems=named or ([] if sets else elsewhere),
         split=problems.get("split"),
+        sets=[asked | {"name": public_name(asked["source"])} for asked in sets],
         excluded=problems.get("excluded"),
         excluded_sets=[public_name(name) for name in problems.get("excluded", {}).get("sets", ())],
         licences={source.id: source.licence for source in known_sources(manifest) if source.licence},

@@ -29,7 +29,9 @@ def calibration_commands(manifest: Manifest) -> list[str]:
     generated = origin.config if origin else selected
     first_text = origin.text if origin else text
     without_text = (generated.needs_text and not first_text) or (selected.needs_text and not text)
-    if (generated.strategy != "text" and "source" not in problems) or without_text:
+    can_be_named = "source" in problems or "sets" in problems
+    shares = tuple((kind, share) for kind, share in generated.kind_shares if selected.strategy == "cover")
+    if (generated.strategy != "text" and not can_be_named) or without_text or selected.kind_shares != shares:
         return []
     flags = _model(manifest.model, manifest.model_commit, manifest.dtype)
     if generated.strategy != "text":
@@ -39,7 +41,8 @@ def calibration_commands(manifest: Manifest) -> list[str]:
     if manifest.batch_size not in (None, BATCH_SIZE):
         flags.append(("--batch-size", manifest.batch_size))
     names = [field.name for field in dataclasses.fields(CalibrationConfig)]
-    flags += _settings(generated, CalibrationConfig(), [name for name in names if name not in ("num_sequences", "num_tokens")])
+    elsewhere = ("num_sequences", "num_tokens", "kind_shares")
+    flags += _settings(generated, CalibrationConfig(), [name for name in names if name not in elsewhere])
     if (generated.num_sequences, generated.num_tokens) != (CalibrationConfig.num_sequences, None):
         flags += _budget(generated)
     if generated.needs_text:
@@ -83,18 +86,34 @@ def _model(name: str, commit: str | None, dtype: str) -> list[tuple[Any, ...]]:
 
 
 def _problems(problems: dict[str, Any], instruction: str) -> list[tuple[Any, ...]]:
-    flags: list[tuple[Any, ...]] = [("--problems", public_name(problems["source"]))]
-    commits = {source.rpartition("@")[2] for source in problems.get("read_from", ()) if pinned(source)}
-    if len(commits) == 1:
-        flags.append(("--problems-revision", *commits))
-    for name in ("split", "num_problems", "question_column", "answer_column"):
-        if problems.get(name) is not None:
-            flags.append((_flag(name), problems[name]))
-    if instruction != find_source(problems["source"]).instruction:
-        flags.append(("--instruction", instruction))
+    if "sets" in problems:
+        flags: list[tuple[Any, ...]] = [("--problems", *map(_problem_set, problems["sets"]))]
+    else:
+        flags = [("--problems", public_name(problems["source"]))]
+        flags += [(_flag("problems_revision" if name == "revision" else name), value) for name, value in _reading(problems)]
+        if instruction != find_source(problems["source"]).instruction:
+            flags.append(("--instruction", instruction))
     if "excluded" in problems:
         flags.append(("--exclude", *map(public_name, problems["excluded"]["sets"])))
     return flags
+
+
+def _problem_set(asked: dict[str, Any]) -> str:
+    """Write one of several problem sets with its options, as `problems.mixture.read_problem_sets` reads it."""
+    options = [("share", asked["share"])] if "share" in asked else []
+    options += _reading(asked)
+    if asked["instruction"] != find_source(asked["source"]).instruction:
+        options.append(("instruction", asked["instruction"]))
+    written = ",".join(f"{name}={value}" for name, value in options)
+    return public_name(asked["source"]) + (f":{written}" if options else "")
+
+
+def _reading(asked: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Say how a problem set was read, but for what is the default."""
+    commits = {source.rpartition("@")[2] for source in asked.get("read_from", ()) if pinned(source)}
+    found = [("revision", *commits)] if len(commits) == 1 else []
+    names = ("split", "num_problems", "question_column", "answer_column", "kind_column")
+    return found + [(name, asked[name]) for name in names if asked.get(name) is not None]
 
 
 def _settings(config: Any, defaults: Any, names: Any) -> list[tuple[Any, ...]]:

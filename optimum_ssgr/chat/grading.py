@@ -33,6 +33,6 @@ def _is_right(answer: Answer, problem: Problem) -> bool | None:
         return False
     verdict = compare_quickly(found, problem.answer, problem.answer_kind)
     if verdict is None:  # it takes mathematics, which hostile text could keep busy: a process with limits does it
-        with closing(compare_all([(found[:MAX_LENGTH], problem.answer)])) as compared:
+        with closing(compare_all([(found[:MAX_LENGTH], problem.answer, problem.answer_kind)])) as compared:
             verdict = next(iter(compared))
     return verdict

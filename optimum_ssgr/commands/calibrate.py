@@ -29,7 +29,7 @@ class CalibrateCommand(SSGRSubcommand):
         """Add the command's flags."""
         flags.add_output(parser)
         flags.add_model(parser)
-        flags.add_problems(parser, required=False)
+        flags.add_problems(parser, required=False, mixed=True)
         flags.add_generation(parser)
         flags.add_selection(parser)
         flags.add_push(parser, "calibration set")
@@ -74,6 +74,8 @@ def build(
     pruning: PruningConfig | None = None,
 ) -> "CalibrationSet":
     """Make the calibration set that the flags ask for; finished rollouts are kept in a journal."""
+    from ..problems.mixture import instruction_of
+
     return pruner.build_calibration(
         inputs.problems,
         config,
@@ -81,7 +83,7 @@ def build(
         journal_dir=journal,
         engine=args.engine,
         batch_size=args.batch_size,
-        instruction=flags.problem_options(args).instruction_for(args.problems),
+        instruction=instruction_of(flags.problem_sets(args)),
         pruning=pruning,
         metadata=inputs.metadata,
     )

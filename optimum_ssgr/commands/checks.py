@@ -1,6 +1,7 @@
 """What commands see to before any weights are loaded: that the model can be asked, and that what it is asked is there."""
 
 from argparse import Namespace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..config import CalibrationConfig
@@ -11,6 +12,7 @@ from .base import say
 
 
 if TYPE_CHECKING:
+    from ..problems.mixture import ProblemSet
     from ..records import Problem
 
 
@@ -42,7 +44,7 @@ def check_inputs(args: Namespace, config: CalibrationConfig) -> None:
     check_text(args, config)
     if config.strategy == "text" and args.exclude:
         raise ConfigError("--exclude compares problems, and the strategy text has none.")
-    if config.strategy != "text" and args.problems is None:
+    if config.strategy != "text" and not args.problems:
         raise ConfigError(f"the strategy {config.strategy} needs --problems.")
 
 
@@ -61,6 +63,7 @@ def read_inputs(args: Namespace, config: CalibrationConfig) -> CalibrationInputs
     from ..calibration.text import characters_for
     from ..evaluation.prepare import check_model, check_prompts
     from ..problems.documents import load_documents
+    from ..problems.mixture import instruction_of
 
     loading = flags.loading_config(args)
     check_model(args.model, loading, is_asked=config.strategy != "text")
@@ -70,30 +73,49 @@ def read_inputs(args: Namespace, config: CalibrationConfig) -> CalibrationInputs
         return CalibrationInputs(None, text, metadata)
     problems, asked = _read_problems(args, config)
     longest_response = config.max_new_tokens if config.needs_rollouts else 0
-    check_prompts(args.model, loading, problems, flags.problem_options(args).instruction_for(args.problems), longest_response)
+    check_prompts(args.model, loading, problems, instruction_of(flags.problem_sets(args)), longest_response)
     return CalibrationInputs(problems, text, metadata | {"problems": asked})
 
 
 def _read_problems(args: Namespace, config: CalibrationConfig) -> "tuple[list[Problem], dict[str, Any]]":
     """Read the problems but for those of evaluation sets, and say how they were asked for."""
     from ..problems.load import draw_problems, load_problems, sources_of
+    from ..problems.mixture import mix_problems
     from ..problems.overlap import remove_overlap
 
-    reading = flags.problem_options(args)
-    problems = reading.load_all(args.problems, seed=args.seed)
-    metadata = {"source": args.problems, "split": args.split, "read_from": sources_of(problems)}
-    for name in ("num_problems", "question_column", "answer_column"):
-        if getattr(args, name) is not None:
-            metadata[name] = getattr(args, name)
-    if not args.exclude:
-        return draw_problems(problems, reading.limit, args.seed), metadata
-    sets = [load_problems(name, evaluation=True, seed=config.seed) for name in args.exclude]
-    kept, removed = remove_overlap(problems, [problem for excluded in sets for problem in excluded])
-    say(
-        f"left out {len(problems) - len(kept):,} of {len(problems):,} problems that are in {', '.join(args.exclude)}: "
-        f"{removed['exact']:,} in whole, {removed['ngram']:,} in part"
-    )
-    if not kept:
-        raise DataError("every problem is also in the evaluation sets; calibrate on others.")
-    asked = draw_problems(kept, reading.limit, args.seed)
-    return asked, metadata | {"excluded": {"sets": args.exclude, **removed}}
+    found = {one: one.reading.load_all(one.name, seed=args.seed) for one in flags.problem_sets(args)}
+    metadata: dict[str, Any] = {}
+    if args.exclude:
+        evaluation = list(chain(*(load_problems(name, evaluation=True, seed=config.seed) for name in args.exclude)))
+        before, removed = sum(map(len, found.values())), {"exact": 0, "ngram": 0}
+        for one, problems in found.items():
+            found[one], of_set = remove_overlap(problems, evaluation)
+            removed = {name: count + of_set[name] for name, count in removed.items()}
+        say(
+            f"left out {sum(removed.values()):,} of {before:,} problems that are in {', '.join(args.exclude)}: "
+            f"{removed['exact']:,} in whole, {removed['ngram']:,} in part"
+        )
+        if empty := [one.name for one, problems in found.items() if not problems]:
+            raise DataError(f"of {empty[0]} every problem is also in the evaluation sets; calibrate on others.")
+        metadata["excluded"] = {"sets": args.exclude, **removed}
+    found = {one: draw_problems(problems, one.reading.limit, args.seed) for one, problems in found.items()}
+    mixed = mix_problems(found)
+    described = [_describe(one, sources_of(problems)) for one, problems in found.items()]
+    if len(described) == 1:
+        return mixed, described[0] | metadata
+    sets = [values | {"instruction": one.instruction} for one, values in zip(found, described, strict=True)]
+    return mixed, {"sets": sets, "read_from": sources_of(mixed)} | metadata
+
+
+def _describe(one: "ProblemSet", read_from: list[str]) -> dict[str, Any]:
+    """Say how a problem set was asked for."""
+    reading = one.reading
+    given = {
+        "num_problems": reading.limit,
+        "question_column": reading.question_column,
+        "answer_column": reading.answer_column,
+        "kind_column": reading.kind_column,
+        "share": one.share,
+    }
+    described = {"source": one.name, "split": reading.split, "read_from": read_from}
+    return described | {name: value for name, value in given.items() if value is not None}

@@ -17,7 +17,7 @@ class EvaluateCommand(SSGRSubcommand):
     def parse_args(parser: ArgumentParser) -> None:
         """Add the command's flags."""
         flags.add_model(parser, several=True)
-        flags.add_problems(parser, required=False, several=True)
+        flags.add_problems(parser, required=False)
         flags.add_sampling(parser, SamplingConfig)
         flags.add_engine(parser)
         group = parser.add_argument_group("evaluation")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from argparse import _ActionsContainer
 
     from ..evaluation.config import EvaluationConfig
+    from ..problems.mixture import ProblemSet
     from ..problems.options import ProblemOptions
     from ..pruner import SSGRPruner
     from ..study.config import StudyConfig
@@ -44,22 +45,28 @@ def add_model(parser: ArgumentParser, several: bool = False) -> None:
     group.add_argument("--trust-remote-code", action="store_true", help="let code from the checkpoint run")
 
 
-def add_problems(parser: ArgumentParser, required: bool, several: bool = False) -> None:
-    """Add the flags that say which problems to ask."""
+def add_problems(parser: ArgumentParser, required: bool, mixed: bool = False) -> None:
+    """Add the flags that say which problems to ask; where several sets are mixed, each may have options of its own."""
     group = parser.add_argument_group("problems")
-    kind = {"nargs": "+", "default": []} if several else {}
+    own = (
+        "; of several sets, each is a kind of problem, and may have options behind its name that hold for it alone, as in "
+        "openai/gsm8k:main:share=.3,split=train: its share of the tokens (with the strategy cover), split, revision, "
+        "num_problems, question_column, answer_column, kind_column, instruction"
+    )
     group.add_argument(
         "--problems",
         required=required,
+        nargs="+",
+        default=[],
         help="Hub data set, such as openai/gsm8k or openai/gsm8k:main with a configuration, or JSON, JSON Lines, Parquet or "
-        "CSV file with questions and answers, or tiny-reasoner, or some of its families as in tiny-reasoner:chain,sum",
-        **kind,
+        "CSV file with questions and answers, or tiny-reasoner, or some of its families as in tiny-reasoner:chain,sum, or "
+        f"generators of the package reasoning-gym as in reasoning-gym:gcd,leg_counting{own if mixed else ''}",
     )
     group.add_argument("--problems-revision", help="branch, tag or commit of the data set on the Hub")
     group.add_argument(
         "--split", help="split of the data set (default: the one meant for this if the data set is known, else train)"
     )
-    group.add_argument("--num-problems", type=int, help="draw this many problems by the seed, if there are more")
+    group.add_argument("--num-problems", type=int, help="draw this many problems of a set by the seed, if there are more")
     group.add_argument(
         "--question-column",
         help="column of the question, or a field as in extra_info.question (default: found by its usual names)",
@@ -67,6 +74,11 @@ def add_problems(parser: ArgumentParser, required: bool, several: bool = False) 
     group.add_argument(
         "--answer-column",
         help="column of the final answer, or a field as in reward_model.ground_truth (default: found by its usual names)",
+    )
+    group.add_argument(
+        "--kind-column",
+        help="column of what sort of problem it is, or a field as in extra_info.topic (default: the first of problem_type, "
+        "subject, source, kind and category that holds texts, if any does)",
     )
     group.add_argument(
         "--instruction",
@@ -256,6 +268,12 @@ def calibration_config(args: Namespace, defaults: CalibrationConfig | None = Non
         defaults = CalibrationConfig.from_recipe(args.recipe)
     if values.get("damage"):
         values.setdefault("strategy", "cover")  # the one that goes by it
+    if values.get("strategy", "cover") != "cover":
+        values["kind_shares"] = ()  # of a set that is selected from again
+    if hasattr(args, "strategy") and getattr(args, "problems", None):
+        from ..problems.mixture import kind_shares
+
+        values["kind_shares"] = kind_shares(problem_sets(args))
     if values.get("num_tokens") and "num_sequences" not in values:
         values["num_sequences"] = None
     elif values.get("num_sequences") and defaults is not None:
@@ -284,6 +302,13 @@ def problem_options(args: Namespace) -> "ProblemOptions":
 
     renamed = {"revision": args.problems_revision, "limit": args.num_problems}
     return ProblemOptions(**_fields(ProblemOptions, args) | renamed)
+
+
+def problem_sets(args: Namespace) -> "list[ProblemSet]":
+    """Read the problem sets to calibrate on off the flags."""
+    from ..problems.mixture import read_problem_sets
+
+    return read_problem_sets(args.problems, problem_options(args))
 
 
 def evaluation_config(args: Namespace) -> "EvaluationConfig":
@@ -315,7 +340,7 @@ def study_config(args: Namespace) -> "StudyConfig":
     calibration = calibration_config(args)
     own = {name: value for name, value in _fields(StudyConfig, args).items() if name not in ("calibration", "evaluation")}
     return StudyConfig(
-        **own,
+        **own | {"problems": tuple(problem_sets(args))},
         calibration=calibration,
         evaluation=SamplingConfig(
             args.evaluation_temperature, args.evaluation_top_p, calibration.max_new_tokens, calibration.seed

@@ -36,7 +36,7 @@ class PruneCommand(SSGRSubcommand):
             help="folder or Hub id (ID or ID@REVISION) of a calibration set; made on the spot when left out, and kept in "
             "OUT/calibration",
         )
-        flags.add_problems(parser, required=False)
+        flags.add_problems(parser, required=False, mixed=True)
         flags.add_generation(parser)
         flags.add_selection(parser)
         flags.add_push(parser, "checkpoint")
@@ -97,7 +97,7 @@ def check_building(args: Namespace, config: PruningConfig, calibration_config: C
     Raises:
         ConfigError: It cannot.
     """
-    if args.problems is None and args.text is None:
+    if not args.problems and args.text is None:
         raise ConfigError(f"the method {config.method} needs --calibration, or --problems to make a calibration set.")
     if args.streaming:
         raise ConfigError("--streaming needs --calibration: a model larger than memory cannot write its own traces here.")

@@ -25,7 +25,7 @@ class StudyCommand(SSGRSubcommand):
         """Add the command's flags."""
         flags.add_output(parser)
         flags.add_model(parser)
-        flags.add_problems(parser, required=True)
+        flags.add_problems(parser, required=True, mixed=True)
         flags.add_rollouts(parser)
         flags.add_selection(parser, several=True)
         group = parser.add_argument_group("study")

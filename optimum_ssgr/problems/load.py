@@ -3,11 +3,9 @@
 import hashlib
 import random
 import re
-import reprlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from numbers import Number
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -20,13 +18,23 @@ from ..reasoner import NAME as EMBEDDED
 from ..reasoner.tasks import FAMILIES, SPLITS, tasks
 from ..records import Problem
 from .boxed import last_boxed
+from .columns import (
+    ANSWER_COLUMNS,
+    QUESTION_COLUMNS,
+    guess_kind_column,
+    pick_column,
+    possible_columns,
+    read_cell,
+    settle_columns,
+)
+from .procedural import generate_problems
 from .rows import FILE_FORMATS, Rows, read_data_set, read_file
-from .sources import Source, find_source
+from .sources import REASONING_GYM, Source, find_source, is_endless
 
 
 logger = logging.get_logger(__name__)
-QUESTION_COLUMNS = ("problem", "question", "prompt")
-ANSWER_COLUMNS = ("answer", "final_answer", "expected_answer")
+ENDLESS_LIMIT = 256
+"""So many are made of endless problems when nobody says how many."""
 CHOICE = re.compile(r"\(?[A-J]\)?|\\text\{\(?[A-J]\)?\}")  # the answer of a multiple-choice problem
 ProblemSource = str | Path | Iterable[Problem | Mapping[str, Any]]
 """What `load_problems` takes."""
@@ -40,6 +48,7 @@ def load_problems(
     limit: int | None = None,
     question_column: str | None = None,
     answer_column: str | None = None,
+    kind_column: str | None = None,
     seed: int = 0,
     revision: str | None = None,
     token: str | bool | None = None,
@@ -52,15 +61,19 @@ def load_problems(
     Args:
         source: Hub id of a data set, with the name of a configuration after a colon if it has several
             (`openai/gsm8k:main`), path of a JSON, JSON Lines, Parquet or CSV file, `tiny-reasoner` for the embedded
-            reasoner's own problems or some families of them (`tiny-reasoner:chain,sum`), or the problems themselves.
+            reasoner's own problems or some families of them (`tiny-reasoner:chain,sum`), generators of the package
+            reasoning-gym (`reasoning-gym:gcd,chain_sum(min_terms=3)`), or the problems themselves.
         split: Split to read; a known data set's own when None, else `train`.
         evaluation: When `split` is None, take the split that the data set is evaluated on, if one is known.
-        limit: Most problems to return; they are drawn from all of them, see `draw_problems`.
+        limit: Most problems to return; they are drawn from all of them, see `draw_problems`. Of endless problems, how many are
+            made: 256 when None.
         question_column: Column of the question, or a field within one as in `extra_info.question`; found by its usual names
             when None.
         answer_column: Column of the final answer, or a field within one; found by its usual names when None. Every problem has
             one answer: a list of several is refused.
-        seed: Seed of the draw, of the embedded reasoner's problems, and of the order of multiple-choice options.
+        kind_column: Column of what sort of problem it is (`Problem.kind`), or a field within one. When None, the first of the
+            usual names that is there and holds texts, at most 100 different ones; without such a column, problems have no kind.
+        seed: Seed of the draw, of endless problems, and of the order of multiple-choice options.
         revision: Revision of the Hub data set.
         token: Hub token.
 
@@ -68,13 +81,15 @@ def load_problems(
         Problems with unique ids; those of a Hub data set name it, its configuration and its commit as their `source`.
 
     Raises:
-        DataError: The source cannot be read, lacks a column, has a question or an answer that is neither text nor number, or
-            holds no problem.
+        DataError: The source cannot be read, lacks a column, has a question, an answer or a named kind that is neither text nor
+            number, or holds no problem.
     """
     if limit is not None and limit < 1:
         raise DataError(f"the number of problems must be at least 1, not {limit}.")
-    if isinstance(source, str) and source.partition(":")[0] == EMBEDDED:
-        return _embedded(source.partition(":")[2], split or ("test" if evaluation else "train"), seed, limit or 256)
+    if isinstance(source, str) and is_endless(source):
+        name, _, parts = source.partition(":")
+        make = generate_problems if name == REASONING_GYM else _embedded
+        return make(parts, split or ("test" if evaluation else "train"), seed, limit or ENDLESS_LIMIT)
     known, origin = Source(), None
     if isinstance(source, str) and not _is_file(source):
         known = find_source(source)
@@ -83,10 +98,11 @@ def load_problems(
     known = replace(known, question=question_column or known.question, answer=answer_column or known.answer)
     if isinstance(source, str | Path):
         split = split or (evaluation and known.evaluation_split) or known.split
-        found, origin = _read_rows(source, known, split, revision, token)
-        known, rows = _settle_columns(source, found.columns, known), found.rows
+        found, origin = _read_rows(source, known, kind_column, split, revision, token)
+        known, rows = settle_columns(source, found.columns, known, kind_column), found.rows
     else:
-        rows = source
+        rows = list(source)
+    known = replace(known, kind=kind_column or guess_kind_column(rows, known))
     return draw_problems(read_problems(rows, known, seed, origin), limit, seed)
 
 
@@ -109,6 +125,17 @@ def draw_problems(problems: Sequence[Problem], count: int | None, seed: int) -> 
 def usual_instruction(source: ProblemSource | None) -> str:
     """Return what is usually appended to the questions of a data set or file; nothing to problems that are given themselves."""
     return find_source(str(source)).instruction if isinstance(source, str | Path) else ""
+
+
+def common_instruction(problems: Iterable[Problem], instruction: str | None) -> str | None:
+    """Return the text that was appended to all questions; None when it differs, or is not known.
+
+    Args:
+        problems: The problems.
+        instruction: What those take that have none of their own.
+    """
+    found = {instruction if problem.instruction is None else problem.instruction for problem in problems} or {instruction}
+    return found.pop() if len(found) == 1 else None
 
 
 def sources_of(problems: Iterable[Problem]) -> list[str]:
@@ -156,9 +183,9 @@ def as_problem(row: Mapping[str, Any], source: Source, seed: int = 0, origin: st
     The options of a multiple choice are shuffled, lettered and put below the question; the answer is the letter. Their order
     depends on the seed and the question, not on the other rows.
     """
-    question = _text(row, _pick_column(row, source.question, QUESTION_COLUMNS))
-    answer = final_answer(_text(row, _pick_column(row, source.answer, ANSWER_COLUMNS)), source.solved)
-    wrong = [_text(row, column) for column in source.wrong_options]
+    question = read_cell(row, pick_column(row, source.question, QUESTION_COLUMNS))
+    answer = final_answer(read_cell(row, pick_column(row, source.answer, ANSWER_COLUMNS)), source.solved)
+    wrong = [read_cell(row, column) for column in source.wrong_options]
     if not question or not answer or not all(wrong):
         return None
     if wrong:
@@ -168,8 +195,8 @@ def as_problem(row: Mapping[str, Any], source: Source, seed: int = 0, origin: st
         lettered = (f"{letter}) {option}" for letter, option in zip(ascii_uppercase, options, strict=False))
         question = "\n".join((question, "", *lettered))
     name = hashlib.sha256(question.encode()).hexdigest()[:16]
-    kind = "choice" if source.answer_kind == "math" and CHOICE.fullmatch(answer) else source.answer_kind
-    return Problem(name, question, answer, source=origin, answer_kind=kind)
+    compared = "choice" if source.answer_kind == "math" and CHOICE.fullmatch(answer) else source.answer_kind
+    return Problem(name, question, answer, source=origin, answer_kind=compared, kind=read_cell(row, source.kind) or None)
 
 
 def final_answer(text: str, solved: bool = False) -> str:
@@ -203,10 +230,10 @@ def _is_file(source: str | Path) -> bool:
 
 @limited_silence()
 def _read_rows(
-    source: str | Path, known: Source, split: str, revision: str | None, token: str | bool | None
+    source: str | Path, known: Source, kind: str | None, split: str, revision: str | None, token: str | bool | None
 ) -> tuple[Rows, str | None]:
     """Return the rows of a file or a data set, and for one on the Hub where they come from."""
-    wanted = {name for column in _columns(known) for name in (column, column.partition(".")[0])}
+    wanted = {name for column in possible_columns(known, kind) for name in (column, column.partition(".")[0])}
     try:
         if _is_file(source):
             return read_file(Path(source), wanted), None
@@ -226,67 +253,3 @@ def _origin(known: Source, commit: str | None) -> str:
     """Name a Hub data set, its configuration and its commit, which datasets takes for the hash of what it builds."""
     name = f"{known.id}:{known.configuration}" if known.configuration else str(known.id)
     return f"{name}@{commit}" if commit and re.fullmatch("[0-9a-f]{40}", commit) else name
-
-
-def _columns(known: Source) -> tuple[str, ...]:
-    """Name the columns that may be read."""
-    question = (known.question,) if known.question else QUESTION_COLUMNS
-    answer = (known.answer,) if known.answer else ANSWER_COLUMNS
-    return (*question, *answer, *known.wrong_options)
-
-
-def _settle_columns(source: str | Path, columns: Collection[str], known: Source) -> Source:
-    """Decide which columns hold question and answer, the same ones in all rows."""
-    picked = {}
-    usual = (("question", known.question, QUESTION_COLUMNS), ("answer", known.answer, ANSWER_COLUMNS))
-    for kind, named, names in usual:
-        picked[kind] = _pick_column(columns, named, names)
-        if picked[kind] is None:
-            raise DataError(
-                f"'{source}' has no {kind} column named {named or ' or '.join(names)}; its columns are "
-                f"{', '.join(columns)}. Name it with {kind}_column."
-            )
-    for column in known.wrong_options:
-        if column not in columns:
-            raise DataError(f"'{source}' has no column {column}; its columns are {', '.join(columns)}.")
-    return replace(known, **picked)
-
-
-def _pick_column(columns: Collection[str], named: str | None, usual: tuple[str, ...]) -> str | None:
-    wanted = (named,) if named else usual
-    return next((column for column in wanted if column in columns or column.partition(".")[0] in columns), None)
-
-
-def _text(row: Mapping[str, Any], column: str | None) -> str:
-    """Read a text or a number, also one in a list by itself or in a chat of one message by the user; empty when missing.
-
-    Raises:
-        DataError: The column holds something else, or is to hold fields and does not.
-    """
-    held = value = None if column is None else _field(row, column)
-    if isinstance(value, list | tuple) and len(value) == 1:
-        value = value[0]
-        if isinstance(value, Mapping) and value.get("role") == "user":
-            value = value.get("content")
-    if value is None or value != value:  # NaN stands for what a table lacks
-        return ""
-    if not isinstance(value, str | Number):
-        raise DataError(
-            f"the column {column} holds {reprlib.repr(held)}, which is neither a text nor a number; make a column of such, or "
-            "name another one with question_column or answer_column, or a field of it as in column.field."
-        )
-    return str(value).strip()
-
-
-def _field(row: Mapping[str, Any], column: str) -> Any:
-    """Return what a column holds, or a field within it as in `reward_model.ground_truth`; None when it is missing."""
-    if column in row:
-        return row[column]
-    value: Any = row
-    for name in column.split("."):
-        if value is None:
-            return None
-        if not isinstance(value, Mapping):
-            raise DataError(f"{column} cannot be read: there is {reprlib.repr(value)} where fields such as {name} should be.")
-        value = value.get(name)
-    return value

@@ -4,8 +4,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
-from ..reasoner import NAME as EMBEDDED
-from .sources import find_source
+from .sources import find_source, is_endless
 
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ class ProblemOptions:
         limit: Most problems of a set, drawn by the seed; None for all.
         question_column: Column of the question; found by its usual names when None.
         answer_column: Column of the final answer; found by its usual names when None.
+        kind_column: Column of what sort of problem it is; found by its usual names, if it is there, when None.
         instruction: Text appended to every question; when None, a known data set's usual one, and for others that for a boxed
             answer.
 
@@ -34,6 +34,7 @@ class ProblemOptions:
     limit: int | None = None
     question_column: str | None = None
     answer_column: str | None = None
+    kind_column: str | None = None
     instruction: str | None = None
 
     def __post_init__(self) -> None:
@@ -46,7 +47,7 @@ class ProblemOptions:
         Args:
             name: What `load_problems` takes.
             evaluation: Whether models are evaluated on it.
-            seed: Seed of the draw, of the embedded reasoner's problems, and of the order of multiple-choice options.
+            seed: Seed of the draw, of endless problems, and of the order of multiple-choice options.
 
         Raises:
             DataError: The source cannot be read or holds no problem.
@@ -60,6 +61,7 @@ class ProblemOptions:
             limit=self.limit,
             question_column=self.question_column,
             answer_column=self.answer_column,
+            kind_column=self.kind_column,
             seed=seed,
             revision=self.revision,
         )
@@ -68,13 +70,13 @@ class ProblemOptions:
         """Load a problem set to calibrate on without its limit, so that it can be drawn from what is left of it.
 
         Args:
-            name: What `load_problems` takes; of the embedded reasoner's problems, which are endless, as many as the limit says.
+            name: What `load_problems` takes; of endless problems, as many as the limit says.
             seed: See `load`.
 
         Raises:
             DataError: The source cannot be read or holds no problem.
         """
-        everything = self if name.partition(":")[0] == EMBEDDED else replace(self, limit=None)
+        everything = self if is_endless(name) else replace(self, limit=None)
         return everything.load(name, evaluation=False, seed=seed)
 
     def instruction_for(self, name: str | None) -> str:
@@ -86,4 +88,4 @@ class ProblemOptions:
     def evaluation_split(self, name: str) -> str:
         """Return the split that a problem set is evaluated on."""
         source = find_source(name)
-        return self.split or source.evaluation_split or ("test" if source.id == EMBEDDED else source.split)
+        return self.split or source.evaluation_split or ("test" if is_endless(name) else source.split)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from ..reasoner import NAME as EMBEDDED
 
 
+REASONING_GYM = "reasoning-gym"
 BOXED = r"Please reason step by step, and put your final answer within \boxed{}."
 LETTER = r"Please reason step by step, and put the letter of the right option within \boxed{}."
 
@@ -21,6 +22,7 @@ class Source:
         question: Column of the question; None for the usual names.
         answer: Column of the final answer; None for the usual names.
         solved: Whether the answer column holds worked solutions, with the final answer behind `####` or in a box.
+        kind: Column of what sort of problem it is; None for the usual names.
         wrong_options: Columns of the wrong options of a multiple choice.
         answer_kind: `Problem.answer_kind` of its problems.
         instruction: What is usually appended to the question; of a data set that is not known, that for a boxed answer.
@@ -34,6 +36,7 @@ class Source:
     evaluation_split: str | None = None
     question: str | None = None
     answer: str | None = None
+    kind: str | None = None
     solved: bool = False
     wrong_options: tuple[str, ...] = ()
     answer_kind: str = "math"
@@ -49,6 +52,7 @@ SOURCES = (
         configuration="default",
         question="problem",
         answer="answer",
+        kind="problem_type",
         instruction=BOXED,
         licence="apache-2.0",
         note="94k problems of NuminaMath 1.5 with traces of DeepSeek-R1; the configuration extended holds 131k easier ones",
@@ -70,6 +74,7 @@ SOURCES = (
         evaluation_split="test",
         question="problem",
         answer="solution",
+        kind="type",
         solved=True,
         instruction=BOXED,
         licence="mit",
@@ -88,6 +93,7 @@ SOURCES = (
         split="test",
         question="problem",
         answer="answer",
+        kind="subject",
         instruction=BOXED,
         note="500 problems of MATH, for evaluation",
     ),
@@ -111,6 +117,7 @@ SOURCES = (
         configuration="gpqa_diamond",
         question="Question",
         answer="Correct Answer",
+        kind="High-level domain",
         wrong_options=("Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"),
         answer_kind="choice",
         instruction=LETTER,
@@ -118,6 +125,11 @@ SOURCES = (
         note="GPQA-Diamond, 198 multiple-choice questions, for evaluation; gated: accept its terms on the Hub and log in",
     ),
 )
+
+
+def is_endless(name: str) -> bool:
+    """Tell whether problems are made as many as are asked for, with splits that share none, as the embedded reasoner's are."""
+    return name.partition(":")[0] in (EMBEDDED, REASONING_GYM)
 
 
 def find_source(name: str) -> Source:

@@ -40,7 +40,8 @@ def encode_prompts(
     Args:
         tokenizer: Tokenizer with a chat template.
         problems: Problems to ask.
-        instruction: Text appended to every question after a blank line, such as how to mark the final answer.
+        instruction: Text appended to every question after a blank line, such as how to mark the final answer; a problem with
+            an instruction of its own takes that.
 
     Returns:
         Prompt token ids by problem id.
@@ -50,10 +51,14 @@ def encode_prompts(
     """
     if not tokenizer.chat_template:
         raise ModelError("the model's tokenizer has no chat template; use an instruction-tuned or reasoning model.")
-    suffix = f"\n\n{instruction}" if instruction else ""
-    conversations = [[{"role": "user", "content": problem.question + suffix}] for problem in problems]
+    conversations = [[{"role": "user", "content": _ask(problem, instruction)}] for problem in problems]
     try:
         rendered = tokenizer.apply_chat_template(conversations, add_generation_prompt=True, return_dict=False)
     except Exception as error:  # templates raise whatever jinja2 raises
         raise ModelError(f"the model's chat template cannot render a question ({error}).") from error
     return {problem.id: tuple(ids) for problem, ids in zip(problems, rendered, strict=True)}
+
+
+def _ask(problem: Problem, instruction: str) -> str:
+    wanted = instruction if problem.instruction is None else problem.instruction
+    return f"{problem.question}\n\n{wanted}" if wanted else problem.question

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from ..config import IN_PROCESS, CalibrationConfig, LoadingConfig, SamplingConfig
 from ..errors import ConfigError
+from ..problems.mixture import ProblemSet, ProblemSets, kind_shares, read_problem_sets
 from ..problems.options import ProblemOptions
-from ..problems.sources import find_source
-from ..reasoner import NAME as EMBEDDED
+from ..problems.sources import find_source, is_endless
 from ..rollouts.addresses import check_engine
 from .cells import BANDS, DAMAGE, Cell, study_cells
 
@@ -21,7 +21,8 @@ class StudyConfig:
 
     Args:
         model: Hub id (`ID` or `ID@REVISION`), folder, or `tiny-reasoner`.
-        problems: Problem set to calibrate on, named as for `load_problems`.
+        problems: Problem set to calibrate on, named as for `load_problems`, or several, see `read_problem_sets`; the shares of
+            several are met by the strategy `cover`.
         calibration: How rollouts are sampled and selected from; `num_tokens` says how much every set holds, `seed` is the
             first seed. Its strategy is replaced by each of `strategies` in turn.
         evaluation: How responses are sampled in evaluation.
@@ -32,7 +33,7 @@ class StudyConfig:
         bands: `difficulty`, `length`: also calibrate on correct traces from thirds of each, with the first method.
         seeds: Repetitions, by the seeds from `calibration.seed` on.
         samples: Responses to each evaluation problem.
-        evaluation_problems: Problem set to evaluate on; `problems`, if it has a split for it, when None.
+        evaluation_problems: Problem set to evaluate on; `problems`, each set by itself, if they have a split for it, when None.
         transfer_problems: Problem set of another domain to evaluate on as well.
         num_evaluation_problems: Most problems of each evaluation set.
         evaluation_split: Split of the evaluation sets; the one known to be for evaluation when None.
@@ -51,7 +52,7 @@ class StudyConfig:
     """
 
     model: str
-    problems: str
+    problems: str | ProblemSets
     calibration: CalibrationConfig
     evaluation: SamplingConfig
     strategies: tuple[str, ...] = ("ssgr", "text")
@@ -80,6 +81,8 @@ class StudyConfig:
         unknown = [name for name in self.bands if name not in BANDS]
         if unknown:
             raise ConfigError(f"unknown bands '{unknown[0]}'; choose among {', '.join(BANDS)}.")
+        if self.kind_shares and "cover" not in self.strategies:
+            raise ConfigError("shares of the problem sets are met by the strategy cover; add it to --strategies.")
         cells = self.cells
         if self.bands and not any(cell.calibration for cell in cells):
             raise ConfigError("--bands needs a method that calibrates; none of --methods does.")
@@ -94,16 +97,31 @@ class StudyConfig:
         if self.calibration.num_tokens is None:
             raise ConfigError("strategies are compared at equal numbers of tokens; set --num-tokens.")
         names = self.evaluation_names
-        if len(set(map(short_name, names))) < len(names):
-            raise ConfigError(
-                f"both sets to evaluate on would be called {short_name(names[0])} in the report; rename one of them."
-            )
+        shorts = list(map(short_name, names))
+        if twice := next((name for name in shorts if shorts.count(name) > 1), None):
+            raise ConfigError(f"both sets to evaluate on would be called {twice} in the report; rename one of them.")
         for name in names:
-            is_asked_twice = name == self.problems and not name.startswith(EMBEDDED)
+            is_asked_twice = name in self.calibration_names and not is_endless(name)
             if is_asked_twice and find_source(name).evaluation_split is None:
                 raise ConfigError(
                     f"{name} has no split that is known to be for evaluation; name a set with --evaluation-problems."
                 )
+
+    @property
+    def problem_sets(self) -> list[ProblemSet]:
+        """The problem sets to calibrate on."""
+        names = [self.problems] if isinstance(self.problems, str) else self.problems
+        return read_problem_sets(names, self.reading)
+
+    @property
+    def kind_shares(self) -> tuple[tuple[str, float], ...]:
+        """The shares of the tokens that kinds of problems have in the sets that `cover` selects."""
+        return kind_shares(self.problem_sets) or self.calibration.kind_shares
+
+    @property
+    def calibration_names(self) -> list[str]:
+        """Names of the problem sets to calibrate on."""
+        return [one.name for one in self.problem_sets]
 
     @property
     def seed_range(self) -> range:
@@ -133,13 +151,20 @@ class StudyConfig:
     def calibration_for(self, name: str) -> CalibrationConfig:
         """Return the settings of a strategy or of a band; bands are windows of `ssgr`."""
         if name == DAMAGE:
-            return dataclasses.replace(self.calibration, strategy="cover", damage=True)
-        return dataclasses.replace(self.calibration, strategy="ssgr" if ":" in name else name)
+            return dataclasses.replace(self.calibration, strategy="cover", damage=True, kind_shares=self.kind_shares)
+        shares = self.kind_shares if name == "cover" else ()
+        return dataclasses.replace(self.calibration, strategy="ssgr" if ":" in name else name, kind_shares=shares)
 
     @property
     def evaluation_names(self) -> list[str]:
         """Names of the problem sets to evaluate on."""
-        return [self.evaluation_problems or self.problems, *([self.transfer_problems] if self.transfer_problems else [])]
+        own = [self.evaluation_problems] if self.evaluation_problems else self.calibration_names
+        return [*own, *([self.transfer_problems] if self.transfer_problems else [])]
+
+    def instruction_for(self, name: str) -> str:
+        """Return the text to add to every question of a set to evaluate on: as in calibration, if it is calibrated on."""
+        own = next((one.reading for one in self.problem_sets if one.name == name), self.reading)
+        return own.instruction_for(name)
 
     def keeps(self, cell: Cell) -> bool:
         """Tell whether a cell's checkpoint is kept."""

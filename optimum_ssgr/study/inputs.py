@@ -17,11 +17,12 @@ from ..evaluation.prepare import check_prompts, cut_windows, load_evaluation_set
 from ..evaluation.results import versions
 from ..problems.documents import load_documents
 from ..problems.load import draw_problems
+from ..problems.mixture import ProblemSet, instruction_of, mix_problems
 from ..problems.options import ProblemOptions
 from ..problems.overlap import remove_overlap
 from ..problems.rows import FILE_FORMATS
+from ..problems.sources import is_endless
 from ..pruning.layerwise import check_prunable
-from ..reasoner import NAME as EMBEDDED
 from ..records import Problem
 from ..rollouts.prompts import encode_prompts
 from .config import StudyConfig, short_name
@@ -41,7 +42,8 @@ class StudyInputs:
         calibration_problems: Problems to calibrate on, by seed.
         text: Documents of general text.
         evaluation_sets: Problems to evaluate on, by the name of their set.
-        instructions: What is added to the questions, by the name of the set; of the calibration problems by None.
+        instructions: What is added to the questions, by the name of the set; of the calibration problems by None, but for
+            those that have their own.
         windows: General text to measure perplexity on, token ids of equal length; empty for none.
     """
 
@@ -101,8 +103,8 @@ def read_inputs(config: StudyConfig, journal: Path) -> StudyInputs:
         calibration_problems=_calibration_problems(config, sets),
         text=text,
         evaluation_sets=sets,
-        instructions={short_name(name): config.reading.instruction_for(name) for name in config.evaluation_names}
-        | {None: config.reading.instruction_for(config.problems)},
+        instructions={short_name(name): config.instruction_for(name) for name in config.evaluation_names}
+        | {None: instruction_of(config.problem_sets)},
         windows=_evaluation_windows(config),
     )
     asked = [problem for of_seed in inputs.calibration_problems.values() for problem in of_seed]
@@ -115,11 +117,13 @@ def read_inputs(config: StudyConfig, journal: Path) -> StudyInputs:
 def study_metadata(inputs: StudyInputs) -> dict[str, Any]:
     """Say what was studied, without anything that changes from run to run or from folder to folder."""
     config = inputs.config
-    calibration = {key: value for key, value in config.calibration.to_dict().items() if key not in ("strategy", "seed")}
+    own = ("strategy", "seed", "kind_shares")
+    calibration = {key: value for key, value in config.calibration.to_dict().items() if key not in own}
+    calibration |= {"kind_shares": dict(config.kind_shares)} if config.kind_shares else {}
     return {
         "model": short_name(config.model),
         "dtype": config.loading.dtype,
-        "calibration_problems": short_name(config.problems),
+        "calibration_problems": ", ".join(map(short_name, config.calibration_names)),
         "problems_per_seed": len(inputs.calibration_problems[config.calibration.seed]),
         "strategies": list(config.strategies),
         "methods": list(config.methods),
@@ -140,7 +144,7 @@ def study_fingerprint(inputs: StudyInputs) -> dict[str, Any]:
 
     def digest(problems: Sequence[Problem]) -> str:
         return hashlib.sha256(
-            repr([(problem.id, problem.question, problem.answer) for problem in problems]).encode()
+            repr([(p.id, p.question, p.answer, p.kind, p.instruction) for p in problems]).encode()
         ).hexdigest()
 
     config, shared = inputs.config, study_metadata(inputs)
@@ -159,13 +163,21 @@ def study_fingerprint(inputs: StudyInputs) -> dict[str, Any]:
 
 def _calibration_problems(config: StudyConfig, sets: dict[str, list[Problem]]) -> dict[int, list[Problem]]:
     """Load problems to calibrate on for every seed, none of which is evaluated on."""
-    if config.problems.startswith(EMBEDDED):  # endless, and a split shares no question with another
-        return {seed: config.reading.load(config.problems, evaluation=False, seed=seed) for seed in config.seed_range}
-    problems = config.reading.load_all(config.problems, seed=config.calibration.seed)
+    found = {one: _problems_of(one, config, sets) for one in config.problem_sets}
+    return {seed: mix_problems({one: by_seed[seed] for one, by_seed in found.items()}) for seed in config.seed_range}
+
+
+def _problems_of(one: ProblemSet, config: StudyConfig, sets: dict[str, list[Problem]]) -> dict[int, list[Problem]]:
+    """Load the problems of one set for every seed."""
+    if is_endless(one.name):  # then a split shares no question with another
+        return {seed: one.reading.load(one.name, evaluation=False, seed=seed) for seed in config.seed_range}
+    problems = one.reading.load_all(one.name, seed=config.calibration.seed)
     problems, _ = remove_overlap(problems, [problem for found in sets.values() for problem in found])
     if not problems:
-        raise DataError("every problem to calibrate on is also evaluated on; name another set with --evaluation-problems.")
-    return {seed: draw_problems(problems, config.reading.limit, seed) for seed in config.seed_range}
+        raise DataError(
+            f"every problem of {one.name} to calibrate on is also evaluated on; name another set with --evaluation-problems."
+        )
+    return {seed: draw_problems(problems, one.reading.limit, seed) for seed in config.seed_range}
 
 
 def _evaluation_windows(config: StudyConfig) -> list[list[int]]:

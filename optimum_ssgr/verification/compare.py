@@ -11,6 +11,8 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
+from ..problems.procedural import is_right
+from ..problems.sources import REASONING_GYM
 from .decimals import is_same_decimal, read_decimal
 from .letter import read_letter
 from .notation import tidy
@@ -45,11 +47,11 @@ def is_equal(answer: str, expected: str, kind: str = "math") -> bool:
         kind: `Problem.answer_kind`.
     """
     verdict = compare_quickly(answer, expected, kind)
-    return compare_mathematics(answer, expected) if verdict is None else verdict
+    return compare_slowly(answer, expected, kind) if verdict is None else verdict
 
 
 def compare_quickly(answer: str, expected: str, kind: str = "math") -> bool | None:
-    """Compare two final answers by what can be seen at once; None when it takes mathematics.
+    """Compare two final answers by what can be seen at once; None when it takes mathematics or a generator's scorer.
 
     Args:
         answer: What the model answered.
@@ -60,6 +62,8 @@ def compare_quickly(answer: str, expected: str, kind: str = "math") -> bool | No
         return bool(answer.strip())
     if kind == "exact":
         return _squeeze(answer) == _squeeze(expected)
+    if is_scored(kind):
+        return None
     if kind == "choice":
         letter = read_letter(answer)
         return letter is not None and letter == read_letter(expected)
@@ -80,6 +84,25 @@ def compare_quickly(answer: str, expected: str, kind: str = "math") -> bool | No
     if _TIME.fullmatch(answer) or _TIME.fullmatch(expected):
         return False  # nor is 12:00 a ratio
     return False if max(_nesting(answer), _nesting(expected)) > MAX_NESTING else None
+
+
+def is_scored(kind: str) -> bool:
+    """Tell whether answers of a kind are compared by the scorer of the generator that made the problem."""
+    return kind.startswith(f"{REASONING_GYM}:")
+
+
+def compare_slowly(answer: str, expected: str, kind: str = "math") -> bool | None:
+    """Compare two final answers by what may take any amount of time and memory.
+
+    Args:
+        answer: What the model answered.
+        expected: The problem's answer.
+        kind: `Problem.answer_kind`.
+
+    Returns:
+        None where a problem that is to be scored cannot be made again.
+    """
+    return is_right(answer, expected, kind) if is_scored(kind) else compare_mathematics(answer, expected)
 
 
 def compare_mathematics(answer: str, expected: str) -> bool:

@@ -12,7 +12,7 @@ from ..problems.sources import BOXED
 from ..records import GradedRollout, Problem, Rollout, Verdict
 from ..stored import StoredText
 from .answer import find_answer, split_thinking
-from .compare import compare_quickly
+from .compare import compare_quickly, is_scored
 from .workers import SECONDS, compare_all
 
 
@@ -95,7 +95,7 @@ def _compare_answers(answers: Iterable[tuple[str, Problem]]) -> dict[tuple[str, 
     # What was not found out among others, which share caches and memory with it, is tried again alone.
     for processes in (None, 1):
         hard = [triple for triple, verdict in verdicts.items() if verdict is None]
-        with closing(compare_all([triple[:2] for triple in hard], processes=processes)) as compared:
+        with closing(compare_all([_without_math(triple) for triple in hard], processes=processes)) as compared:
             verdicts.update(zip(hard, tqdm(compared, total=len(hard), desc="verify", delay=5), strict=True))
     undecided = sum(verdict is None for verdict in verdicts.values())
     if undecided:
@@ -104,3 +104,8 @@ def _compare_answers(answers: Iterable[tuple[str, Problem]]) -> dict[tuple[str, 
             "time and the memory set aside; they are counted as timed out."
         )
     return verdicts
+
+
+def _without_math(triple: tuple[str, str, str]) -> tuple[str, ...]:
+    """What `compare_all` takes, which compares as mathematics what has no kind."""
+    return triple if is_scored(triple[2]) else triple[:2]

@@ -16,7 +16,8 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Event, Timer
 
-from .compare import compare_mathematics
+from ..extras import require_extra
+from .compare import compare_mathematics, compare_slowly, is_scored
 from .processors import usable_processors
 
 
@@ -34,22 +35,23 @@ _COMMAND = (
 class _Worker:
     """A process that compares one pair at a time; `ask` gives None, and the process is gone, when a pair is out of bounds."""
 
-    def __init__(self, seconds: float, megabytes: int) -> None:
+    def __init__(self, seconds: float, megabytes: int, scores: bool) -> None:
         self.seconds = seconds
         self.pairs = 0
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _COMMAND, json.dumps(sys.path), str(seconds), str(megabytes)],
+            [sys.executable, "-c", _COMMAND, json.dumps(sys.path), str(seconds), str(megabytes), *["scores"] * scores],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONHASHSEED": "0"},  # the order of sympy's terms, and so its verdicts, hang on it
+            # The order of sympy's terms, and so its verdicts, hang on the first; numpy reserves memory for each thread.
+            env={**os.environ, "PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"},
         )
         if self._read(START_SECONDS) is None:
             raise RuntimeError(
                 "a process that compares answers did not start; is there memory left, and is math-verify installed?"
             )
 
-    def ask(self, pair: tuple[str, str]) -> bool | None:
+    def ask(self, pair: tuple[str, ...]) -> bool | None:
         self.pairs += 1
         with suppress(OSError):  # it may be gone; then there is nothing to read either
             self.process.stdin.write(json.dumps(pair).encode() + b"\n")
@@ -75,14 +77,14 @@ class _Worker:
 
 
 def compare_all(
-    pairs: Sequence[tuple[str, str]], *, processes: int | None = None, seconds: float = SECONDS, megabytes: int = MEGABYTES
+    pairs: Sequence[tuple[str, ...]], *, processes: int | None = None, seconds: float = SECONDS, megabytes: int = MEGABYTES
 ) -> Iterator[bool | None]:
-    """Compare pairs of answers as mathematics, several at a time.
+    """Compare pairs of answers as mathematics or by a generator's scorer, several at a time.
 
     Close the generator, as `contextlib.closing` does, to end its processes early; they end with the caller in any case.
 
     Args:
-        pairs: An answer and the expected answer each.
+        pairs: An answer and the expected answer each, and `Problem.answer_kind` where it is not mathematics.
         processes: Most processes to use; by default one for each processor that this process may use.
         seconds: Most processor time of one pair.
         megabytes: Most address space of one process, where the operating system can bound it.
@@ -93,18 +95,22 @@ def compare_all(
 
     Raises:
         RuntimeError: A process could not be started.
+        ConfigError: The package that scores is missing.
     """
+    scores = any(is_scored(kind) for _, _, *kinds in pairs for kind in kinds)
+    if scores:
+        require_extra("reasoning_gym", "problems", "scores of reasoning-gym's problems")
     idle: SimpleQueue[_Worker] = SimpleQueue()
     started: list[_Worker] = []
     closed = Event()
 
-    def compare(pair: tuple[str, str]) -> bool | None:
+    def compare(pair: tuple[str, ...]) -> bool | None:
         try:
             worker = idle.get_nowait()
         except Empty:
             worker = None
         if worker is None or worker.process.poll() is not None:  # none is free, or someone ended it
-            started.append(worker := _Worker(seconds, megabytes))
+            started.append(worker := _Worker(seconds, megabytes, scores))
             if closed.is_set():
                 return None
         verdict = worker.ask(pair)
@@ -132,6 +138,8 @@ def _serve() -> None:
     seconds, megabytes = float(sys.argv[2]), int(sys.argv[3])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
     compare_mathematics("x", "y")  # load everything before the clock runs
+    if "scores" in sys.argv:
+        import reasoning_gym  # noqa: F401
     with suppress(ImportError):  # Windows has none of it
         import resource
 
@@ -147,7 +155,7 @@ def _serve() -> None:
     for line in sys.stdin.buffer:
         if set_timer:
             set_timer(signal.ITIMER_PROF, seconds)
-        verdict = compare_mathematics(*json.loads(line))
+        verdict = compare_slowly(*json.loads(line))
         if set_timer:
             set_timer(signal.ITIMER_PROF, 0)
         output.write(json.dumps(verdict).encode() + b"\n")

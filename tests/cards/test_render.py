@@ -22,12 +22,15 @@ from optimum_ssgr.cards import render as rendering
 from optimum_ssgr.cards.metadata import inherited_metadata
 from optimum_ssgr.cards.render import PLACEHOLDER, card_for, merge_card
 from optimum_ssgr.commands.calibrate import CalibrateCommand
-from optimum_ssgr.commands.flags import calibration_config, pruning_config
+from optimum_ssgr.commands.flags import calibration_config, problem_sets, pruning_config
 from optimum_ssgr.commands.prune import PruneCommand
 from optimum_ssgr.commands.select import SelectCommand
 from optimum_ssgr.errors import DataError
 from optimum_ssgr.formats import Manifest, Provenance
 from optimum_ssgr.problems.load import load_problems
+from optimum_ssgr.problems.mixture import ProblemSet
+from optimum_ssgr.problems.options import ProblemOptions
+from optimum_ssgr.problems.sources import BOXED
 
 
 REPOSITORY = Path(__file__).parents[2]
@@ -353,11 +356,41 @@ def test_the_commands_ask_for_the_same_settings(provenance, manifest):
     assert commands(dataset_card(manifest)) == [calibrate]
     args = arguments(calibrate, CalibrateCommand)
     assert calibration_config(args) == CalibrationConfig.from_dict(manifest["calibration"])
-    assert (args.model, args.problems, args.num_problems) == (f"org/model@{COMMIT}", "tiny-reasoner", 32)
+    assert (args.model, args.problems, args.num_problems) == (f"org/model@{COMMIT}", ["tiny-reasoner"], 32)
     assert args.instruction == manifest["instruction"]
     args = arguments(prune, PruneCommand)
     assert pruning_config(args).to_dict() == provenance["pruning"]
     assert (args.model, str(args.calibration)) == (f"org/model@{COMMIT}", "calibration")
+
+
+def test_several_problem_sets_are_named_and_asked_for_again(manifest, monkeypatch):
+    monkeypatch.setattr("optimum_ssgr.config.STRATEGIES", ("cover", *STRATEGIES))
+    gsm8k = {"source": "openai/gsm8k", "split": "train", "num_problems": 20, "share": 0.25, "instruction": "Think, it's x=1."}
+    gsm8k |= {"read_from": [f"openai/gsm8k:main@{COMMIT}"]}
+    own = {"source": "/home/someone/secret/own.jsonl", "split": None, "read_from": [], "kind_column": "k", "instruction": BOXED}
+    made = {"source": "reasoning-gym:chain_sum(min_terms=2,max_terms=4),gcd", "split": None, "read_from": [], "instruction": ""}
+    manifest["problems"] = {"sets": [gsm8k, own, made], "read_from": gsm8k["read_from"]}
+    manifest["instruction"] = None
+    manifest["calibration"] |= {"strategy": "cover", "kind_shares": [["gsm8k", 0.25]]}
+    card = dataset_card(manifest)
+    args = arguments(commands(card)[0], CalibrateCommand)
+    assert calibration_config(args).to_dict() == manifest["calibration"]
+    assert problem_sets(args) == [
+        ProblemSet(
+            "openai/gsm8k", ProblemOptions(split="train", revision=COMMIT, limit=20, instruction=gsm8k["instruction"]), 0.25
+        ),
+        ProblemSet("own.jsonl", ProblemOptions(kind_column="k")),
+        ProblemSet(made["source"], ProblemOptions(instruction="")),
+    ]
+    assert "secret" not in card
+    listed = card[card.index("## Sources") : card.index("## Columns")]
+    assert f"[`openai/gsm8k`](https://huggingface.co/datasets/openai/gsm8k/tree/{COMMIT})" in listed
+    assert "Problem set `openai/gsm8k`, 25.0 % of the tokens, split `train`; to every question was added: " in listed
+    assert "Problem set `own.jsonl`; to every question was added: " in listed
+    # What the command line cannot ask for has no command.
+    manifest["calibration"]["kind_shares"] = [["gsm8k", 0.5]]
+    manifest["reselected_from"] = {"calibration": manifest["calibration"] | {"kind_shares": []}, "content_hash": "f00"}
+    assert commands(dataset_card(manifest)) == []
 
 
 def test_the_card_of_sequences_alone_shows_no_rollouts(manifest):

@@ -279,3 +279,57 @@ def test_missing_file_and_bad_split(tmp_path):
         load_problems("tiny-reasoner", split="validation")
     with pytest.raises(DataError, match="at least 1, not 0"):
         load_problems("tiny-reasoner", limit=0)
+
+
+def kinds(rows, **options):
+    return [problem.kind for problem in load_problems(rows, **options)]
+
+
+def rows_with(**columns):
+    return [
+        {"problem": f"{n} + 1?", "answer": str(n + 1)} | {name: value(n) for name, value in columns.items()} for n in range(6)
+    ]
+
+
+@pytest.mark.parametrize("name", ["problem_type", "subject", "source", "kind", "category"])
+def test_the_kind_is_read_from_its_usual_columns(tmp_path, name):
+    rows = rows_with(**{name: lambda n: ("even", "odd")[n % 2]})
+    path = tmp_path / "problems.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert kinds(rows) == kinds(path) == ["even", "odd"] * 3
+
+
+def test_the_first_column_that_sorts_the_problems_gives_the_kind():
+    topics = {"source": lambda n: "book", "category": lambda n: "sums"}
+    assert kinds(rows_with(**topics)) == ["book"] * 6
+    assert kinds(rows_with(problem_type=lambda n: n, **topics)) == ["book"] * 6  # numbers are no names of kinds
+    assert kinds(rows_with(problem_type=lambda n: None, **topics)) == ["book"] * 6
+    assert kinds(rows_with(kind=lambda n: "sum" if n else None)) == [None] + ["sum"] * 5
+    links = [{"problem": f"{n}?", "answer": "1", "source": f"https://host/{n}"} for n in range(101)]
+    assert set(kinds(links)) == {None}
+    assert set(kinds(links[:100])) == {f"https://host/{n}" for n in range(100)}
+    assert kinds(rows_with()) == [None] * 6
+
+
+def test_a_named_column_of_kinds_wins_and_must_be_there(tmp_path):
+    rows = rows_with(kind=lambda n: "sum", level=lambda n: n % 2, info=lambda n: {"topic": "adding"})
+    assert kinds(rows, kind_column="level") == ["0", "1"] * 3
+    assert kinds(rows, kind_column="info.topic") == ["adding"] * 6
+    path = tmp_path / "problems.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert kinds(path, kind_column="level") == ["0", "1"] * 3
+    assert [p.kind for p in ProblemOptions(kind_column="info.topic").load(str(path), evaluation=False, seed=0)] == [
+        "adding"
+    ] * 6
+    with pytest.raises(DataError, match="no kind column named topic"):
+        load_problems(path, kind_column="topic")
+    with pytest.raises(DataError, match="the column info holds"):
+        load_problems(rows, kind_column="info")
+
+
+def test_kinds_of_parquet_are_read_though_other_columns_are_not(tmp_path):
+    import pandas
+
+    path = tmp_path / "problems.parquet"
+    pandas.DataFrame(rows_with(category=lambda n: f"kind {n % 3}", trace=lambda n: "long")).to_parquet(path)
+    assert kinds(path) == [f"kind {n % 3}" for n in range(6)]

@@ -68,6 +68,21 @@ def test_a_known_source_needs_no_flags(hub, source):
     assert r"\boxed{}" in source.instruction
 
 
+@pytest.mark.parametrize(
+    ("name", "column", "kind"),
+    [
+        ("open-r1/OpenR1-Math-220k", "problem_type", "Number Theory"),
+        ("DigitalLearningGmbH/MATH-lighteval", "type", "Algebra"),
+        ("HuggingFaceH4/MATH-500", "subject", "Geometry"),
+        ("Idavidrein/gpqa", "High-level domain", "Physics"),
+    ],
+)
+def test_known_sources_name_their_kinds(hub, name, column, kind):
+    source, row = find_source(name), ROWS[name][0]
+    hub(source.id, {source.configuration or "default": {source.split: [row | {column: kind, "category": "other"}]}})
+    assert load_problems(name)[0].kind == kind
+
+
 def test_ids_are_known_in_any_case():
     assert find_source("OPENAI/gsm8K") == find_source("openai/gsm8k")
     assert find_source("openai/gsm8k").configuration == "main"
