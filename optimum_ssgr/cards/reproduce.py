@@ -21,8 +21,8 @@ def calibration_commands(manifest: Manifest) -> list[str]:
         manifest: The set's manifest.
 
     Returns:
-        `ssgr calibrate`, and `ssgr select` if the set was selected from the rollouts of another; nothing when it was made in
-        Python from problems or text that the manifest cannot name.
+        `ssgr calibrate`, and `ssgr select` if the set was selected from the rollouts of another, or `ssgr prune` if by their
+        damage; nothing when it was made in Python from problems or text that the manifest cannot name.
     """
     origin, problems, text = manifest.reselected_from, manifest.problems or {}, manifest.text
     selected = manifest.config
@@ -41,12 +41,17 @@ def calibration_commands(manifest: Manifest) -> list[str]:
     if manifest.batch_size not in (None, BATCH_SIZE):
         flags.append(("--batch-size", manifest.batch_size))
     names = [field.name for field in dataclasses.fields(CalibrationConfig)]
-    elsewhere = ("num_sequences", "num_tokens", "kind_shares")
+    elsewhere = ("num_sequences", "num_tokens", "kind_shares", "damage")
     flags += _settings(generated, CalibrationConfig(), [name for name in names if name not in elsewhere])
     if (generated.num_sequences, generated.num_tokens) != (CalibrationConfig.num_sequences, None):
         flags += _budget(generated)
     if generated.needs_text:
         flags.append(("--text", public_name(first_text)))
+    if selected.damage:  # which pruning measures, also where only a part of its rollouts was asked for
+        measured = PruningConfig.from_dict(manifest.damage["pruning"])
+        again = [*_settings(selected, generated, SELECTION), *_budget(selected), ("--damage",), *_pruning(measured)]
+        pruned = [*_model(manifest.model, manifest.model_commit, manifest.dtype), ("--calibration", "rollouts"), *again]
+        return [_command("calibrate", ["rollouts"], flags), _command("prune", ["sparse"], pruned)]
     if not origin:
         return [_command("calibrate", ["calibration"], flags)]
     again = [*_settings(selected, generated, SELECTION), *_budget(selected)]
@@ -72,13 +77,20 @@ def pruning_commands(provenance: Provenance) -> list[str]:
         before = [] if on_hub or not manifest else calibration_commands(manifest)
         if not on_hub and not before:
             return []
-        flags.append(("--calibration", "@".join(on_hub) if on_hub else "calibration"))
-    flags.append(("--method", config.method))
+        by_damage = bool(manifest and manifest.config.damage and not on_hub)
+        if by_damage and PruningConfig.from_dict(manifest.damage["pruning"]).resolve(streamed=False) == config:
+            return before  # whose last command prunes in this very way
+        made = "sparse/calibration" if by_damage else "calibration"
+        flags.append(("--calibration", "@".join(on_hub) if on_hub else made))
+    flags += _pruning(config)
+    return [*before, _command("prune", ["pruned" if before and "ssgr prune" in before[-1] else "sparse"], flags)]
+
+
+def _pruning(config: PruningConfig) -> list[tuple[Any, ...]]:
+    flags: list[tuple[Any, ...]] = [("--method", config.method)]
     flags += _settings(config, PruningConfig(), ("damping", "allocation"))
     flags.append(("--pattern", config.pattern) if config.pattern else ("--sparsity", config.sparsity))
-    if config.true_sequential is False:
-        flags.append(("--no-true-sequential",))
-    return [*before, _command("prune", ["sparse"], flags)]
+    return [*flags, ("--no-true-sequential",)] if config.true_sequential is False else flags
 
 
 def _model(name: str, commit: str | None, dtype: str) -> list[tuple[Any, ...]]:

@@ -374,7 +374,7 @@ def test_several_problem_sets_are_named_and_asked_for_again(manifest, monkeypatc
     manifest["calibration"] |= {"strategy": "cover", "kind_shares": [["gsm8k", 0.25]]}
     card = dataset_card(manifest)
     args = arguments(commands(card)[0], CalibrateCommand)
-    assert calibration_config(args).to_dict() == manifest["calibration"]
+    assert calibration_config(args) == CalibrationConfig.from_dict(manifest["calibration"])
     assert problem_sets(args) == [
         ProblemSet(
             "openai/gsm8k", ProblemOptions(split="train", revision=COMMIT, limit=20, instruction=gsm8k["instruction"]), 0.25
@@ -414,15 +414,33 @@ def test_a_set_on_the_hub_is_named_with_its_commit(provenance):
     assert str(arguments(prune, PruneCommand).calibration) == f"me/set@{COMMIT}"
 
 
+def test_a_set_selected_by_damage_is_made_by_the_pruning_that_measured_it(provenance, manifest):
+    pruning = PruningConfig(method="alps", sparsity=0.7).to_dict()
+    manifest["calibration"] |= {"strategy": "cover", "damage": True, "num_tokens": 900, "num_sequences": None}
+    manifest["damage"] = {"pruning": pruning, "calibration": "f00"}
+    calibrate, prune = commands(dataset_card(manifest))
+    first = calibration_config(arguments(calibrate, CalibrateCommand))
+    assert (first.strategy, first.damage) == ("cover", False)
+    args = arguments(prune, PruneCommand)
+    assert pruning_config(args).to_dict() == pruning
+    assert (str(args.calibration), args.damage) == ("rollouts", True)
+    assert calibration_config(args, first) == CalibrationConfig.from_dict(manifest["calibration"])
+    provenance |= {"calibration": manifest, "pruning": pruning | {"true_sequential": True}}
+    assert commands(model_card(provenance)) == [calibrate, prune]
+    provenance["pruning"] |= {"sparsity": 0.5}
+    *before, last = commands(model_card(provenance))
+    assert before == [calibrate, prune] and "--calibration sparse/calibration" in last and "--damage" not in last
+
+
 def test_a_set_selected_again_takes_two_commands(manifest):
     first = copy.deepcopy(manifest["calibration"])
     manifest["reselected_from"] = {"calibration": first, "content_hash": "f00"}
     manifest["calibration"] |= {"strategy": "mix", "num_tokens": None, "num_sequences": 5, "seed": 9}
     manifest["text"] = "/home/someone/secret/text.txt"
     calibrate, select = commands(dataset_card(manifest))
-    assert calibration_config(arguments(calibrate, CalibrateCommand)).to_dict() == first
+    assert calibration_config(arguments(calibrate, CalibrateCommand)) == CalibrationConfig.from_dict(first)
     args = arguments(select, SelectCommand)
-    assert calibration_config(args, CalibrationConfig.from_dict(first)).to_dict() == manifest["calibration"]
+    assert calibration_config(args, CalibrationConfig.from_dict(first)) == CalibrationConfig.from_dict(manifest["calibration"])
     assert args.text == "text.txt"
     assert "secret" not in dataset_card(manifest)
 
