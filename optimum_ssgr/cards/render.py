@@ -109,6 +109,7 @@ def dataset_card(manifest: Manifest, repo_id: str | None = None) -> str:
         config=config,
         counts=manifest.counts,
         kinds=manifest.kinds,
+        damage=manifest.damage,
         has_rollouts=manifest.rollouts_hash is not None and "rollouts" in manifest.counts,
         content_hash=manifest.content_hash,
         on_hub=on_hub,

@@ -21,6 +21,7 @@ logger = logging.get_logger(__name__)
 HUB = "https://huggingface.co"
 STRATEGY_LABELS = {
     "ssgr": "own traces (SSGR)",
+    "cover": "own traces of every kind",
     "self": "own correct traces",
     "rac": "own traces, unverified",
     "resp": "own responses",

@@ -18,6 +18,8 @@ from .statistics import StudyReport
 # Okabe and Ito's palette, told apart by readers with any colour vision; markers tell the lines apart without colour.
 STYLES: dict[str | None, tuple[str, str, str]] = {
     "ssgr": ("#0072B2", "o", "selected own traces (ssgr)"),
+    "cover": ("#44AA99", "p", "own traces of every kind (cover)"),
+    "cover+damage": ("#882255", "H", "the most damaged of every kind (cover+damage)"),
     "self": ("#56B4E9", "s", "correct own traces (self)"),
     "rac": ("#009E73", "^", "any own traces (rac)"),
     "resp": ("#CC79A7", "v", "own responses (resp)"),
