@@ -10,6 +10,7 @@ from .notation import unwrap
 THINK_START, THINK_END = "<think>", "</think>"
 ANSWER_START, ANSWER_END = "<answer>", "</answer>"
 MAX_BARE_LENGTH = 200  # characters of a response that is nothing but an answer
+MAX_STATEMENT = 300  # characters of the last line in which an answer is stated
 MAX_END_MARKS = 4
 
 _END_MARK = re.compile(r"<(?!/?answer>)[/|\uff5c]?[A-Za-z_][\w\u2581:.-]{0,40}[|\uff5c]?>\Z")  # as <|im_end|>
@@ -17,6 +18,11 @@ _SET_AS_TEXT = re.compile(r"\\(?:[a-zA-Z]*text[a-zA-Z]*|mathrm|mbox|operatorname
 _WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
 _PROSE = re.compile(r"[^\W\d_]{3,}|is|it|to|of|in|so|be|we|an|at|by|my|if|on|no|do|me", re.IGNORECASE)
 _MATHEMATICS = re.compile(r"arc\w+|sinh?|cosh?|tanh?|cot|sec|csc|ln|log|exp|sqrt|abs|inf|infinity|and|mod", re.IGNORECASE)
+_STATED = re.compile(
+    r".*\b(?:answer|result|solution)\b(?: to [^:=]{1,80}?| of [^:=]{1,80}?)?(?:\*\*|__)?\s*(?::|=|\bis\b:?|\bare\b:?)"
+    r"[\s*_]*(.*\S)\s*",
+    re.IGNORECASE,
+)
 _WITH_UNIT = re.compile(r"[-+]?\d[\d.,/ ]*(?: [^\W\d_]+){1,2}")
 
 
@@ -45,7 +51,8 @@ def find_answer(text: str, kind: str) -> str | None:
     1. for a multiple choice, the letter that the boxes of the closing sentence agree on;
     2. for a multiple choice, the letter that is stated in the text, by the order that `letter.py` writes down;
     3. what the boxes of the closing sentence hold, as `last_boxed` reads them;
-    4. all of `<answer>...</answer>`, or of a response that is nothing but an answer, such as `42`, `**x = 5**` or `12 apples`.
+    4. all of `<answer>...</answer>`, or of a response that is nothing but an answer, such as `42`, `**x = 5**` or `12 apples`;
+    5. such an answer that the last line states, as in "So the final answer is 42.".
 
     Args:
         text: What `split_thinking` returned.
@@ -69,7 +76,9 @@ def find_answer(text: str, kind: str) -> str | None:
         return None
     if marked[1]:
         return text.strip() or None
-    return _read_bare(text) if kind != "choice" else None
+    if kind == "choice":
+        return None
+    return _read_bare(text) or _read_stated(text)
 
 
 def _without_end_marks(text: str) -> str:
@@ -78,6 +87,13 @@ def _without_end_marks(text: str) -> str:
     for _ in range(MAX_END_MARKS):
         text = text[:-50] + _END_MARK.sub("", text[-50:]).rstrip()
     return text
+
+
+def _read_stated(text: str) -> str | None:
+    """Read what the last line says the answer is, if it is an answer and no prose."""
+    last = text.rstrip().rpartition("\n")[2][-MAX_STATEMENT:]
+    stated = _STATED.fullmatch(last)
+    return _read_bare(stated[1]) if stated else None
 
 
 def _read_bare(text: str) -> str | None:

@@ -38,12 +38,36 @@ def test_only_what_follows_the_thinking_counts(prompt, response, expected):
         ("The answer is K.", "choice", None),
         ("B", "choice", "B"),
         ("**B**", "math", "B"),  # nothing but an answer
-        ("The answer is 5.", "math", None),
+        ("The answer is 5.", "math", "5"),
         (r"\boxed{5}", "exact", "5"),
     ],
 )
 def test_letters_may_be_stated_without_a_box(text, kind, expected):
     assert find_answer(text, kind) == expected
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("2 + 3 = 5\n\nSo, the final answer is 5.", "5"),
+        ("**Final Answer:** 1,234", "1,234"),
+        ("The answer to the problem is: $\\frac{1}{2}$.", "$\\frac{1}{2}$"),
+        ("The answer is 12 apples.", "12 apples"),
+        ("The result of 2 * 1 is 2.", "2"),
+        ("The answer is 3, no, the answer is 4.", "4"),
+        ("Answer = -7", "-7"),
+        ("The answer is 5.\nLet me check that again.", None),  # not what it ends with
+        ("The answer is indeed 4.", None),  # prose
+        ("The answer is not 4, since it is odd.", None),
+        ("I found the answer, which is hard.", None),
+        ("There are 1 chicken in total.", None),
+        (r"The answer is \boxed{6}, so 5 is wrong. The answer is 7.", "6"),  # a box counts first
+        (r"The answer is 7. \boxed{", None),  # a box that never closes is no answer
+    ],
+)
+def test_what_the_last_line_states_is_an_answer_where_there_is_no_box(text, expected):
+    found = find_answer(text, "math")
+    assert (found and found.strip("$")) == (expected and expected.strip("$"))
 
 
 @pytest.mark.parametrize(
@@ -72,6 +96,7 @@ def test_the_first_in_the_written_order_of_precedence_counts(text, expected):
         "{" * 1_000_000,
         "**A " * 300_000,
         "answer is " * 100_000,
+        "answer to " * 100_000 + "is",
         " " * 1_000_000,
         "answer" + " " * 300_000,
     ],
