@@ -76,7 +76,8 @@ def read_problem_sets(names: ProblemSets, defaults: ProblemOptions | None = None
     Raises:
         ConfigError: An option is unknown or out of range, a set is named twice, or the shares do not go together.
     """
-    sets = [name if isinstance(name, ProblemSet) else _read_set(str(name), defaults or ProblemOptions()) for name in names]
+    defaults = defaults or ProblemOptions()
+    sets = [_fill(name, defaults) if isinstance(name, ProblemSet) else _read_set(str(name), defaults) for name in names]
     twice = [one.name for number, one in enumerate(sets) if one.name in [other.name for other in sets[:number]]]
     if twice:
         raise ConfigError(f"the problem set {twice[0]} is named twice.")
@@ -155,6 +156,12 @@ def is_mixture(problems: Any) -> bool:
     """Tell whether problems are given as a list of sets or their names, and not as one source or as the problems."""
     names = isinstance(problems, list | tuple) and problems
     return bool(names) and all(isinstance(one, str | Path | ProblemSet) for one in names)
+
+
+def _fill(one: ProblemSet, defaults: ProblemOptions) -> ProblemSet:
+    """Read a set by the defaults where it does not say otherwise."""
+    given = {name: value for name, value in vars(one.reading).items() if value is not None}
+    return dataclasses.replace(one, reading=dataclasses.replace(defaults, **given))
 
 
 def _read_set(text: str, defaults: ProblemOptions) -> ProblemSet:

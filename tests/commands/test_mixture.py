@@ -44,8 +44,10 @@ def test_two_sets_make_one_calibration_set(tmp_path, own, cli):
         "instruction": "Count.",
     }
     assert (second["source"], second["instruction"], second["read_from"]) == ("tiny-reasoner:sum", "", ["sum"])
-    assert "--problems own.jsonl:" not in (tmp_path / "set" / "README.md").read_text()  # it takes quotes
-    assert "own.jsonl:num_problems=4,question_column=q" in (tmp_path / "set" / "README.md").read_text()
+    assert (
+        f"--problems {own.replace(':', ':num_problems=4,', 1)} tiny-reasoner:sum:num"
+        in (tmp_path / "set/README.md").read_text()
+    )
     # The strategy can be another one without the problems.
     done = cli("select", "set", "again", "--strategy", "resp", "--num-sequences", "2", cwd=tmp_path)
     assert done.code == 0, done.err

@@ -98,3 +98,10 @@ def test_a_single_set_keeps_its_kinds(files):
 def test_a_list_is_a_mixture_only_of_names():
     assert is_mixture(["a", ProblemSet("b")]) and not is_mixture("a") and not is_mixture([]) and not is_mixture(None)
     assert not is_mixture([Problem("p", "q", "a")]) and not is_mixture([{"problem": "q", "answer": "a"}])
+
+
+def test_defaults_hold_for_sets_that_do_not_say_otherwise():
+    given = [ProblemSet("a", ProblemOptions(split="dev"), 0.5), ProblemSet("b", ProblemOptions(instruction=""))]
+    a, b = read_problem_sets(given, ProblemOptions(split="test", instruction="Go."))
+    assert a == ProblemSet("a", ProblemOptions(split="dev", instruction="Go."), 0.5)
+    assert b == ProblemSet("b", ProblemOptions(split="test", instruction=""))
