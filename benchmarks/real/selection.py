@@ -1,7 +1,7 @@
 """Which selection keeps a real language model's own traces likely, at equal numbers of calibration tokens.
 
     python benchmarks/real/selection.py OUT --model HuggingFaceTB/SmolLM2-135M-Instruct --text wikitext.txt \
-        --problems reasoning-gym:chain_sum,leg_counting,simple_equations,gcd
+        --problems 'reasoning-gym:chain_sum(max_terms=3,min_digits=1,max_digits=1),gcd(min_value=2,max_value=30,max_numbers=2)'
 
 The model answers problems of several kinds, once and for all; the problems are dealt out to the seeds and to a part that is
 held out. Every seed's strategies select the same number of tokens from its rollouts, the model is pruned with them, and
@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.5)
     parser.add_argument("--top-p", type=float, default=0.9)
     parser.add_argument("--max-new-tokens", type=int, default=300)
+    parser.add_argument("--instruction", default="Think step by step. At the end say: The answer is ...")
     parser.add_argument("--text", help="general text for the strategy text, as for `ssgr calibrate`")
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=STRATEGIES)
     parser.add_argument("--methods", nargs="+", default=["sparsegpt", "alps"])
@@ -117,8 +118,7 @@ def generate(args: argparse.Namespace, config: CalibrationConfig) -> list[Graded
     """Let the model answer all problems."""
     problems = load_problems(args.problems, limit=args.num_problems)
     pruner = SSGRPruner.from_pretrained(args.model, dtype=args.dtype)
-    instruction = "Please reason step by step, and put your final answer within \\boxed{}."
-    return pruner.generate_rollouts(problems, config, journal_dir=args.output / "rollouts", instruction=instruction)
+    return pruner.generate_rollouts(problems, config, journal_dir=args.output / "rollouts", instruction=args.instruction)
 
 
 def deal_out(rollouts: Sequence[GradedRollout], parts: int) -> list[list[GradedRollout]]:
