@@ -9,7 +9,7 @@ from optimum_ssgr.reasoner import NAME
 
 CALIBRATION_PROBLEMS = 640
 CALIBRATION = CalibrationConfig(
-    num_sequences=None, num_tokens=12000, samples_per_problem=8, max_new_tokens=400, text_length=160
+    strategy="ssgr", num_sequences=None, num_tokens=12000, samples_per_problem=8, max_new_tokens=400, text_length=160
 )
 EVALUATION = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=400)
 BATCH_SIZE = 128

@@ -16,7 +16,7 @@ pruner = SSGRPruner.from_pretrained(model_id)
 rollouts = pruner.generate_rollouts(load_problems("tiny-reasoner", limit=32), CalibrationConfig(**sampling))
 print(f"{len(rollouts)} rollouts, {sum(item.verdict.correct for item in rollouts)} of them right")
 
-for strategy in ("ssgr", "self", "rac"):
+for strategy in ("cover", "ssgr", "self"):
     chosen = pruner.select_calibration(rollouts, CalibrationConfig(strategy=strategy, **sampling, **budget))
     rates = [row["pass_rate"] for row in chosen.dataset]
     print(

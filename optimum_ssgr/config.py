@@ -15,14 +15,14 @@ from .errors import ConfigError
 IN_PROCESS = "transformers"
 """The engine that generates with the model in this process, where others are addresses of servers."""
 
-STRATEGIES = ("ssgr", "cover", "self", "rac", "resp", "obc", "mix", "prompts", "text")
+STRATEGIES = ("cover", "ssgr", "self", "rac", "resp", "obc", "mix", "prompts", "text")
 METHODS = ("magnitude", "wanda", "sparsegpt", "alps")
 ALLOCATIONS = ("uniform", "owl")
-# What is published of each paper's own settings. Of SSGR (arXiv 2511.18864) it is the nearest public reading, which is also the
-# default; RAC (arXiv 2509.12464) says temperatures of 0.6 to 0.7; what RESP (arXiv 2512.02185) shares with it, and OBC-Prune
-# (arXiv 2609.17890) with SSGR, is taken from there.
+# What is published of each paper's own settings. Of SSGR (arXiv 2511.18864) it is the nearest public reading; RAC (arXiv
+# 2509.12464) says temperatures of 0.6 to 0.7; what RESP (arXiv 2512.02185) shares with it, and OBC-Prune (arXiv 2609.17890)
+# with SSGR, is taken from there.
 RECIPES: dict[str, dict[str, Any]] = {
-    "ssgr": {},
+    "ssgr": {"strategy": "ssgr"},
     "rac": {"strategy": "rac", "temperature": 0.6, "num_sequences": None, "num_tokens": 1_000_000},
     "resp": {"strategy": "resp", "temperature": 0.6, "num_sequences": None, "num_tokens": 1_000_000},
     "obc": {"strategy": "obc", "num_sequences": 256},
@@ -106,11 +106,14 @@ class SamplingConfig(_JSONConfig):
 class CalibrationConfig(_JSONConfig):
     """Which sequences to calibrate on.
 
-    The defaults are the nearest public reading of SSGR (arXiv 2511.18864): 16 rollouts a problem at temperature 0.8, correct
-    traces of problems solved 20-80 % of the time, between the 25th and 75th percentile of their length, 128 sequences.
+    The defaults are those of the nearest public reading of SSGR (arXiv 2511.18864), 16 rollouts a problem at temperature 0.8
+    and 128 sequences, but for the strategy: the paper's windows of difficulty and length, which `from_recipe("ssgr")` takes,
+    leave whole kinds of problems out, and `cover` does not (docs/study.md).
 
     Args:
-        strategy: `ssgr` (correct, challenging, moderately long self-generated traces), `self` (correct self-generated traces
+        strategy: `cover` (correct self-generated traces of every kind of problem, difficult ones more often), `ssgr` (correct,
+            challenging, moderately long ones: of problems solved 20-80 % of the time, between the 25th and 75th percentile of
+            their length), `self` (correct self-generated traces
             at random), `rac` (unverified self-generated traces, arXiv 2509.12464), `resp` (the same, counting the responses'
             tokens alone, arXiv 2512.02185), `obc` (pairs of a right and a wrong trace, arXiv 2609.17890), `mix` (the traces of
             `ssgr` and general text), `prompts` (the questions alone) or `text` (windows of general text).
@@ -138,7 +141,7 @@ class CalibrationConfig(_JSONConfig):
     """
 
     file_name = "calibration_config.json"
-    strategy: str = "ssgr"
+    strategy: str = "cover"
     num_sequences: int | None = 128
     num_tokens: int | None = None
     samples_per_problem: int = 16

@@ -37,7 +37,7 @@ def test_round_trip(tmp_path, config):
         (lambda: PruningConfig(pattern="2:4", sparsity=0.5), "not both"),
         (lambda: PruningConfig(damping=0), "damping"),
         (lambda: PruningConfig(true_sequential="staged"), "true_sequential must be true or false, not 'staged'"),
-        (lambda: CalibrationConfig(strategy="best"), "unknown strategy 'best'; choose one of ssgr"),
+        (lambda: CalibrationConfig(strategy="best"), "unknown strategy 'best'; choose one of cover"),
         (lambda: CalibrationConfig(num_sequences=None), "no size"),
         (lambda: CalibrationConfig(num_sequences=0), "at least 1"),
         (lambda: CalibrationConfig(pass_rate=(0.8, 0.2)), "low to high"),
@@ -77,7 +77,7 @@ def test_recipes_are_settings_that_pass_their_checks(name):
 
 
 def test_recipes_hold_what_papers_publish():
-    assert CalibrationConfig.from_recipe("ssgr") == CalibrationConfig()
+    assert CalibrationConfig.from_recipe("ssgr") == CalibrationConfig(strategy="ssgr")
     rac = CalibrationConfig.from_recipe("rac")
     assert (rac.temperature, rac.num_tokens, rac.num_sequences, rac.max_new_tokens) == (0.6, 1_000_000, None, 8192)
     assert CalibrationConfig.from_recipe("obc").num_sequences == 2 * 128
@@ -103,7 +103,7 @@ def test_a_streamed_model_takes_two_passes_unless_told_otherwise():
 
 def test_shares_of_kinds_are_for_cover_alone_and_travel_as_json(monkeypatch):
     with pytest.raises(ConfigError, match="shares of the tokens by kind are met by the strategy cover, not by ssgr"):
-        CalibrationConfig(kind_shares=(("sum", 0.5),))
+        CalibrationConfig(strategy="self", kind_shares=(("sum", 0.5),))
     monkeypatch.setattr("optimum_ssgr.config.STRATEGIES", ("cover", *STRATEGIES))
     config = CalibrationConfig(strategy="cover", kind_shares=(("sum", 0.25), ("walk", 0.75)))
     assert CalibrationConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

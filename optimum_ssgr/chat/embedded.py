@@ -16,7 +16,7 @@ from .settings import ChatSettings
 
 logger = logging.get_logger(__name__)
 
-STRATEGIES = ("text", "ssgr")
+STRATEGIES = ("text", "cover")
 PROBLEMS = 160
 CALIBRATION = CalibrationConfig(
     num_sequences=None, num_tokens=12000, samples_per_problem=4, max_new_tokens=400, text_length=160
@@ -47,7 +47,7 @@ def make_demo(folder: Path) -> tuple[str, ...]:
     problems = load_problems(NAME, split="train", limit=PROBLEMS)
     sets = {
         "text": dense.build_calibration(config=_config_for("text"), text=documents("train")),
-        "ssgr": dense.build_calibration(problems, _config_for("ssgr"), output_dir=folder / "calibration", batch_size=128),
+        "cover": dense.build_calibration(problems, _config_for("cover"), output_dir=folder / "calibration", batch_size=128),
     }
     for strategy in STRATEGIES:
         pruner = SSGRPruner(copy.deepcopy(dense.model), dense.tokenizer)

@@ -50,4 +50,4 @@ class DemoCommand(SSGRSubcommand):
         checkpoints = args.output / "checkpoints"
         say(f"\nreport, plots, checkpoints and a calibration set written to {args.output}")
         say(f"look at      {args.output / 'plots' / 'accuracy.png'}")
-        say(f"try next     optimum-cli ssgr chat tiny-reasoner {checkpoints / 'text'} {checkpoints / 'ssgr'}")
+        say(f"try next     optimum-cli ssgr chat tiny-reasoner {checkpoints / 'text'} {checkpoints / 'cover'}")

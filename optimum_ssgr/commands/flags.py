@@ -102,7 +102,7 @@ def add_generation(parser: ArgumentParser) -> None:
     add_rollouts(parser)
     parser.add_argument(
         "--recipe",
-        help=f"settings that a paper publishes, for flags that are left out: {', '.join(RECIPES)} (default: ssgr)",
+        help=f"settings that a paper publishes, for flags that are left out: {', '.join(RECIPES)}",
     )
     group = parser.add_argument_group("fewer rollouts")
     group.add_argument(
@@ -143,9 +143,16 @@ def add_selection(parser: ArgumentParser, several: bool = False) -> None:
     """Add the flags of `CalibrationConfig` that say what to select."""
     group = parser.add_argument_group("selection")
     if several:
-        group.add_argument("--strategies", nargs="+", default=["ssgr", "text"], help=f"{', '.join(STRATEGIES)}")
+        group.add_argument("--strategies", nargs="+", default=["cover", "text"], help=f"{', '.join(STRATEGIES)}; cover+damage")
     else:
         group.add_argument("--strategy", help=f"{', '.join(STRATEGIES)} {_default('strategy')}")
+        group.add_argument(
+            "--damage",
+            action=BooleanOptionalAction,
+            default=None,
+            help="draw the traces that pruning damages most more often, and not those of difficult problems (cover); prune "
+            "measures that and keeps it with the rollouts (default: for prune with --problems yes, else as in the set)",
+        )
     group.add_argument("--num-sequences", type=int, help="sequences to select (default: 128 unless --num-tokens is given)")
     group.add_argument("--num-tokens", type=int, help="tokens to select, prompts included")
     group.add_argument(
@@ -161,13 +168,6 @@ def add_selection(parser: ArgumentParser, several: bool = False) -> None:
         nargs=2,
         metavar=("LOW", "HIGH"),
         help=f"percentiles of length that make a trace moderate {_default('length_window')}",
-    )
-    group.add_argument(
-        "--damage",
-        action=BooleanOptionalAction,
-        default=None,
-        help="draw the traces that pruning damages most more often, and not those of difficult problems (cover); prune "
-        "measures the damage, which takes about as long as pruning, and keeps it with the rollouts",
     )
     group.add_argument("--max-per-problem", type=int, help=f"traces from one problem at most {_default('max_per_problem')}")
     group.add_argument(
@@ -266,10 +266,11 @@ def calibration_config(args: Namespace, defaults: CalibrationConfig | None = Non
     values = _fields(CalibrationConfig, args)
     if getattr(args, "recipe", None):
         defaults = CalibrationConfig.from_recipe(args.recipe)
-    if values.get("damage"):
-        values.setdefault("strategy", "cover")  # the one that goes by it
+    if {"pass_rate", "length_window", "adaptive"} & values.keys() and (defaults is None or defaults.strategy == "cover"):
+        values.setdefault("strategy", "ssgr")  # the one that goes by them
     if values.get("strategy", "cover") != "cover":
         values["kind_shares"] = ()  # of a set that is selected from again
+        values.setdefault("damage", False)
     if hasattr(args, "strategy") and getattr(args, "problems", None):
         from ..problems.mixture import kind_shares
 

@@ -51,6 +51,8 @@ class PruneCommand(SSGRSubcommand):
         config, calibration_config = flags.pruning_config(args), flags.calibration_config(args)
         builds = config.needs_calibration and args.calibration is None
         if builds:
+            if calibration_config.strategy == "cover" and args.damage is None:
+                calibration_config = dataclasses.replace(calibration_config, damage=True)
             check_building(args, config, calibration_config)
         reselects = bool(args.calibration and args.damage)
         if reselects:

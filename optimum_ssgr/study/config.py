@@ -55,7 +55,7 @@ class StudyConfig:
     problems: str | ProblemSets
     calibration: CalibrationConfig
     evaluation: SamplingConfig
-    strategies: tuple[str, ...] = ("ssgr", "text")
+    strategies: tuple[str, ...] = ("cover", "text")
     methods: tuple[str, ...] = ("sparsegpt",)
     sparsities: tuple[float, ...] = ()
     patterns: tuple[str, ...] = ()

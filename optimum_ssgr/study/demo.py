@@ -31,7 +31,7 @@ def demo_config(sparsity: float = SPARSITY, split: str = "test", num_problems: i
         problems=NAME,
         calibration=CALIBRATION,
         evaluation=EVALUATION,
-        strategies=("ssgr", "self", "text"),
+        strategies=("cover", "self", "text"),
         methods=("sparsegpt", "wanda"),
         sparsities=(sparsity,),
         seeds=3,

@@ -20,7 +20,7 @@ from optimum_ssgr.records import Problem, Rollout
 from optimum_ssgr.rollouts.prompts import encode_prompts
 
 
-CONFIG = CalibrationConfig(num_sequences=12, samples_per_problem=16, adaptive=True, max_new_tokens=50)
+CONFIG = CalibrationConfig(strategy="ssgr", num_sequences=12, samples_per_problem=16, adaptive=True, max_new_tokens=50)
 
 
 def test_the_chance_is_that_of_simulated_problems():
@@ -47,7 +47,7 @@ def test_what_is_certain_is_certain():
 
 @pytest.mark.parametrize("samples", [4, 8, 16, 64])
 def test_a_decided_problem_is_on_the_side_its_rate_so_far_says(samples):
-    config = CalibrationConfig(samples_per_problem=samples, adaptive=True)
+    config = CalibrationConfig(strategy="ssgr", samples_per_problem=samples, adaptive=True)
     for correct in range(samples + 1):
         for wrong in range(samples + 1 - correct):
             if correct + wrong and is_decided(correct, wrong, config):
@@ -100,7 +100,7 @@ def generate(reasoner, problems, config, **engine):
 
 
 def test_decided_problems_are_left_alone(reasoner, problems):
-    large = CalibrationConfig(num_sequences=1000, samples_per_problem=16, adaptive=True)
+    large = CalibrationConfig(strategy="ssgr", num_sequences=1000, samples_per_problem=16, adaptive=True)
     engine, graded = generate(reasoner, problems, large)
     asked = {problem.id: 0 for problem in problems}
     for name, _ in engine.asked:
@@ -109,7 +109,7 @@ def test_decided_problems_are_left_alone(reasoner, problems):
     assert max(count for name, count in asked.items() if name.startswith(("0.0", "1.0"))) <= 8
     assert sum(asked.values()) < 0.75 * 16 * len(problems)
     # Hardly any problem is on another side of the window than with all samples.
-    _, everything = generate(reasoner, problems, CalibrationConfig(num_sequences=1000, samples_per_problem=16))
+    _, everything = generate(reasoner, problems, CalibrationConfig(strategy="ssgr", num_sequences=1000, samples_per_problem=16))
     assert len(everything) == 16 * len(problems)
     sides = []
     for items in (graded, everything):

@@ -56,7 +56,7 @@ def test_ssgr_takes_correct_challenging_moderate_traces_and_nothing_else():
     """Against the definition applied one by one to random rollouts."""
     rng = random.Random(0)
     items = [rollout(f"p{n % 40}", n // 40, rng.random() < (n % 40) / 40, rng.randrange(5, 200)) for n in range(40 * 8)]
-    config = CalibrationConfig(num_sequences=30, max_per_problem=8)
+    config = CalibrationConfig(strategy="ssgr", num_sequences=30, max_per_problem=8)
     chosen = select(items, config)
     rates = compute_pass_rates(items)
     challenging = [item for item in items if item.verdict.correct and 0.2 <= rates[item.problem.id] <= 0.8]
@@ -83,7 +83,10 @@ def test_selection_does_not_depend_on_the_order_of_rollouts():
 
 def test_windows_widen_step_by_step_and_say_so():
     items = graded({"easy": 4, "hard": 1, "middle": 2})
-    chosen = select(items, CalibrationConfig(num_sequences=7, pass_rate=(0.4, 0.6), length_window=(0, 100), max_per_problem=4))
+    chosen = select(
+        items,
+        CalibrationConfig(strategy="ssgr", num_sequences=7, pass_rate=(0.4, 0.6), length_window=(0, 100), max_per_problem=4),
+    )
     # Correct lengths: easy 10 20 30 40, hard 10, middle 10 20, and the last two bound what is moderate.
     assert [sequence.selected_by for sequence in chosen] == [
         *["ssgr"] * 2,
@@ -215,7 +218,7 @@ def test_mix_keeps_its_share_of_text(share):
     tokens = sum(len(sequence.input_ids) for sequence in chosen if sequence.selected_by == "text")
     assert abs(tokens - share * 1000) <= 43  # no more than the longest sequence
     traces = [sequence for sequence in chosen if sequence.selected_by == "ssgr"]
-    alone = strategies.select(sources, CalibrationConfig(num_sequences=len(traces)))
+    alone = strategies.select(sources, CalibrationConfig(strategy="ssgr", num_sequences=len(traces)))
     assert [trace.input_ids for trace in traces[:-1]] == [trace.input_ids for trace in alone[:-1]]
 
 
