@@ -83,10 +83,10 @@ def test_selection_does_not_depend_on_the_order_of_rollouts():
 
 def test_windows_widen_step_by_step_and_say_so():
     items = graded({"easy": 4, "hard": 1, "middle": 2})
-    chosen = select(
-        items,
-        CalibrationConfig(strategy="ssgr", num_sequences=7, pass_rate=(0.4, 0.6), length_window=(0, 100), max_per_problem=4),
+    config = CalibrationConfig(
+        strategy="ssgr", num_sequences=7, pass_rate=(0.4, 0.6), length_window=(0, 100), max_per_problem=4
     )
+    chosen = select(items, config)
     # Correct lengths: easy 10 20 30 40, hard 10, middle 10 20, and the last two bound what is moderate.
     assert [sequence.selected_by for sequence in chosen] == [
         *["ssgr"] * 2,
