@@ -7,6 +7,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # the models are tiny: more threads only wa
 
 import contextlib
 import functools
+import gc
 import io
 import logging
 import shutil
@@ -19,6 +20,9 @@ from typing import NamedTuple
 import httpcore2
 import pytest
 from filelock import FileLock
+
+
+gc.disable()  # until everything is loaded, which makes no garbage
 
 
 # The files that take longest, which must be begun first for no worker to be left with one of them at the end.
@@ -38,9 +42,11 @@ LONGEST = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first."""
+    """Put the longest files first, and let the garbage collector leave alone from here on what is loaded."""
     places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,9 +60,8 @@ def certificates_read_once() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def reasoner():
     """The embedded model and its tokenizer; tests that prune must copy the model."""
-    from optimum_ssgr.checkpoints.load import (
-        load_model,
-    )  # not above, for a process that only hands out the tests has no use for it
+    # Not above: of no use to the process that only hands out the tests.
+    from optimum_ssgr.checkpoints.load import load_model
 
     return load_model("tiny-reasoner")
 

@@ -92,9 +92,7 @@ def build(config):
 
 
 @pytest.mark.parametrize("true_sequential", [True, False])
-@pytest.mark.parametrize(
-    "name", slow_but(WORKING, ["shared expert", "layer inside the router, dense layers beside the experts"])
-)
+@pytest.mark.parametrize("name", slow_but(WORKING, ["shared expert", "shared keys and values"]))
 def test_what_is_reported_is_pruned_and_nothing_else(name, true_sequential):
     model = build(WORKING[name])
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
