@@ -13,8 +13,9 @@ demo: $(VENV)/installed
 demo-hub: $(VENV)/installed
 	$(BIN)/python -m tests.hub_server.demo
 
-# Whole files go to the workers, those that take longest first (tests/conftest.py).
-PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
+# Whole files go to the workers, those that take longest first (tests/conftest.py). Bytecode is kept, for the sake of the many
+# processes that would compile the package and the tests anew.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/installed browser
 	$(PYTEST)

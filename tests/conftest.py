@@ -3,9 +3,11 @@ import os
 
 # Read when the libraries below are imported: nothing may reach for the network, here or in the processes that tests start.
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # the models are tiny: more threads only wait for one another
 
 import contextlib
+import functools
+import gc
 import io
 import logging
 import shutil
@@ -15,15 +17,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import httpcore2
 import pytest
-import torch
 from filelock import FileLock
-from optimum.commands.optimum_cli import main
-
-from optimum_ssgr.checkpoints.load import load_model
 
 
-torch.set_num_threads(1)  # the models are tiny: more threads only wait for one another
+gc.disable()  # until everything is loaded, which makes no garbage
 
 
 # The files that take longest, which must be begun first for no worker to be left with one of them at the end.
@@ -43,14 +42,27 @@ LONGEST = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first."""
+    """Put the longest files first, and let the garbage collector leave alone from here on what is loaded."""
     places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def certificates_read_once() -> Iterator[None]:
+    """Every HTTP client reads the machine's certificates, which takes longer than most tests that make clients."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpcore2, "default_ssl_context", functools.cache(httpcore2.default_ssl_context))
+        yield
 
 
 @pytest.fixture(scope="session")
 def reasoner():
     """The embedded model and its tokenizer; tests that prune must copy the model."""
+    # Not above: of no use to the process that only hands out the tests.
+    from optimum_ssgr.checkpoints.load import load_model
+
     return load_model("tiny-reasoner")
 
 
@@ -88,6 +100,8 @@ def cli() -> Callable[..., Result]:
     `cli(*arguments, cwd=FOLDER, NAME="value of an environment variable")` returns a `Result`. What only a fresh process shows
     (signals, what is loaded, `--quiet`, which libraries read when they are imported) needs a process of its own.
     """
+
+    from optimum.commands.optimum_cli import main
 
     def run(*arguments: object, cwd: Path | str | None = None, **environment: str) -> Result:
         out, err = io.StringIO(), io.StringIO()

@@ -54,8 +54,9 @@ MIXTURES = {
 
 
 def slow_but(names, quick):
-    """Give names as parameters of a test that is slow with all of them; `make quick` runs it with a few."""
-    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]
+    """Give names, or tuples of what a test takes, as parameters of one that is slow with all; `make quick` takes a few."""
+    rows = {name: name if isinstance(name, tuple) else (name,) for name in names}
+    return [pytest.param(*row, marks=() if name in quick else pytest.mark.slow) for name, row in rows.items()]
 
 
 def random_model(name, seed=0):

@@ -14,28 +14,30 @@ CALIBRATE = ["--problems", "tiny-reasoner", "--num-problems", "2", "--samples-pe
 SELECT = ["--strategy", "resp", "--num-sequences", "1"]
 
 
-def ssgr_without(libraries, *arguments, cwd):
-    """Run a command where some libraries cannot be imported."""
+def ssgr_without(libraries, *commands, cwd):
+    """Run commands, one after another, where some libraries cannot be imported."""
     code = (
         "import sys\n"
         f"sys.modules.update(dict.fromkeys({libraries}))\n"  # None there stops the import of a module, and of all below it
-        f"sys.argv = ['optimum-cli', 'ssgr', *{list(map(str, arguments))}]\n"
         "from optimum.commands.optimum_cli import main\n"
-        "main()"
+        f"for arguments in {commands}:\n"
+        "    sys.argv = ['optimum-cli', 'ssgr', *arguments]\n"
+        "    main()"
     )
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd)
 
 
+@pytest.mark.slow
 def test_calibrating_and_pruning_need_no_extra(tmp_path):
     extras = ["matplotlib", "gradio", "reasoning_gym"]
-    done = ssgr_without(extras, "calibrate", "set", "-m", "tiny-reasoner", *CALIBRATE, *SELECT, cwd=tmp_path)
+    calibrate = ["calibrate", "set", "-m", "tiny-reasoner", *CALIBRATE, *SELECT]
+    prune = ["prune", "sparse", *TINY, "--calibration", "set", "--method", "wanda"]
+    done = ssgr_without(extras, calibrate, prune, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "is saved without histograms: histograms need matplotlib; install it with `pip install 'optimum-ssgr[report]'`." in (
         done.stderr
     )
     assert not (tmp_path / "set" / "histograms.png").exists()
-    done = ssgr_without(extras, "prune", "sparse", *TINY, "--calibration", "set", "--method", "wanda", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
     assert (tmp_path / "sparse" / "model.safetensors").is_file()
 
 
@@ -54,7 +56,7 @@ def test_calibrating_and_pruning_need_no_extra(tmp_path):
     ids=["chat", "study", "demo", "problems"],
 )
 def test_what_needs_an_extra_says_so_before_any_work(tmp_path, library, extra, arguments):
-    done = ssgr_without([library], *arguments, cwd=tmp_path)
+    done = ssgr_without([library], arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith(f"need {library}; install it with `pip install 'optimum-ssgr[{extra}]'`.")
     assert "Traceback" not in done.stderr and not any(tmp_path.iterdir())

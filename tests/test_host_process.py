@@ -107,6 +107,7 @@ def states(tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["imported", "calibrated", "pruned", "pushed", "page opened"])
 def test_the_host_is_left_as_found(states, step):
     before, after = flatten(states["before"]), flatten(states[step])

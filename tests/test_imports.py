@@ -1,9 +1,11 @@
 """Imports go one way, private API is taken in one place, dependencies are declared, and a command loads what it needs only."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
@@ -50,13 +52,17 @@ def name_of(path):
 
 
 PATHS = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
-TREES = {name: ast.parse(path.read_text()) for name, path in PATHS.items()}
+
+
+@cache
+def tree_of(name):
+    return ast.parse(PATHS[name].read_text())
 
 
 def imports_of(name):
     """The modules of the package that one of them imports, wherever in the file it does."""
     folders = PATHS[name].relative_to(PACKAGE).parts[:-1]
-    for node in ast.walk(TREES[name]):
+    for node in ast.walk(tree_of(name)):
         if isinstance(node, ast.Import):
             wanted = [alias.name.split(".")[1:] for alias in node.names if alias.name.split(".")[0] == "optimum_ssgr"]
         elif not isinstance(node, ast.ImportFrom):
@@ -75,8 +81,11 @@ def imports_of(name):
             yield next(module for module in found if module in PATHS)
 
 
-GRAPH = {name: set(imports_of(name)) - {name} for name in PATHS}
-GRAPH[UPWARD[0]].remove(UPWARD[1])
+@cache
+def graph():
+    found = {name: set(imports_of(name)) - {name} for name in PATHS}
+    found[UPWARD[0]].remove(UPWARD[1])
+    return found
 
 
 def place_of(name):
@@ -91,19 +100,19 @@ def place_of(name):
 @pytest.mark.parametrize("name", PATHS)
 def test_imports_go_one_way(name):
     place = ORDER.index(place_of(name))
-    assert {other for other in GRAPH[name] if ORDER.index(place_of(other)) > place} == set()
+    assert {other for other in graph()[name] if ORDER.index(place_of(other)) > place} == set()
 
 
 def test_no_modules_import_each_other_in_a_circle():
     try:
-        list(TopologicalSorter(GRAPH).static_order())
+        list(TopologicalSorter(graph()).static_order())
     except CycleError as error:
         pytest.fail(" -> ".join(reversed(error.args[1])))
 
 
 def test_pruning_knows_nothing_of_where_its_inputs_come_from():
     modules = [name for name in PATHS if place_of(name) == "pruning"]
-    assert {place_of(other) for name in modules for other in GRAPH[name]} <= {"pruning", *PRUNING_MAY_IMPORT}
+    assert {place_of(other) for name in modules for other in graph()[name]} <= {"pruning", *PRUNING_MAY_IMPORT}
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "pruning" / "solvers").glob("*.py")), ids=lambda path: path.name)
@@ -117,7 +126,7 @@ def test_solvers_import_torch_and_patterns_only(path):
 
 def our_private_names():
     """Names with an underscore that the package itself defines."""
-    for tree in TREES.values():
+    for tree in map(tree_of, PATHS):
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 yield node.name
@@ -137,7 +146,7 @@ def is_private(name):
 
 def private_uses(name, ours):
     """What a module takes from the private parts of the libraries: modules, attributes and arguments."""
-    for node in ast.walk(TREES[name]):
+    for node in ast.walk(tree_of(name)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             imported = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
             names = [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
@@ -173,9 +182,9 @@ def test_everything_imported_is_installed_with_the_package():
         if "extra ==" not in line
     }
     owners = packages_distributions()
-    for name, tree in TREES.items():
+    for name in PATHS:
         allowed = installed.union(*(extras[extra] for extra in EXTRAS.get(place_of(name), ())))
-        for node in ast.walk(tree):
+        for node in ast.walk(tree_of(name)):
             if isinstance(node, ast.Import):
                 modules = [alias.name for alias in node.names]
             else:
@@ -188,33 +197,27 @@ def normal(distribution):
     return distribution.lower().replace("_", "-")
 
 
-def run_and_list_heavy(arguments):
-    """Run a command; the last line of its errors then names the heavy libraries that it loaded."""
-    heavy = {"torch", "transformers", "datasets", "gradio", "matplotlib", "pyarrow"}
-    code = (
-        "import sys, atexit\n"
-        f"atexit.register(lambda: print('LOADED', sorted({heavy} & set(sys.modules)), file=sys.stderr))\n"
-        f"sys.argv = ['optimum-cli', *{arguments}]\n"
-        "from optimum.commands.optimum_cli import main\n"
-        "main()"
-    )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+# Runs commands one after another. Whatever one of them loads stays, so that the first that names a library loaded it.
+PROGRAM = """
+import contextlib, io, json, sys
+from optimum.commands.optimum_cli import main
 
-
-@pytest.mark.parametrize(
-    "arguments",
-    [["--help"], *(["ssgr", *verb, "--help"] for verb in ([], ["prune"], ["evaluate"], ["study"], ["demo"], ["chat"]))],
-)
-def test_help_loads_nothing_heavy(arguments):
-    done = run_and_list_heavy(arguments)
-    assert done.returncode == 0
-    assert "usage: optimum-cli" in done.stdout
-    assert done.stderr.splitlines()[-1] == "LOADED []"
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
+for line in sys.stdin:
+    out, err = io.StringIO(), io.StringIO()
+    sys.argv = ["optimum-cli", *line.split()]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+    heavy = {"torch", "transformers", "datasets", "gradio", "matplotlib", "pyarrow"} & set(sys.modules)
+    print(json.dumps([code, out.getvalue(), err.getvalue(), sorted(heavy)]))
+"""
+HELP = ["--help", *(f"ssgr {verb} --help" for verb in ("", "prune", "evaluate", "study", "demo", "chat"))]
+REFUSED = [
+    f"ssgr {arguments}"
+    for arguments in (
         "calibrate out -m x --problems x --engine vlm",
         "select x out --strategy best",
         "select x out --strategy mix",
@@ -223,15 +226,34 @@ def test_help_loads_nothing_heavy(arguments):
         "evaluate -m x --problems x --batch-size 0",
         "study out -m x --problems x --methods best",
         "study out -m x --problems x --num-tokens 9 --engine http://host:8000",
-    ],
-)
-def test_settings_are_refused_before_anything_heavy_is_loaded(arguments):
-    done = run_and_list_heavy(["ssgr", *arguments.split()])
-    *_, mistake, loaded = done.stderr.splitlines()
-    assert (done.returncode, "error: " in mistake) == (2, True)
-    assert loaded == "LOADED []"
+    )
+]
 
 
+@pytest.fixture(scope="module")
+def outcomes():
+    """What commands end with and write, and which heavy libraries are loaded then."""
+    commands = [*HELP, *REFUSED]
+    done = subprocess.run([sys.executable, "-c", PROGRAM], input="\n".join(commands), capture_output=True, text=True)
+    return dict(zip(commands, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+@pytest.mark.parametrize("command", HELP)
+def test_help_loads_nothing_heavy(outcomes, command):
+    code, out, _, loaded = outcomes[command]
+    assert code == 0
+    assert "usage: optimum-cli" in out
+    assert loaded == []
+
+
+@pytest.mark.parametrize("command", REFUSED)
+def test_settings_are_refused_before_anything_heavy_is_loaded(outcomes, command):
+    code, _, err, loaded = outcomes[command]
+    assert (code, "error: " in err.splitlines()[-1]) == (2, True)
+    assert loaded == []
+
+
+@pytest.mark.slow
 def test_public_names_load_on_demand():
     code = (
         "import sys, optimum_ssgr, optimum_ssgr.compat, optimum_ssgr.extras\n"

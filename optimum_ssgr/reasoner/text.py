@@ -1,6 +1,7 @@
 """General text that is on any machine with Python: the documentation inside its standard library."""
 
 import ast
+import os
 import re
 import sysconfig
 import zlib
@@ -27,8 +28,11 @@ def documents(split: str) -> tuple[str, ...]:
 def _every_document() -> list[str]:
     library = Path(sysconfig.get_paths()["stdlib"])
     skipped = {"site-packages", "dist-packages", "test", "tests", "idlelib", "__pycache__"}
-    paths = [path for path in sorted(library.rglob("*.py")) if not skipped & set(path.relative_to(library).parts)]
-    texts = [text for path in paths for text in _docstrings(path)] + list(topics.topics.values())
+    paths: list[Path] = []
+    for folder, below, names in os.walk(library):
+        below[:] = set(below) - skipped  # not even looked into: packages are many
+        paths += [Path(folder, name) for name in names if name.endswith(".py")]
+    texts = [text for path in sorted(paths) for text in _docstrings(path)] + list(topics.topics.values())
     cleaned = dict.fromkeys(re.sub(r"[^\x20-\x7e\n]", "", text) for text in texts)
     return [text for text in cleaned if len(text) >= 60]
 

@@ -176,11 +176,12 @@ def _compare_expressions(ours: Expr, theirs: Expr) -> bool | None:
                 for decimal, number in zip(decimals, map(_evaluate, (theirs, ours)), strict=True)
             )
         return _is_near(ours.evalf(30), theirs.evalf(30), TOLERANCE)
-    tolerance = TOLERANCE if long else EXACT
-    same = [_is_near(*pair, tolerance) for pair in _values_at_points(ours, theirs)]
-    if not all(same):
-        return False
-    return True if len(same) >= ENOUGH else None
+    tolerance, same = TOLERANCE if long else EXACT, 0
+    for pair in _values_at_points(ours, theirs):
+        if not _is_near(*pair, tolerance):
+            return False
+        same += 1
+    return True if same >= ENOUGH else None
 
 
 def _names(value: Expr) -> set[str]:

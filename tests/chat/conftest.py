@@ -6,10 +6,8 @@ import socket
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from optimum_ssgr.chat import embedded
-from optimum_ssgr.chat.page import build_page, launch_arguments, open_comparison
 from optimum_ssgr.chat.settings import ChatSettings
 from optimum_ssgr.chat.votes import open_votes
 from tests.hub_server import HubServer
@@ -46,6 +44,8 @@ def stub():
 @contextmanager
 def serve(settings):
     """Serve a page from this process; gives its address and its comparison."""
+    from optimum_ssgr.chat.page import build_page, launch_arguments, open_comparison  # loads Gradio, which takes long
+
     comparison = open_comparison(settings)
     page = build_page(comparison, open_votes(settings.votes))
     with socket.socket() as free:
@@ -74,6 +74,8 @@ def chromium():
     path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
         pytest.fail("the browser tests need Chromium: apt-get install chromium, or set CHROMIUM to its path", pytrace=False)
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=path, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]

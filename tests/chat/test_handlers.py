@@ -3,11 +3,7 @@
 import json
 from types import SimpleNamespace
 
-import gradio as gr
 import pytest
-
-from optimum_ssgr.chat.handlers import Handlers
-from optimum_ssgr.chat.layout import lay_out
 
 from .test_comparison import make_comparison
 
@@ -19,6 +15,11 @@ class Visitor:
     """A visitor's page: their state, and what is shown; every function is called as Gradio would call it."""
 
     def __init__(self):
+        import gradio as gr  # these take long to load, which only the process that runs these tests needs to do
+
+        from optimum_ssgr.chat.handlers import Handlers
+        from optimum_ssgr.chat.layout import lay_out
+
         self.comparison = make_comparison()
         with gr.Blocks():
             self.parts = lay_out(self.comparison)
@@ -61,11 +62,13 @@ def fail(*arguments):
 @pytest.mark.parametrize("first", ["ask", "again"])
 @pytest.mark.parametrize("second", ["ask", "again"])
 def test_one_question_at_a_time(visitor, first, second):
+    from gradio import Error
+
     all_of(visitor.ask())
     running = getattr(visitor, first)()
     next(running), next(running)
     before = visitor.conversation
-    with pytest.raises(gr.Error, match="still answering; stop them first"):
+    with pytest.raises(Error, match="still answering; stop them first"):
         next(getattr(visitor, second)())
     assert visitor.conversation is before
     visitor.handlers.stop(None, REQUEST)

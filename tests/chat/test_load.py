@@ -4,16 +4,21 @@ import threading
 from time import sleep
 
 import pytest
-from gradio_client import Client
 
 from optimum_ssgr.chat.settings import ChatSettings
 
 from .conftest import serve
 
 
+def connect(url):
+    from gradio_client import Client  # takes long to load, which only the process that runs these tests needs to do
+
+    return Client(url, verbose=False)
+
+
 @pytest.mark.slow
 def test_the_api_streams_and_grades(served):
-    client = Client(served[0], verbose=False)
+    client = connect(served[0])
     assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/compare"]
     problem = next(problem for problem in served[1].examples["easy"] if problem.source == "count")
     job = client.submit(question=problem.question, temperature=0, max_new_tokens=200, api_name="/compare")
@@ -38,13 +43,13 @@ def test_the_api_streams_and_grades(served):
 )
 def test_the_api_refuses_what_is_out_of_bounds(served, values, message):
     with pytest.raises(Exception, match=message):
-        Client(served[0], verbose=False).predict(**values, api_name="/compare")
+        connect(served[0]).predict(**values, api_name="/compare")
 
 
 def test_a_cancelled_job_stops_the_models(stub):
     stub.pause = 0.05
     with serve(ChatSettings(models=("endless", "right"), engine=stub.url, votes="/dev/null")) as (url, comparison):
-        job = Client(url, verbose=False).submit(question="?", api_name="/compare")
+        job = connect(url).submit(question="?", api_name="/compare")
         while not job.outputs():
             sleep(0.01)
         job.cancel()
@@ -58,7 +63,7 @@ def test_twenty_users_get_an_answer_or_a_polite_refusal(stub):
     stub.pause = 0.05
     settings = ChatSettings(models=("right", "wrong"), engine=stub.url, votes="/dev/null", concurrency=2, queue_size=10)
     with serve(settings) as (url, comparison):
-        clients = [Client(url, verbose=False) for _ in range(20)]
+        clients = [connect(url) for _ in range(20)]
         together, outcomes = threading.Barrier(20), []
 
         def ask(client):

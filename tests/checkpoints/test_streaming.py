@@ -21,6 +21,7 @@ from ..pruning.test_architectures import WORKING, build
 from ..pruning.test_layerwise import random_sequences
 
 
+STREAMED = [*itertools.product(CONFIGS, [False, True]), *((name, True) for name in MIXTURES)]
 DATA = Dataset.from_dict({"input_ids": random_sequences((40, 33, 50, 12, 60))})
 
 
@@ -35,7 +36,7 @@ def stored_names(folder):
     return {key for path in folder.glob("*.safetensors") for key in load_file(path)}
 
 
-@pytest.mark.parametrize("name, true_sequential", [*itertools.product(CONFIGS, [False, True]), *((n, True) for n in MIXTURES)])
+@pytest.mark.parametrize("name, true_sequential", slow_but(STREAMED, [("llama", False), ("gpt2", True), ("mixtral", True)]))
 def test_streamed_equals_resident(tmp_path, name, true_sequential):
     source = save(random_model(name), tmp_path / "dense")
     config = PruningConfig(sparsity=0.5, true_sequential=true_sequential)

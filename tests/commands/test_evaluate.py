@@ -31,11 +31,14 @@ def start(folder, *arguments):
     return subprocess.Popen([OPTIMUM_CLI, "ssgr", *arguments], cwd=folder, stdout=-1, stderr=-1, text=True)
 
 
-def run(folder, *arguments):
-    with start(folder, *arguments) as process:
-        out, errors = process.communicate()
-    assert process.returncode == 0, errors
-    return out
+@pytest.fixture(scope="module")
+def run(cli):
+    def run(folder, *arguments):
+        done = cli(*arguments, cwd=folder)
+        assert done.code == 0, done.err
+        return done.out
+
+    return run
 
 
 def rollouts(folder):
@@ -43,14 +46,14 @@ def rollouts(folder):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
+def uninterrupted(tmp_path_factory, run):
     folder = tmp_path_factory.mktemp("whole")
     run(folder, *COMMAND)
     return folder
 
 
 @pytest.mark.slow
-def test_killed_and_run_again_generates_only_what_is_missing(tmp_path, uninterrupted):
+def test_killed_and_run_again_generates_only_what_is_missing(tmp_path, uninterrupted, run):
     """Killed in the second set; what is kept of both stays as it is."""
     with start(tmp_path, *COMMAND) as process:
         while sum(found.count(b"\n") for found in rollouts(tmp_path).values()) < 26:
@@ -112,7 +115,7 @@ def test_too_little_gpu_memory_is_one_sentence(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_two_models_on_two_servers(tmp_path):
+def test_two_models_on_two_servers(tmp_path, run):
     """Each is asked all of its problems where it is served, under the name that the command gives it."""
     shutil.copytree(WEIGHTS, tmp_path / "sparse", ignore=shutil.ignore_patterns("*.safetensors"))
     servers = [StubServer(served=(name,)) for name in ("sparse", "tiny-reasoner")]
@@ -130,7 +133,7 @@ def test_two_models_on_two_servers(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_leaderboard_takes_whole_benchmarks_alone(tmp_path):
+def test_a_leaderboard_takes_whole_benchmarks_alone(tmp_path, run):
     write_gsm8k(tmp_path)
     command = ["evaluate", "-m", "tiny-reasoner", "--problems", "openai/gsm8k", "--instruction", "", "--max-new-tokens", "8"]
     run(tmp_path, *command, "--output", "test")
@@ -149,7 +152,7 @@ def test_a_benchmark_lost_no_response():
 
 
 @pytest.mark.slow
-def test_perplexity_beside_the_numbers(tmp_path):
+def test_perplexity_beside_the_numbers(tmp_path, run):
     text = ["--text", "tiny-reasoner", "--text-length", "160"]
     short = ["--problems", "tiny-reasoner:sum", "--num-problems", "2", "--max-new-tokens", "20"]
     names, values = (line.split() for line in run(tmp_path, "evaluate", "-m", "tiny-reasoner", *short, *text).splitlines())

@@ -1,6 +1,7 @@
 """Time-outs on huggingface_hub's clients, which belong to the whole process."""
 
 import socket
+import sys
 import threading
 
 import httpx2
@@ -82,7 +83,16 @@ def test_a_factory_that_the_user_sets_meanwhile_stays(silent):
         set_client_factory(earlier)
 
 
-def test_many_threads_share_it():
+@pytest.fixture
+def eager_threads():
+    """Let threads take turns as often as can be."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def test_many_threads_share_it(eager_threads):
     """Nobody is without it while inside, whoever leaves and whatever closes the client."""
     missing = []
 

@@ -24,7 +24,7 @@ from optimum_ssgr.errors import ModelError
 from optimum_ssgr.pruning.blocks import find_matrices
 from optimum_ssgr.pruning.layerwise import check_prunable, prune_layerwise
 
-from ..models import CONFIGS, SMALL, random_model
+from ..models import CONFIGS, SMALL, random_model, slow_but
 from .test_layerwise import random_sequences
 
 
@@ -92,7 +92,7 @@ def build(config):
 
 
 @pytest.mark.parametrize("true_sequential", [True, False])
-@pytest.mark.parametrize("name", WORKING)
+@pytest.mark.parametrize("name", slow_but(WORKING, ["shared expert", "shared keys and values"]))
 def test_what_is_reported_is_pruned_and_nothing_else(name, true_sequential):
     model = build(WORKING[name])
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}

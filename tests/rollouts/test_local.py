@@ -8,7 +8,7 @@ from optimum_ssgr.rollouts.cache import PreallocatedKVLayer
 from optimum_ssgr.rollouts.engine import Request, request_seed
 from optimum_ssgr.rollouts.local import LocalEngine, check_scores, sample_tokens
 
-from ..models import CONFIGS, random_model
+from ..models import CONFIGS, random_model, slow_but
 
 
 ENDINGS = frozenset(range(2, 8))  # several, so that random models end their responses at many lengths
@@ -28,7 +28,7 @@ def by_request(rollouts):
     return {(rollout.problem_id, rollout.sample): rollout for rollout in rollouts}
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", slow_but(CONFIGS, ["llama", "gemma3, sliding"]))
 def test_greedy_equals_generate_one_by_one(name):
     model = random_model(name)
     sampling = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=20)
