@@ -102,7 +102,7 @@ def test_a_streamed_model_takes_two_passes_unless_told_otherwise():
 
 
 def test_shares_of_kinds_are_for_cover_alone_and_travel_as_json(monkeypatch):
-    with pytest.raises(ConfigError, match="shares of the tokens by kind are met by the strategy cover, not by ssgr"):
+    with pytest.raises(ConfigError, match="shares of the tokens by kind are met by the strategy cover, not by self"):
         CalibrationConfig(strategy="self", kind_shares=(("sum", 0.5),))
     monkeypatch.setattr("optimum_ssgr.config.STRATEGIES", ("cover", *STRATEGIES))
     config = CalibrationConfig(strategy="cover", kind_shares=(("sum", 0.25), ("walk", 0.75)))

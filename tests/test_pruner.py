@@ -226,7 +226,7 @@ def test_building_is_generating_and_then_selecting(pruner, tmp_path):
 def test_what_a_strategy_lacks_is_said_before_anything_is_generated(pruner):
     pruner.model.get_input_embeddings().register_forward_pre_hook(lambda *_: pytest.fail("the model was run"))
     problems = load_problems("tiny-reasoner", limit=4)
-    with pytest.raises(ConfigError, match="the strategy ssgr needs rollouts; generate them first"):
+    with pytest.raises(ConfigError, match="the strategy cover needs rollouts; generate them first"):
         pruner.select_calibration(problems=problems)
     for strategy in ("ssgr", "prompts"):
         with pytest.raises(ConfigError, match=f"the strategy {strategy} needs problems"):
@@ -343,7 +343,7 @@ def test_missing_steps_are_refused(pruner, tmp_path):
         pruner.save_pretrained(tmp_path / "out")
     with pytest.raises(ConfigError, match="sparsegpt needs a calibration set"):
         pruner.prune(None, PruningConfig())
-    with pytest.raises(ConfigError, match="the strategy ssgr needs problems"):
+    with pytest.raises(ConfigError, match="the strategy cover needs problems"):
         pruner.build_calibration()
     with pytest.raises(DataError, match="needs general text"):
         pruner.build_calibration(config=CalibrationConfig(strategy="text", text_length=100))

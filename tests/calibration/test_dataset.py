@@ -22,7 +22,7 @@ ORIGIN = Origin(model="org/model", model_commit=None, dtype="float32", tokenizer
 
 @pytest.fixture
 def built():
-    return make(CalibrationConfig(num_sequences=4))
+    return make(CalibrationConfig(strategy="ssgr", num_sequences=4))
 
 
 def make(config):

@@ -62,7 +62,7 @@ MISTAKES = {
     "no such file": ([*CALIBRATE, "--problems", "none.jsonl"], 1, "there is no file none.jsonl"),
     "unknown data set": ([*CALIBRATE, "--problems", "no/such"], 1, "cannot read problems from 'no/such'"),
     "unknown strategy": ([*CALIBRATE, "--problems", "problems.jsonl", "--strategy", "best"], 2, "unknown strategy 'best'"),
-    "no problems": (CALIBRATE, 2, "the strategy ssgr needs --problems"),
+    "no problems": (CALIBRATE, 2, "the strategy cover needs --problems"),
     "no such text": ([*CALIBRATE, "--strategy", "text", "--text", "none.txt"], 1, "there is no file none.txt"),
     "no text column": (
         [*CALIBRATE, "--strategy", "text", "--text", "problems.jsonl"],
