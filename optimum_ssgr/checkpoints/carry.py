@@ -5,17 +5,22 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import safe_open
+from transformers.utils import logging
 
 from ..errors import DataError, OutputError
 from ..formats import CARD_FILE, PROVENANCE_FILE
 from .inspect import INDEX, SINGLE, checkpoint_files, fetch_weights
 from .tensor_files import FLOATS, StoredTensor, bytes_of, read_header, same_bytes, write_tensors
 
+
+logger = logging.get_logger(__name__)
 
 CONFIG = "config.json"
 TEMPLATES = "additional_chat_templates"
@@ -44,9 +49,14 @@ def fetch_source(source: str, revision: str | None, token: str | bool | None, tr
     Raises:
         DataError: The index is damaged or leads elsewhere.
     """
-    folder = fetch_weights(source, revision, token, beside=[f"{TEMPLATES}/*"])
+    folder = fetch_weights(source, revision, token)
+    fetch = partial(snapshot_download, source, revision=folder.name, token=token)
     unwanted = [f"*{suffix}" for suffix in _WEIGHTS if suffix != ".index.json"] + ([] if trust_remote_code else ["*.py"])
-    snapshot_download(source, revision=folder.name, token=token, ignore_patterns=["*/*", ".*", *unwanted])
+    try:
+        fetch(ignore_patterns=["*/*", ".*", *unwanted])
+        fetch(allow_patterns=[f"{TEMPLATES}/*"])
+    except LocalEntryNotFoundError:
+        logger.warning(f"The Hub cannot be reached; of {source} only those files are carried over that are in the cache.")
     return folder
 
 
@@ -64,7 +74,7 @@ def carry_files(source: Path, target: Path, trust_remote_code: bool, leave_out: 
     unwanted, unwanted_names = (*_WEIGHTS, *(() if trust_remote_code else (".py",))), {*_OWN, *leave_out}
     for path in (*source.iterdir(), *source.glob(f"{TEMPLATES}/*")):
         name = path.relative_to(source).as_posix()
-        if not path.is_file() or path.name.startswith(".") or not unwanted_names.isdisjoint((name, path.parent.name)):
+        if not path.is_file() or path.name.startswith(".") or not unwanted_names.isdisjoint((name, name.split("/")[0])):
             continue
         if path.name.lower().endswith(unwanted) or _may_be_pickle(path) or not _is_inside(path, source):
             continue

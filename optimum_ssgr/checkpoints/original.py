@@ -51,19 +51,14 @@ def open_source(model: PreTrainedModel, source: Path) -> StreamedWeights | None:
     try:
         config = read_config(source)
         if any(part.get("quantization_config") for part in (config, config.get("text_config") or {})):
-            return None
+            raise ModelError("its weights are quantized.")
         weights = StreamedWeights(source, model, torch.device("cpu"))
         pruned = {name for names in pruned_parameters(model).values() for name in names}
-        rest = ((name, tensor) for name, tensor in state_of(model).items() if name not in pruned)
-        changed = next((name for name, tensor in rest if not torch.equal(tensor.cpu(), weights.read(name))), None)
+        for name, tensor in state_of(model).items():
+            if name not in pruned and not torch.equal(tensor.cpu(), weights.read(name)):
+                raise ModelError(f"{name} was changed after it was loaded.")
     except (ModelError, DataError) as error:
         logger.warning(f"The checkpoint holds what the model has in memory, and nothing else of {source}: {error}")
-        return None
-    if changed is not None:
-        logger.warning(
-            f"The checkpoint holds what the model has in memory, and nothing else of {source}: {changed} was changed after it "
-            "was loaded."
-        )
         return None
     return weights
 
