@@ -21,8 +21,9 @@ from .calibration.text import TextSource
 from .cards.metadata import inherited_metadata
 from .cards.render import dataset_card, model_card
 from .checkpoints.load import load_model, source_of
-from .checkpoints.save import check_generation_config, save_checkpoint
-from .checkpoints.streaming import StreamedWeights, load_streamed, save_streamed
+from .checkpoints.original import find_source
+from .checkpoints.save import check_generation_config, save_checkpoint, save_streamed
+from .checkpoints.streaming import StreamedWeights, load_streamed
 from .compat import model_commit, model_name
 from .config import IN_PROCESS, CalibrationConfig, PruningConfig, SamplingConfig
 from .damage import measure_damage
@@ -83,6 +84,7 @@ class SSGRPruner:
         self.trust_remote_code = trust_remote_code
         self.streamed = streamed
         self._inherited: dict[str, Any] | None = None
+        self._source: Path | None = None
         self._journal_dir: Path | None = None
         self._begun = False  # pruning
         self._provenance: Provenance | None = None  # once it is done
@@ -129,6 +131,7 @@ class SSGRPruner:
         model, tokenizer, streamed = loaded if streaming else (*loaded, None)
         pruner = cls(model, tokenizer, trust_remote_code, streamed)
         pruner._inherited = pruner._read_inherited(token)  # now, since the token is not kept
+        pruner._source = None if streaming else find_source(model, token, trust_remote_code)
         return pruner
 
     def generate_rollouts(
@@ -353,6 +356,8 @@ class SSGRPruner:
             kept = self.streamed is None and Path(calibration).is_dir()  # on the Hub, they would have to be downloaded
             calibration = load_calibration_set(calibration, with_rollouts=kept) if config.needs_calibration else None
         inputs = read_inputs(calibration, config, self.model, self.tokenizer)
+        if not self.streamed:
+            self._source = self._source or find_source(self.model, trust_remote_code=self.trust_remote_code)
         decided_by = describe_run(self.model, config)
         held_out = self._hold_out(calibration)
         dense = trace_nll(self.model, held_out, TRACE_BATCH)
@@ -456,7 +461,7 @@ class SSGRPruner:
             with open_block_store(self._journal_dir) as journal:  # nobody else's while its blocks are taken over
                 save_streamed(self.model, self.tokenizer, folder, self.streamed, journal.blocks(), *rest)
         else:
-            save_checkpoint(self.model, self.tokenizer, folder, *rest)
+            save_checkpoint(self.model, self.tokenizer, folder, *rest, self._source)
 
     def push_to_hub(
         self,

@@ -207,13 +207,17 @@ def in_language_model(tensors: Collection[TensorSparsity], layers: int | None) -
         tensors: Tensors of a checkpoint.
         layers: How many blocks the language model has; None when that is not known.
     """
-    lists: dict[str, set[str]] = {}
+    lists: dict[str, set[int]] = {}
     for tensor in tensors:
         if found := _BLOCK.match(tensor.name):
-            lists.setdefault(found[1], set()).add(found[2])
+            lists.setdefault(found[1], set()).add(int(found[2]))
     lists = {name: numbers for name, numbers in lists.items() if not _TOWER.search(name)} or lists
-    kept = {name for name, numbers in lists.items() if len(numbers) == layers} or set(lists)
-    return [tensor for tensor in tensors if (found := _BLOCK.match(tensor.name)) and found[1] in kept]
+    kept = {name: numbers for name, numbers in lists.items() if len(numbers) == layers}
+    if not kept and layers is not None:  # some store what predicts further tokens as blocks after the last
+        shortened = {name: {number for number in numbers if number < layers} for name, numbers in lists.items()}
+        kept = {name: numbers for name, numbers in shortened.items() if len(numbers) == layers}
+    kept = kept or lists
+    return [tensor for tensor in tensors if (found := _BLOCK.match(tensor.name)) and int(found[2]) in kept.get(found[1], ())]
 
 
 def block_matrices(tensors: Collection[TensorSparsity], layers: int | None = None) -> list[TensorSparsity]:

@@ -1,17 +1,30 @@
 """Save a pruned model so that it loads anywhere, and prove it before saying so."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from accelerate.utils import has_offloaded_params
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..compat import offloaded_state_dict
+from ..compat import undo_conversion
 from ..errors import ConfigError, OutputError
 from ..files import new_folder
 from ..formats import CARD_FILE, PROVENANCE_FILE, Provenance
+from ..pruning.blocks import find_blocks
+from .carry import carry_files, carry_weights, cast_all, set_dtype, stored_tensors
+from .original import (
+    has_generation_config,
+    is_as_loaded,
+    open_source,
+    other_dtype,
+    pruned_parameters,
+    state_of,
+    tokenizer_files,
+)
+from .streaming import StreamedWeights, load_streamed
 
 
 CHECK_TEXT = "Reload check: 1 + 1 = 2, <think> and </think>.\n"
@@ -25,10 +38,13 @@ def save_checkpoint(
     card: str,
     trust_remote_code: bool = False,
     keep: Callable[[Path], object] = lambda folder: None,
+    source: Path | None = None,
 ) -> None:
     """Write model, tokenizer, provenance and card; the folder appears only after a reload gave the same weights back.
 
-    The weights are dense safetensors with zeros, without a quantization config, so that any runtime loads them.
+    The weights are dense safetensors with zeros, without a quantization config, so that any runtime loads them. Where the
+    model's files are at hand and it is as they are but for what was pruned, the checkpoint holds all that they hold, also what
+    the model's class does not know; else what the model holds in memory.
 
     Args:
         model: The pruned model.
@@ -38,15 +54,112 @@ def save_checkpoint(
         card: Contents of `README.md`.
         trust_remote_code: Whether the reload may run the checkpoint's own code.
         keep: Writes what else belongs into the folder, which it is given.
+        source: Folder that the model was loaded from; see `original.find_source`.
 
     Raises:
         OutputError: The folder is in use or cannot be written, or the reloaded checkpoint differs.
     """
+    weights = None if source is None else open_source(model, source)
     with new_folder(folder) as partial:
-        model.save_pretrained(partial)
-        write_beside(partial, tokenizer, provenance, card)
+        if weights is None:
+            model.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+        else:
+            tensors = state_of(model)
+            _carry(model, tokenizer, partial, weights, lambda block: _within(tensors, block), trust_remote_code)
+        _write_beside(partial, provenance, card)
         keep(partial)
         _check_reload(model, tokenizer, partial, trust_remote_code)
+
+
+def save_streamed(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    weights: StreamedWeights,
+    blocks: Sequence[Path],
+    provenance: Provenance,
+    card: str,
+    trust_remote_code: bool = False,
+    keep: Callable[[Path], object] = lambda folder: None,
+) -> None:
+    """Put a checkpoint together from pruned blocks on disk and all else that the original holds, and run it before saying so.
+
+    Args:
+        model: The model, without weights.
+        tokenizer: Its tokenizer.
+        folder: Where to write.
+        weights: What reads the original's tensors.
+        blocks: One safetensors file per pruned block, in order; they are linked where nothing has to be changed in them.
+        provenance: Contents of `ssgr_config.json`.
+        card: Contents of `README.md`.
+        trust_remote_code: Whether the reload may run the checkpoint's own code.
+        keep: Writes what else belongs into the folder, which it is given.
+
+    Raises:
+        OutputError: The folder is in use or cannot be written, or what was written does not run, or differs.
+    """
+    names = list(find_blocks(model))
+    if len(blocks) != len(names):
+        raise OutputError("pruned blocks are missing from the journal; run the same command again to prune them anew.")
+    files = dict(zip(names, blocks, strict=True))
+    with new_folder(folder) as partial:
+        _carry(model, tokenizer, partial, weights, lambda block: load_file(files[block]), trust_remote_code, blocks)
+        _write_beside(partial, provenance, card)
+        keep(partial)
+        check_tokenizer(tokenizer, partial, trust_remote_code)
+        again, _, written = load_streamed(str(partial), dtype=model.dtype, trust_remote_code=trust_remote_code)
+        if not written.run(again, torch.tensor([tokenizer(CHECK_TEXT).input_ids])).isfinite().all():
+            raise OutputError("the saved checkpoint does not run: its outputs are not finite.")
+        for path in blocks:
+            for name, tensor in load_file(path).items():
+                if not torch.equal(tensor, written.read(name)):
+                    raise _differs(name)
+
+
+def _carry(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    target: Path,
+    weights: StreamedWeights,
+    read_block: Callable[[str], dict[str, torch.Tensor]],
+    trust_remote_code: bool,
+    blocks: Sequence[Path] = (),
+) -> None:
+    """Write weights, configs, tokenizer and all else of the original, with the pruned matrices in place of its own."""
+    stored = stored_tensors(weights.folder)
+    pruned = pruned_parameters(model)
+    block_of = {key: block for block, names in pruned.items() for name in names for key in weights.stored_as(name)}
+
+    @lru_cache(maxsize=1)  # one block is held at a time
+    def parts_of(block: str) -> dict[str, torch.Tensor]:
+        tensors = read_block(block)
+        converted = any(weights.is_converted(name) for name in pruned[block])
+        parts = undo_conversion(model, tensors) if converted else {}
+        return parts | {weights.stored_as(name)[0]: tensors[name] for name in pruned[block] if not weights.is_converted(name)}
+
+    def read_pruned(key: str) -> torch.Tensor:
+        parts, prefix = parts_of(block_of[key]), f"{model.base_model_prefix}."
+        for name in (key, prefix + key, key.removeprefix(prefix)):  # which of them is stored, no rule of transformers says
+            if name in parts:
+                return parts[name]
+        raise OutputError(f"cannot take {key}, which the original stores, from the pruned model.")
+
+    dtype = other_dtype(model.dtype, weights.folder, {stored[key].dtype for key in block_of})
+    wanted = stored
+    if dtype is not None:
+        held_as = {key: name for name in weights.names for key in weights.stored_as(name)}
+        wanted = cast_all(stored, dtype, lambda key: weights.stays_in_float32(held_as.get(key, key)))
+    carry_weights(weights.folder, target, wanted, block_of, read_pruned, blocks)
+
+    same_tokenizer = is_as_loaded(tokenizer, weights.folder, trust_remote_code)
+    carry_files(weights.folder, target, trust_remote_code, () if same_tokenizer else tokenizer_files(tokenizer))
+    if dtype is not None:
+        set_dtype(target, dtype)
+    if not same_tokenizer:
+        tokenizer.save_pretrained(target)
+    if model.can_generate() and not has_generation_config(model, weights.folder):
+        model.generation_config.save_pretrained(target)
 
 
 def check_generation_config(model: PreTrainedModel) -> None:
@@ -64,9 +177,7 @@ def check_generation_config(model: PreTrainedModel) -> None:
             raise ConfigError(f"the model's generation_config cannot be saved; change it: {reason}") from error
 
 
-def write_beside(folder: Path, tokenizer: PreTrainedTokenizerBase, provenance: Provenance, card: str) -> None:
-    """Write what goes beside the weights: tokenizer, provenance and card."""
-    tokenizer.save_pretrained(folder)
+def _write_beside(folder: Path, provenance: Provenance, card: str) -> None:
     (folder / PROVENANCE_FILE).write_text(provenance.to_json())
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
 
@@ -86,10 +197,17 @@ def _check_reload(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fo
     """Load the folder as a user would, compare every weight, and generate a few tokens."""
     reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype, trust_remote_code=trust_remote_code)
     theirs = reloaded.state_dict()
-    offloaded = any(has_offloaded_params(module) for module in model.modules())
-    for name, tensor in (offloaded_state_dict(model) if offloaded else model.state_dict()).items():
+    for name, tensor in state_of(model).items():
         if name not in theirs or not torch.equal(tensor.cpu(), theirs[name].cpu()):
-            raise OutputError(f"the saved checkpoint does not load back as it was: {name} differs.")
+            raise _differs(name)
     check_tokenizer(tokenizer, folder, trust_remote_code)
     ids = torch.tensor([tokenizer(CHECK_TEXT).input_ids], device=reloaded.device)
     reloaded.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)
+
+
+def _within(tensors: Mapping[str, torch.Tensor], block: str) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if name.startswith(f"{block}.")}
+
+
+def _differs(name: str) -> OutputError:
+    return OutputError(f"the saved checkpoint does not load back as it was: {name} differs.")

@@ -1,10 +1,7 @@
 """Models larger than memory: weights straight from safetensors, one part of the model at a time."""
 
 import copy
-import json
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +12,6 @@ import torch
 from accelerate import init_empty_weights
 from huggingface_hub import HfApi
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -34,19 +30,16 @@ from ..compat import (
     own_buffers,
     own_parameters,
     set_origin,
-    undo_conversion,
     without_initialisation,
 )
-from ..errors import DataError, ModelError, OutputError
-from ..files import new_folder
-from ..formats import Provenance
+from ..errors import DataError, ModelError
 from ..hub.client import limited_silence
 from ..hub.names import split_revision
 from ..pruning.blocks import find_blocks
 from ..pruning.weights import modules_outside
-from .inspect import INDEX, checkpoint_files, fetch_weights
+from .carry import fetch_source, stored_tensors
 from .load import LOADING_ERRORS, cannot_load, commit_of, dtype_of, revision_of, source_of
-from .save import CHECK_TEXT, check_tokenizer, write_beside
+from .tensor_files import FLOATS, StoredTensor
 
 
 if TYPE_CHECKING:
@@ -54,21 +47,6 @@ if TYPE_CHECKING:
 
 
 _INSTEAD = "save it dequantized first, or load it without streaming, where transformers may dequantize it."
-# Narrower floats, and integers where the model has floats, are quantized weights.
-FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
-
-
-@dataclass(frozen=True)
-class Stored:
-    """What the header of a file says of a tensor.
-
-    Args:
-        path: The file.
-        dtype: Type of the entries as safetensors calls it, such as BF16.
-    """
-
-    path: Path
-    dtype: str
 
 
 @dataclass
@@ -97,6 +75,7 @@ class StreamedWeights:
     """
 
     def __init__(self, folder: Path, model: PreTrainedModel, device: torch.device) -> None:
+        self.folder = folder
         self.device = device
         self.dtype = model.dtype
         self.config = model.config
@@ -109,10 +88,17 @@ class StreamedWeights:
             elif source not in self._places:
                 self._places[source] = self._places.pop(target)
 
-    def stores_alike(self, block: str) -> bool:
-        """Tell whether the checkpoint stores a block as the model holds it: tensor by tensor, under the same names."""
-        places = {name: place for name, place in self._places.items() if name.startswith(f"{block}.")}
-        return all(place.converter is None and place.parts[0][1] == name for name, place in places.items())
+    def stored_as(self, name: str) -> list[str]:
+        """Return the names under which the checkpoint stores a tensor, or the parts that it is put together of."""
+        return [key for _, key, _ in self._places[name].parts]
+
+    def is_converted(self, name: str) -> bool:
+        """Tell whether a tensor is put together of parts, or changed otherwise, when it is read."""
+        return self._places[name].converter is not None
+
+    def stays_in_float32(self, name: str) -> bool:
+        """Tell whether transformers keeps a tensor in float32 in a model of lower precision."""
+        return self._kept_in_float32(name)
 
     @property
     def names(self) -> list[str]:
@@ -233,7 +219,7 @@ def load_streamed(
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, **shared)
         folder = Path(source)
         if not folder.is_dir():
-            folder = fetch_weights(source, revision, token)
+            folder = fetch_source(source, revision, token, trust_remote_code)
         wanted = dtype_of(config.dtype or _stored_dtype(folder) if dtype == "auto" else dtype)
         with init_empty_weights(include_buffers=False), without_initialisation():
             model = AutoModelForCausalLM.from_config(config, dtype=wanted, trust_remote_code=trust_remote_code)
@@ -248,96 +234,16 @@ def load_streamed(
     return model.eval(), tokenizer, StreamedWeights(folder, model, device)
 
 
-def save_streamed(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: str | Path,
-    weights: StreamedWeights,
-    blocks: Sequence[Path],
-    provenance: Provenance,
-    card: str,
-    trust_remote_code: bool = False,
-    keep: Callable[[Path], object] = lambda folder: None,
-) -> None:
-    """Put a checkpoint together from pruned blocks on disk and the original's other tensors, and run it before saying so.
-
-    Args:
-        model: The model, without weights.
-        tokenizer: Its tokenizer.
-        folder: Where to write.
-        weights: What reads the original's tensors.
-        blocks: One safetensors file per pruned block, in order; they are linked or copied.
-        provenance: Contents of `ssgr_config.json`.
-        card: Contents of `README.md`.
-        trust_remote_code: Whether the reload may run the checkpoint's own code.
-        keep: Writes what else belongs into the folder, which it is given.
-
-    Raises:
-        OutputError: The folder is in use or cannot be written, or what was written does not run.
-    """
-    block_names = tuple(find_blocks(model))
-    if len(blocks) != len(block_names):
-        raise OutputError("pruned blocks are missing from the journal; run the same command again to prune them anew.")
-    prefixes = tuple(f"{name}." for name in block_names)
-    rest = [name for name in weights.names if not name.startswith(prefixes)]
-    with new_folder(folder) as partial:
-        count = len(blocks) + len(rest)
-        files: dict[str, list[str]] = {}
-        for number, (name, path) in enumerate([*zip(block_names, blocks, strict=True), *((name, None) for name in rest)], 1):
-            file_name = f"model-{number:05d}-of-{count:05d}.safetensors"
-            if path and weights.stores_alike(name):
-                _link(path, partial / file_name)
-            else:  # other programs know the original's names and parts only
-                tensors = load_file(path) if path else {name: weights.read(name).cpu()}
-                parts = undo_conversion(model, tensors)
-                save_file({key: _on_its_own(part) for key, part in parts.items()}, partial / file_name, {"format": "pt"})
-            with safe_open(partial / file_name, framework="pt") as file:
-                files[file_name] = list(file.keys())
-        size = sum((partial / name).stat().st_size for name in files)
-        index = {"metadata": {"total_size": size}, "weight_map": {key: name for name, keys in files.items() for key in keys}}
-        (partial / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-        model.config.architectures = [type(model).__name__]
-        model.config.save_pretrained(partial)
-        model.generation_config.save_pretrained(partial)
-        write_beside(partial, tokenizer, provenance, card)
-        keep(partial)
-        check_tokenizer(tokenizer, partial, trust_remote_code)
-        again, _, written = load_streamed(str(partial), dtype=model.dtype, trust_remote_code=trust_remote_code)
-        if not written.run(again, torch.tensor([tokenizer(CHECK_TEXT).input_ids])).isfinite().all():
-            raise OutputError("the saved checkpoint does not run: its outputs are not finite.")
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copy(source, target)
-
-
-def _on_its_own(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor that shares no memory with others; a copy only where it did."""
-    shares = tensor.untyped_storage().nbytes() > tensor.nbytes
-    return tensor.clone(memory_format=torch.contiguous_format) if shares else tensor.contiguous()
-
-
-def _stored_tensors(folder: Path) -> dict[str, Stored]:
+def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Return what the headers say of every stored tensor.
 
     Raises:
         ModelError: There are no safetensors files, or damaged ones.
     """
-    stored: dict[str, Stored] = {}
     try:
-        paths = checkpoint_files(folder)
+        return stored_tensors(folder)
     except DataError as error:
         raise ModelError(f"{str(error).rstrip('.')}; only a whole safetensors checkpoint can be streamed.") from None
-    for path in paths:
-        try:
-            with safe_open(path, framework="pt") as file:
-                stored |= {key: Stored(path, file.get_slice(key).get_dtype()) for key in list(file.keys())}
-        except SafetensorError as error:
-            raise ModelError(f"{path} is damaged ({error}); download it again.") from None
-    return stored
 
 
 def _stored_dtype(folder: Path) -> torch.dtype:
@@ -351,7 +257,7 @@ def _refuse_quantized(config: PretrainedConfig, checkpoint: str) -> None:
             raise ModelError(f"the checkpoint {checkpoint} is quantized, so it cannot be streamed; {_INSTEAD}")
 
 
-def find_places(stored: Mapping[str, Stored], model: PreTrainedModel, checkpoint: str) -> dict[str, Place]:
+def find_places(stored: Mapping[str, StoredTensor], model: PreTrainedModel, checkpoint: str) -> dict[str, Place]:
     """Find the stored tensors of every tensor of a model, by the rules that transformers itself loads with.
 
     Like transformers, note in the model which of the rules were used: they are undone when its tensors are saved.
@@ -412,7 +318,11 @@ def check_streamable(
             files = HfApi().get_safetensors_metadata(source, revision=revision, token=token).files_metadata
         except Exception as error:  # the library raises many kinds
             raise cannot_load(model_id, error) from error
-        stored = {key: Stored(Path(name), info.dtype) for name, file in files.items() for key, info in file.tensors.items()}
+        stored = {
+            key: StoredTensor(Path(name), info.dtype, tuple(info.shape), *info.data_offsets)
+            for name, file in files.items()
+            for key, info in file.tensors.items()
+        }
     find_places(stored, skeleton, model_id)
 
 

@@ -160,6 +160,15 @@ def test_blocks_are_told_by_their_number(tmp_path):
         count_layers(tmp_path)
 
 
+def test_blocks_after_the_last_are_not_counted(tmp_path):
+    """As in GLM-4.5, which stores there what predicts further tokens: no runtime needs it, and pruning leaves it dense."""
+    blocks = {f"model.layers.{index}.mlp.up_proj.weight": keep(random(8, 16), 2, 4) for index in range(2)}
+    found = inspect(tmp_path, {**blocks, "model.layers.2.mlp.up_proj.weight": random(8, 16), "mtp.0.fc.weight": random(8, 16)})
+    matrices = block_matrices(list(found.values()), 2)
+    assert {matrix.name for matrix in matrices} == blocks.keys()
+    assert common_pattern(matrices) == "2:4"
+
+
 def test_a_pattern_is_common_only_when_all_keep_to_it(tmp_path):
     dense, half, quarter, nothing = random(8, 16), keep(random(8, 16), 2, 4), keep(random(8, 16), 1, 4), torch.zeros(8, 16)
     names = [f"model.layers.{i}.weight" for i in range(3)]
