@@ -7,7 +7,6 @@ from .letter import find_letter, read_letter
 from .notation import unwrap
 
 
-THINK_START, THINK_END = "<think>", "</think>"
 ANSWER_START, ANSWER_END = "<answer>", "</answer>"
 MAX_BARE_LENGTH = 200  # characters of a response that is nothing but an answer
 MAX_END_MARKS = 4
@@ -18,23 +17,6 @@ _WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
 _PROSE = re.compile(r"[^\W\d_]{3,}|is|it|to|of|in|so|be|we|an|at|by|my|if|on|no|do|me", re.IGNORECASE)
 _MATHEMATICS = re.compile(r"arc\w+|sinh?|cosh?|tanh?|cot|sec|csc|ln|log|exp|sqrt|abs|inf|infinity|and|mod", re.IGNORECASE)
 _WITH_UNIT = re.compile(r"[-+]?\d[\d.,/ ]*(?: [^\W\d_]+){1,2}")
-
-
-def split_thinking(prompt: str, response: str) -> tuple[str | None, bool | None]:
-    """Separate the final text from the thinking.
-
-    Args:
-        prompt: Text the model was given; a template may open the thinking for it.
-        response: Text the model wrote.
-
-    Returns:
-        The text after the thinking, or None when the thinking was never closed; and whether it was closed, or None when it was
-        not even opened.
-    """
-    if THINK_END in response:
-        return response.rsplit(THINK_END, 1)[1], True
-    opened = THINK_START in response or prompt.rstrip().endswith(THINK_START)  # elsewhere the question speaks of it
-    return (None, False) if opened else (response, None)
 
 
 def find_answer(text: str, kind: str) -> str | None:
@@ -48,7 +30,7 @@ def find_answer(text: str, kind: str) -> str | None:
     4. all of `<answer>...</answer>`, or of a response that is nothing but an answer, such as `42`, `**x = 5**` or `12 apples`.
 
     Args:
-        text: What `split_thinking` returned.
+        text: What `thinking.split_thinking` returned.
         kind: `Problem.answer_kind`.
 
     Returns:
