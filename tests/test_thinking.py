@@ -11,6 +11,7 @@ from optimum_ssgr.calibration.generate import generate_rollouts
 from optimum_ssgr.config import CalibrationConfig, PromptConfig
 from optimum_ssgr.errors import ConfigError, ModelError
 from optimum_ssgr.evaluation.metrics import summarize
+from optimum_ssgr.pruner import SSGRPruner
 from optimum_ssgr.records import Problem, Rollout
 from optimum_ssgr.rollouts.prompts import encode_prompts, resolve_prompting
 from optimum_ssgr.rollouts.watch import FIRST, watch_thinking
@@ -30,8 +31,8 @@ HARMONY = (
 )
 GEMMA = (
     "{% if enable_thinking %}<|think|>{% endif %}"
-    "{% for m in messages %}<|turn>{{ m.role }}\n{{ m.content }}<turn|>\n{% endfor %}{% if add_generation_prompt %}<|turn>model\n"
-    "{% if not enable_thinking %}<|channel>thought\n<channel|>{% endif %}{% endif %}"
+    "{% for m in messages %}<|turn>{{ m.role }}\n{{ m.content }}<turn|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|turn>model\n{% if not enable_thinking %}<|channel>thought\n<channel|>{% endif %}{% endif %}"
 )
 GRANITE = (
     "{% if thinking %}<|im_start|>system\nWrite your thoughts after 'Here is my thought process:' and your answer after "
@@ -203,6 +204,18 @@ def test_a_model_that_hardly_ever_thinks_though_it_can_is_told(reasoner, caplog,
     for sample in range(2 * FIRST):
         look(Rollout("p", sample, (1,), ids, finished=sample % 2 == 0))
         assert ("finished responses 0 think" in caplog.text) == (told and sample >= 2 * FIRST - 2)
+
+
+def test_how_a_model_was_addressed_is_in_the_manifest(reasoner):
+    tokenizer = make_tokenizer(reasoner, SWITCHED_OFF, ["<think>", "</think>"])
+    pruner = SSGRPruner(reasoner[0], tokenizer, prompting=PromptConfig(system="Be exact."))
+    built = pruner.build_calibration([PROBLEM], CalibrationConfig(strategy="prompts"))
+    known = {"template_kwargs": {"thinking": True}, "system": "Be exact.", "thinking": ["think"]}
+    assert built.manifest.prompting == built.manifest.to_dict()["prompting"] == known
+    prompt = tokenizer.decode(built.dataset[0]["input_ids"])
+    assert "Be exact." in prompt and prompt.endswith("<think>")
+    text = pruner.build_calibration(config=CalibrationConfig(strategy="text", text_length=8), text=["1 + 2 = 3. " * 40])
+    assert text.manifest.prompting is None
 
 
 class Writes:
