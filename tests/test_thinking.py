@@ -32,7 +32,8 @@ HARMONY = (
 GEMMA = (
     "{% if enable_thinking %}<|think|>{% endif %}"
     "{% for m in messages %}<|turn>{{ m.role }}\n{{ m.content }}<turn|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|turn>model\n{% if not enable_thinking %}<|channel>thought\n<channel|>{% endif %}{% endif %}"
+    "{% if add_generation_prompt %}<|turn>model\n"
+    "{% if not enable_thinking %}<|channel>thought\n<channel|>{% endif %}{% endif %}"
 )
 GRANITE = (
     "{% if thinking %}<|im_start|>system\nWrite your thoughts after 'Here is my thought process:' and your answer after "
@@ -212,7 +213,7 @@ def test_how_a_model_was_addressed_is_in_the_manifest(reasoner):
     built = pruner.build_calibration([PROBLEM], CalibrationConfig(strategy="prompts"))
     known = {"template_kwargs": {"thinking": True}, "system": "Be exact.", "thinking": ["think"]}
     assert built.manifest.prompting == built.manifest.to_dict()["prompting"] == known
-    prompt = tokenizer.decode(built.dataset[0]["input_ids"])
+    prompt = tokenizer.decode(list(built.sequences[0]))
     assert "Be exact." in prompt and prompt.endswith("<think>")
     text = pruner.build_calibration(config=CalibrationConfig(strategy="text", text_length=8), text=["1 + 2 = 3. " * 40])
     assert text.manifest.prompting is None
