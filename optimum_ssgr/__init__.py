@@ -12,6 +12,7 @@ _EXPORTS = {
     "PruningConfig": "config",
     "SamplingConfig": "config",
     "LoadingConfig": "config",
+    "PromptConfig": "config",
     "EvaluationConfig": "evaluation.config",
     "compare_models": "evaluation.compare",
     "StudyConfig": "study.config",
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .calibration.dataset import CalibrationSet as CalibrationSet
     from .config import CalibrationConfig as CalibrationConfig
     from .config import LoadingConfig as LoadingConfig
+    from .config import PromptConfig as PromptConfig
     from .config import PruningConfig as PruningConfig
     from .config import SamplingConfig as SamplingConfig
     from .errors import SSGRError as SSGRError

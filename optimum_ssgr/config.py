@@ -3,13 +3,15 @@
 import dataclasses
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import Self
 
 from .errors import ConfigError
+from .thinking import STYLES
 
 
 IN_PROCESS = "transformers"
@@ -303,6 +305,44 @@ class PruningConfig(_JSONConfig):
             return self.sparsity
         kept, size = self.n_of_m
         return 1 - kept / size
+
+
+@dataclass(frozen=True)
+class PromptConfig(_JSONConfig):
+    """How a model is addressed beside the question, and how it delimits its thinking.
+
+    Args:
+        template_kwargs: Variables of the chat template, such as `{"enable_thinking": True}`; where the template has thinking
+            switched off, the variable that switches it on is set unless it is given here.
+        system: System message; the template's own when None.
+        thinking: Name of one of `thinking.STYLES`, or opening and closing delimiter; found out from the tokenizer when None.
+
+    Raises:
+        ConfigError: There is no such style, or a delimiter is missing.
+    """
+
+    file_name = "prompt_config.json"
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    system: str | None = None
+    thinking: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.thinking is not None:
+            given = " ".join(self.thinking)
+            _require(
+                (len(self.thinking) == 2 and all(self.thinking)) or given in STYLES,
+                f"thinking is one of {', '.join(STYLES)}, or an opening and a closing delimiter, not '{given}'.",
+            )
+
+    def messages(self, *spoken: tuple[str, str]) -> list[dict[str, str]]:
+        """Return a conversation of roles and texts as chat templates take it, behind the system message if there is one."""
+        whole = (("system", self.system), *spoken) if self.system else spoken
+        return [{"role": role, "content": text} for role, text in whole]
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The settings that are not left open, as plain JSON types."""
+        return {name: value for name, value in self.to_dict().items() if value}
 
 
 @dataclass(frozen=True)

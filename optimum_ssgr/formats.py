@@ -112,6 +112,8 @@ class Origin(_Record):
         tokenizer_hash: What its token ids belong to, see `tokens.tokenizer_hash`.
         versions: Versions of the packages that it was made with.
         instruction: Text that was appended to every question; None when that is not known, or when it is not the same for all.
+        prompting: How the model was addressed beside the questions, see `config.PromptConfig`, with what was found out from its
+            tokenizer; None when that is not known.
         problems: `read_from` (where each problem comes from), and from the command line how they were asked for: `source`,
             `split`, `num_problems`, `question_column`, `answer_column`, `kind_column` and what was `excluded`. Of several
             problem sets `sets` holds all but the last for each, with its `share` and its `instruction`.
@@ -130,6 +132,7 @@ class Origin(_Record):
     tokenizer_hash: str
     versions: dict[str, str]
     instruction: str | None = None
+    prompting: dict[str, Any] | None = None
     problems: dict[str, Any] | None = None
     text: str | None = None
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -184,6 +187,7 @@ class EvaluationRow(_Record):
         source: Name of the problem set.
         split: Its split.
         sampling: How the responses were sampled, as in `SamplingConfig`.
+        prompting: How the model was addressed, as in `Origin`; None in what earlier versions measured.
         problems: Number of problems.
         samples: Number of responses in all.
         read_from: The problem set on the Hub, as `ID@COMMIT`.
@@ -202,6 +206,7 @@ class EvaluationRow(_Record):
     source: str
     split: str | None = None
     sampling: dict[str, Any] | None = None
+    prompting: dict[str, Any] | None = None
     problems: int
     samples: int
     read_from: str | None = None

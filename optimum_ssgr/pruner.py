@@ -25,7 +25,7 @@ from .checkpoints.original import find_source
 from .checkpoints.save import check_generation_config, save_checkpoint, save_streamed
 from .checkpoints.streaming import StreamedWeights, load_streamed
 from .compat import model_commit, model_name
-from .config import IN_PROCESS, CalibrationConfig, PruningConfig, SamplingConfig
+from .config import IN_PROCESS, CalibrationConfig, PromptConfig, PruningConfig, SamplingConfig
 from .damage import measure_damage
 from .errors import ConfigError, ModelError
 from .evaluation.evaluate import evaluate
@@ -70,6 +70,7 @@ class SSGRPruner:
         tokenizer: Its tokenizer, with a chat template.
         trust_remote_code: Whether code from the checkpoint may run when the saved model is reloaded.
         streamed: What reads the weights of a model that is on the meta device; None when the weights are in the model.
+        prompting: How it is addressed beside the questions, and how it delimits its thinking.
     """
 
     def __init__(
@@ -78,11 +79,13 @@ class SSGRPruner:
         tokenizer: PreTrainedTokenizerBase,
         trust_remote_code: bool = False,
         streamed: StreamedWeights | None = None,
+        prompting: PromptConfig | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.trust_remote_code = trust_remote_code
         self.streamed = streamed
+        self.prompting = prompting or PromptConfig()
         self._inherited: dict[str, Any] | None = None
         self._source: Path | None = None
         self._journal_dir: Path | None = None
@@ -100,6 +103,7 @@ class SSGRPruner:
         trust_remote_code: bool = False,
         token: str | bool | None = None,
         streaming: bool = False,
+        prompting: PromptConfig | None = None,
     ) -> Self:
         """Load a model and its tokenizer.
 
@@ -112,6 +116,7 @@ class SSGRPruner:
             token: Hub token.
             streaming: For models larger than memory: read one block at a time from the checkpoint. Such a model can be pruned
                 and saved, but neither generates nor is evaluated; `device_map` is then the one device to compute on.
+            prompting: How it is addressed beside the questions, and how it delimits its thinking.
 
         Raises:
             ConfigError: There is a revision in the name, too.
@@ -129,7 +134,7 @@ class SSGRPruner:
             token=token,
         )
         model, tokenizer, streamed = loaded if streaming else (*loaded, None)
-        pruner = cls(model, tokenizer, trust_remote_code, streamed)
+        pruner = cls(model, tokenizer, trust_remote_code, streamed, prompting)
         pruner._inherited = pruner._read_inherited(token)  # now, since the token is not kept
         pruner._source = None if streaming else find_source(model, token, trust_remote_code)
         return pruner
@@ -166,13 +171,13 @@ class SSGRPruner:
         if engine == IN_PROCESS:
             self._check_generates()
         problems, instruction = _load(problems, instruction)
-        prompts = encode_prompts(self.tokenizer, problems, instruction)
+        prompts = encode_prompts(self.tokenizer, problems, instruction, self.prompting)
         chosen = choose_engine(engine, self.model, self.tokenizer, config.sampling, batch_size)
         store = nullcontext()
         if journal_dir is not None:
             decided_by = rollout_fingerprint(self.model, self.tokenizer, config.sampling, engine, batch_size)
             store = open_rollout_store(journal_dir, decided_by)
-        graded = generate_rollouts(chosen, self.tokenizer, problems, prompts, config, store)
+        graded = generate_rollouts(chosen, self.tokenizer, problems, prompts, config, store, self.prompting)
         warn_of_unreadable(graded, model_name(self.model))
         return graded
 
@@ -252,7 +257,7 @@ class SSGRPruner:
         known = dict(metadata or {})
         if config.needs_rollouts:
             known |= {"engine": engine if engine == IN_PROCESS else "OpenAI-compatible server", "batch_size": batch_size}
-        inputs = {"problems": problems, "text": text, "instruction": instruction}
+        inputs = {"problems": problems, "text": text, "instruction": instruction, "prompting": self.prompting}
         built = select_calibration(self.model, self.tokenizer, config, rollouts, **inputs, metadata=known)
         if output_dir is not None:
             built.save_to_disk(output_dir, dataset_card(built.manifest))
@@ -416,6 +421,7 @@ class SSGRPruner:
             samples,
             batch_size,
             usual_instruction(problems) if instruction is None else instruction,
+            self.prompting,
         )
         warn_of_unreadable(graded, model_name(self.model))
         return summarize(graded)

@@ -67,7 +67,7 @@ class Verdict:
     Args:
         answer: The answer found after the thinking, or None.
         correct: Whether it equals the problem's answer; always False for a truncated response.
-        thought: Whether the thinking was closed by `</think>`; None when it was never opened.
+        thought: Whether the thinking was closed; None when it was never opened.
         timed_out: Whether it could not be found out, in the time and memory set aside, if the answer is right; it is then
             neither right nor wrong, and `correct` is False.
     """

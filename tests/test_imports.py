@@ -19,7 +19,8 @@ PACKAGE = Path(optimum_ssgr.__file__).parent
 # Whoever imports comes after whom it imports: first what everybody shares, then the stages in the order of the data, then what
 # ties them together. A package stands in one place, but for those of its modules that are named apart.
 ORDER = [
-    *("errors", "extras", "stored", "records", "config", "formats", "tokens", "likelihood", "files", "resume", "compat"),
+    *("errors", "extras", "stored", "records", "thinking", "config", "formats", "tokens", "likelihood", "files", "resume"),
+    "compat",
     *("reasoner", "hub", "problems", "rollouts", "verification", "calibration", "pruning", "checkpoints", "cards"),
     *("hub.publish", "sharing", "evaluation", "damage", "pruner", "study", "chat", "commands", "__init__"),
 ]

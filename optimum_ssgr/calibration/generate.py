@@ -7,12 +7,14 @@ from math import ceil, exp, floor, lgamma
 
 from transformers import PreTrainedTokenizerBase
 
-from ..config import CalibrationConfig
+from ..config import CalibrationConfig, PromptConfig
 from ..errors import DataError
 from ..records import GradedRollout, Problem
 from ..rollouts.engine import Engine
 from ..rollouts.sample import make_requests, rollout_progress, sample_rollouts
 from ..rollouts.store import RolloutStore
+from ..rollouts.watch import watch_thinking
+from ..thinking import choose_style
 from ..verification.verify import grade_all
 from .strategies import WIDENED, Sources, select
 from .windows import meets_budget
@@ -33,6 +35,7 @@ def generate_rollouts(
     prompts: Mapping[str, tuple[int, ...]],
     config: CalibrationConfig,
     store: AbstractContextManager[RolloutStore | None],
+    prompting: PromptConfig | None = None,
 ) -> list[GradedRollout]:
     """Let the model answer every problem several times, and verify the answers.
 
@@ -46,6 +49,7 @@ def generate_rollouts(
         prompts: Prompt token ids by problem id.
         config: Samples per problem, windows and budget.
         store: Opens what keeps finished rollouts, if anything, once all requests have passed the engine's check.
+        prompting: How the prompts were made, which says how the model delimits its thinking; found out when None.
 
     Returns:
         Graded rollouts, ordered by problem and sample.
@@ -61,9 +65,11 @@ def generate_rollouts(
     if not everything:
         raise DataError("there are no problems to generate for.")
     engine.check(everything)
+    prompting = prompting or PromptConfig()
+    style, look = choose_style(tokenizer, prompting.thinking, prompting.system), watch_thinking(tokenizer, prompting)
     with store as kept, rollout_progress(len(everything)) as progress:
         if not config.adaptive:
-            return grade_all(by_id, sample_rollouts(engine, everything, progress, kept), tokenizer)
+            return grade_all(by_id, sample_rollouts(engine, everything, progress, kept, look=look), tokenizer, style)
         graded: list[GradedRollout] = []
         for wave in split_into_waves(problems, config.seed):
             outcomes: dict[str, list[bool]] = {problem.id: [] for problem in wave}
@@ -71,7 +77,8 @@ def generate_rollouts(
                 open_problems = [by_id[name] for name, found in outcomes.items() if not found or not _decided(found, config)]
                 requests = make_requests(open_problems, prompts, samples, config.seed)
                 # servers may lose all of what only adds to rollouts that are there, but not all of the first
-                fresh = grade_all(by_id, sample_rollouts(engine, requests, progress, kept, more=bool(graded)), tokenizer)
+                rollouts = sample_rollouts(engine, requests, progress, kept, more=bool(graded), look=look)
+                fresh = grade_all(by_id, rollouts, tokenizer, style)
                 for item in fresh:
                     if not item.verdict.timed_out:
                         outcomes[item.problem.id].append(item.verdict.correct)

@@ -9,13 +9,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..compat import model_commit, model_name
-from ..config import CalibrationConfig
+from ..config import CalibrationConfig, PromptConfig
 from ..errors import ConfigError, DataError
 from ..formats import FirstSelection, Origin, installed_versions
 from ..problems.documents import load_documents
 from ..problems.load import ProblemSource, common_instruction, load_problems, sources_of
 from ..records import GradedRollout, Problem
-from ..rollouts.prompts import encode_prompts
+from ..rollouts.prompts import encode_prompts, resolve_prompting
 from ..tokens import check_context, tokenizer_hash
 from .dataset import CalibrationSet
 from .kinds import name_kinds
@@ -39,6 +39,7 @@ def select_calibration(
     problems: ProblemSource | None = None,
     text: TextSource | Sources | None = None,
     instruction: str | None = None,
+    prompting: PromptConfig | None = None,
     metadata: Mapping[str, Any],
 ) -> CalibrationSet:
     """Select a model's calibration set, see `SSGRPruner.select_calibration`.
@@ -51,16 +52,17 @@ def select_calibration(
         problems: For the strategy `prompts`.
         text: For the strategies `text` and `mix`, see `read_text`.
         instruction: What is appended to the questions; None when that is not known.
+        prompting: How the model is, or was, addressed beside the questions.
         metadata: What else is known of their origin, by the names of `formats.Origin`; the rest is noted as it is.
 
     Raises:
         SSGRError: Something is missing, malformed or does not fit.
     """
-    sources = read_text(model, tokenizer, config, text)
+    sources, prompting = read_text(model, tokenizer, config, text), resolve_prompting(tokenizer, prompting or PromptConfig())
     asked: Sequence[Problem] = ()
     if config.strategy == "prompts":
         asked = load_problems(require_problems(problems, config))
-        sources = Sources(prompts=encode_prompts(tokenizer, asked, instruction or ""))
+        sources = Sources(prompts=encode_prompts(tokenizer, asked, instruction or "", prompting))
         check_context(model.config, max(map(len, sources.prompts.values())), "the longest prompt")
     elif config.needs_rollouts:
         if rollouts is None:
@@ -72,6 +74,7 @@ def select_calibration(
     known: dict[str, Any] = {"instruction": instruction}
     if config.strategy != "text":
         known = {"instruction": common_instruction(asked, instruction), "problems": {"read_from": sources_of(asked)}}
+        known["prompting"] = prompting.recorded
     return build_set(sources, config, describe_origin(model, tokenizer, {**known, **metadata}))
 
 

@@ -99,6 +99,7 @@ def _card_row(row: dict[str, Any], record: dict[str, Any]) -> EvaluationRow:
         "source": public_name(row["problems"]),
         "split": row["split"],
         "sampling": record["sampling"],
+        "prompting": (record.get("prompting") or {}).get(row["model"]),
         "problems": row["n"],
         "samples": row["responses"],
         **on_hub,

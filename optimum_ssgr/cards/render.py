@@ -1,7 +1,8 @@
 """The cards of checkpoints and calibration sets: filled with what was measured; a field without a value is left out."""
 
+import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..checkpoints.runtimes import EXPECTATIONS, SAME_SIZE
 from ..config import CalibrationConfig, PruningConfig
 from ..errors import DataError
 from ..formats import CARD_FILE, MANIFEST_FILE, PROVENANCE_FILE, EvaluationRow, Manifest, Provenance
+from ..thinking import make_style
 from .markdown import environment
 from .metadata import TAG, dataset_metadata, known_sources, model_metadata, split_card
 from .names import hub_id, pinned, public_name
@@ -68,6 +70,7 @@ def model_card(provenance: Provenance, repo_id: str | None = None) -> str:
         by_kind=_by_kind(rows),
         held_out=next((row.to_dict() for row in rows if row.trace_nll_rise is not None), provenance.held_out),
         texts=list(dict.fromkeys(public_name(row.text) for row in rows if row.text is not None)),
+        promptings=list(dict.fromkeys(filter(None, (_describe_prompting(row.prompting) for row in rows)))),
         samplings=[sampling for index, sampling in enumerate(samplings) if sampling not in samplings[:index]],
         manifest=manifest,
         calibration=calibration,
@@ -121,12 +124,29 @@ def dataset_card(manifest: Manifest, repo_id: str | None = None) -> str:
         licences={source.id: source.licence for source in known_sources(manifest) if source.licence},
         text=public_name(manifest.text) if config.needs_text and manifest.text else None,
         instruction=manifest.instruction,
+        prompting=_describe_prompting(manifest.prompting),
         engine=manifest.engine,
         reselected=manifest.reselected_from,
         commands=calibration_commands(manifest),
         versions=manifest.versions,
         papers=PAPERS,
     )
+
+
+def _describe_prompting(recorded: Mapping[str, Any] | None) -> str | None:
+    """Say in Markdown how a model was addressed beside the questions; None where nothing was set and nothing found."""
+    recorded, code = recorded or {}, environment().filters["code"]
+    parts = []
+    if variables := recorded.get("template_kwargs"):
+        written = (code(f"{name}={json.dumps(value)}") for name, value in variables.items())
+        parts.append(f"chat template with {', '.join(written)}")
+    if recorded.get("system"):
+        parts.append(f"system message {code(recorded['system'])}")
+    if recorded.get("thinking"):
+        style = make_style(recorded["thinking"])
+        parts.append(f"thinking between {code(style.opening)} and {code(style.closing)}")
+    said = "; ".join(parts)
+    return f"{said[0].upper()}{said[1:]}." if said else None
 
 
 def card_for(folder: Path, repo_id: str) -> Callable[[str | None, str], str]:

@@ -1,12 +1,15 @@
 """The commands that make a calibration set or a checkpoint again, from the settings that its provenance holds."""
 
 import dataclasses
+import json
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from ..config import IN_PROCESS, CalibrationConfig, PruningConfig
 from ..formats import Manifest, Provenance
 from ..problems.sources import find_source
+from ..thinking import THINK
 from .names import hub_id, pinned, public_name
 
 
@@ -36,6 +39,7 @@ def calibration_commands(manifest: Manifest) -> list[str]:
     flags = _model(manifest.model, manifest.model_commit, manifest.dtype)
     if generated.strategy != "text":
         flags += _problems(problems, manifest.instruction or "")
+        flags += _prompting(manifest.prompting or {})
     if manifest.engine not in (None, IN_PROCESS):
         flags.append(("--engine", "http://localhost:8000/v1"))
     if manifest.batch_size not in (None, BATCH_SIZE):
@@ -108,6 +112,28 @@ def _problems(problems: dict[str, Any], instruction: str) -> list[tuple[Any, ...
     if "excluded" in problems:
         flags.append(("--exclude", *map(public_name, problems["excluded"]["sets"])))
     return flags
+
+
+def _prompting(recorded: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """Say how the model was addressed beside the questions; `<think>` is what is taken when nothing tells."""
+    flags: list[tuple[Any, ...]] = []
+    if variables := recorded.get("template_kwargs"):
+        flags.append(("--template-kwargs", *(f"{name}={_write_value(value)}" for name, value in variables.items())))
+    if recorded.get("system"):
+        flags.append(("--system", recorded["system"]))
+    if recorded.get("thinking", [THINK.name]) != [THINK.name]:
+        flags.append(("--thinking", *recorded["thinking"]))
+    return flags
+
+
+def _write_value(value: Any) -> str:
+    """Write a variable's value as it is read: text as it stands, unless it would be taken for JSON, and all else as JSON."""
+    try:
+        json.loads(value)
+    except (ValueError, TypeError):
+        if isinstance(value, str) and value not in ("True", "False", "None"):
+            return value
+    return json.dumps(value)
 
 
 def _problem_set(asked: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..verification.answer import THINK_END, THINK_START
+from ..thinking import STYLES, ThinkingStyle, final_part, recognize_style, thinking_part
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Answer:
         error: What went wrong, in a sentence.
         rambling: Whether it ends in the same words over and over.
         correct: Whether the final answer is right; None when that is not known.
+        style: How the model delimits its thinking; told from the text when None.
     """
 
     text: str = ""
@@ -31,6 +32,7 @@ class Answer:
     error: str | None = None
     rambling: bool = False
     correct: bool | None = None
+    style: ThinkingStyle | None = None
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -42,26 +44,31 @@ class Answer:
     @property
     def thinks(self) -> bool:
         """Whether the thinking was opened and not yet closed."""
-        return self.text.lstrip().startswith(THINK_START) and THINK_END not in self.text
+        style = self._style
+        return self.text.lstrip().startswith(style.opening) and style.closing not in self.text
 
     @property
     def thinking(self) -> str:
-        """The thinking, without its tags."""
-        if self.thinks:
-            return _without_partial_tag(self.text.lstrip().removeprefix(THINK_START)).strip()
-        return self.text.rsplit(THINK_END, 1)[0].replace(THINK_START, "").strip() if THINK_END in self.text else ""
+        """The thinking, without its delimiters."""
+        style = self._style
+        return thinking_part(_without_partial_end(self.text, style) if self.thinks else self.text, style)
 
     @property
     def final(self) -> str:
         """What stands after the thinking."""
-        if self.thinks or THINK_START.startswith(self.text.strip()):
-            return ""
-        return self.text.rsplit(THINK_END, 1)[-1].strip()
+        styles = (self.style,) if self.style else STYLES.values()
+        is_opening = any(style.opening.startswith(self.text.strip()) for style in styles)
+        return "" if self.thinks or is_opening else final_part(self.text, self._style).strip()
+
+    @property
+    def _style(self) -> ThinkingStyle:
+        return self.style or recognize_style(self.text)
 
 
-def _without_partial_tag(text: str) -> str:
-    """Leave out the beginning of a closing tag, which would flash up."""
-    for length in range(len(THINK_END) - 1, 0, -1):
-        if text.endswith(THINK_END[:length]):
+def _without_partial_end(text: str, style: ThinkingStyle) -> str:
+    """Leave out the beginning of what closes the thinking, which would flash up."""
+    end = style.between + style.closing
+    for length in range(len(end) - 1, 0, -1):
+        if text.endswith(end[:length]):
             return text[:-length]
     return text

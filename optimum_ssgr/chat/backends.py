@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..thinking import ThinkingStyle
+
 
 TOP_P = 0.95
 
@@ -43,7 +45,13 @@ class Piece:
 
 
 class Backend(Protocol):
-    """One model that answers."""
+    """One model that answers.
+
+    Args:
+        style: How it delimits its thinking; told from what it writes when None.
+    """
+
+    style: ThinkingStyle | None
 
     def stream(self, request: ChatRequest, stopped: Callable[[], bool]) -> Iterator[Piece]:
         """Yield the response part by part, and end soon when `stopped` says so."""

@@ -99,7 +99,7 @@ def to_dict(conversation: Conversation, models: Sequence[ComparedModel]) -> dict
         answers = []
         for name, answer in zip(names, turn.answers, strict=True):
             spoken = {"thinking": answer.thinking, "answer": answer.final}
-            numbers = {key: value for key, value in asdict(answer).items() if key != "text"}
+            numbers = {key: value for key, value in asdict(answer).items() if key not in ("text", "style")}
             answers.append({"model": name, **spoken, **numbers, "tokens_per_second": answer.tokens_per_second})
         known = turn.problem.answer if turn.problem else None
         settings = {name: getattr(turn, name) for name in ("temperature", "max_new_tokens", "seed")}

@@ -10,10 +10,12 @@ from typing_extensions import Self
 
 from ..checkpoints.load import load_model
 from ..compat import model_name
+from ..config import PromptConfig
 from ..errors import ModelError
 from ..rollouts.ends import end_token_ids
 from ..rollouts.local import check_scores, sample_tokens
-from ..verification.answer import THINK_START
+from ..rollouts.prompts import resolve_prompting
+from ..thinking import choose_style, opens_thinking
 from .backends import TOP_P, ChatRequest, Piece
 
 
@@ -25,31 +27,38 @@ class LocalBackend:
     Args:
         model: Causal language model in evaluation mode.
         tokenizer: Its tokenizer, with a chat template.
+        prompting: How it is addressed, and how it delimits its thinking.
 
     Raises:
         ModelError: The model cannot chat.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompting: PromptConfig | None = None
+    ) -> None:
         name = model_name(model)
         if not tokenizer.chat_template:
             raise ModelError(f"the tokenizer of {name} has no chat template; use an instruction-tuned or reasoning model.")
         if not tokenizer.is_fast:
             raise ModelError(f"the tokenizer of {name} cannot decode a stream; convert it to a fast one (tokenizer.json).")
         self.model, self.tokenizer = model, tokenizer
+        self.prompting = resolve_prompting(tokenizer, prompting or PromptConfig())
+        self.style = choose_style(tokenizer, self.prompting.thinking)
         self.eos = end_token_ids(model.generation_config, tokenizer, name)
         self.context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.lock = threading.Lock()
 
     @classmethod
-    def load(cls, source: str, dtype: str, device_map: str | None, trust_remote_code: bool) -> Self:
+    def load(
+        cls, source: str, dtype: str, device_map: str | None, trust_remote_code: bool, prompting: PromptConfig | None = None
+    ) -> Self:
         """Load a model onto the GPU, if there is one.
 
         Raises:
             ModelError: It cannot be loaded or cannot chat.
         """
         place = device_map or ("cuda" if torch.cuda.is_available() else None)
-        return cls(*load_model(source, dtype=dtype, device_map=place, trust_remote_code=trust_remote_code))
+        return cls(*load_model(source, dtype=dtype, device_map=place, trust_remote_code=trust_remote_code), prompting)
 
     @torch.inference_mode()
     def stream(self, request: ChatRequest, stopped: Callable[[], bool]) -> Iterator[Piece]:
@@ -59,8 +68,8 @@ class LocalBackend:
             ModelError: The conversation does not fit the model's context, or the model's scores are no numbers.
         """
         prompt = self._encode(request)
-        if self.tokenizer.decode(prompt).rstrip().endswith(THINK_START):
-            yield Piece(THINK_START + "\n")  # the template opened the thinking
+        if opens_thinking(self.tokenizer.decode(prompt), self.style):
+            yield Piece(self.style.opening + "\n")  # the template did it
         longest = request.max_new_tokens
         if self.context is not None:
             longest = min(longest, self.context - len(prompt))
@@ -85,9 +94,11 @@ class LocalBackend:
             yield Piece(text, 1, (token,), "length" if place == longest - 1 else None)
 
     def _encode(self, request: ChatRequest) -> list[int]:
-        messages = [{"role": role, "content": content} for role, content in request.messages]
+        messages = self.prompting.messages(*request.messages)
         with self.lock:
-            prompt = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+            prompt = self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, return_dict=False, **self.prompting.template_kwargs
+            )
         if self.context is not None and len(prompt) >= self.context:
             raise ModelError(
                 f"the conversation has {len(prompt)} tokens, but the model's context holds {self.context}; start a new one."

@@ -19,11 +19,12 @@ def open_backends(settings: ChatSettings) -> list[Backend]:
 
         addresses = settings.addresses * (len(settings.models) if len(settings.addresses) == 1 else 1)
         return [
-            ServerBackend(address, model, settings.time_limit)
+            ServerBackend(address, model, settings.time_limit, settings.prompting)
             for address, model in zip(addresses, settings.models, strict=True)
         ]
     from .local import LocalBackend
 
     return [
-        LocalBackend.load(model, settings.dtype, settings.device_map, settings.trust_remote_code) for model in settings.models
+        LocalBackend.load(model, settings.dtype, settings.device_map, settings.trust_remote_code, settings.prompting)
+        for model in settings.models
     ]

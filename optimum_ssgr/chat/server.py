@@ -7,9 +7,10 @@ from typing import Any
 import httpx2
 from transformers.utils import logging
 
+from ..config import PromptConfig
 from ..errors import ModelError
 from ..rollouts.endpoint import CONNECT_TIMEOUT, Endpoint, api_key, server_message
-from ..verification.answer import THINK_END, THINK_START
+from ..thinking import THINK, ThinkingStyle, make_style, recognize_style
 from .backends import TOP_P, ChatRequest, Piece
 
 
@@ -23,14 +24,17 @@ class ServerBackend:
         url: Address of its API, such as `http://host:8000/v1`.
         model: The model's name on the server.
         timeout: Seconds to wait for the next part of a response.
+        prompting: How the model is addressed, and how it delimits its thinking; what is left open is the server's.
 
     Raises:
         ConfigError: The address is not one, or the API key cannot be sent.
     """
 
-    def __init__(self, url: str, model: str, timeout: float) -> None:
+    def __init__(self, url: str, model: str, timeout: float, prompting: PromptConfig | None = None) -> None:
         endpoint = Endpoint(url, concurrency=1)
         self.url, self.name, self.model = endpoint.url, endpoint.name, model
+        self.prompting = prompting or PromptConfig()
+        self.style = make_style(self.prompting.thinking) if self.prompting.thinking else None
         key = api_key()
         self.client = httpx2.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -38,7 +42,7 @@ class ServerBackend:
         )
         # Some templates open the thinking in the prompt, which is not streamed: what ended by itself last tells. Not what ever
         # did, as whoever asks for a closing tag gets one from any model.
-        self.opens_thinking = False
+        self.opened: ThinkingStyle | None = None
 
     def stream(self, request: ChatRequest, stopped: Callable[[], bool]) -> Iterator[Piece]:
         """Yield the response as the server sends it; leaving the loop closes the connection, which ends the server's work.
@@ -48,7 +52,7 @@ class ServerBackend:
         """
         body = {
             "model": self.model,
-            "messages": [{"role": role, "content": content} for role, content in request.messages],
+            "messages": self.prompting.messages(*request.messages),
             "temperature": request.temperature,
             "top_p": TOP_P,
             "max_tokens": request.max_new_tokens,
@@ -58,6 +62,8 @@ class ServerBackend:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
+        if self.prompting.template_kwargs:  # vLLM and SGLang take it, others refuse what they do not know
+            body["chat_template_kwargs"] = dict(self.prompting.template_kwargs)
         try:
             with self.client.stream("POST", f"{self.url}/chat/completions", json=body) as response:
                 if response.status_code != 200:
@@ -71,8 +77,9 @@ class ServerBackend:
         """Turn server-sent events into pieces; every event that carries text counts as one token until the usage is known."""
         text, counted, finish = "", 0, None
         separate = False  # whether the server sends the thinking in a field of its own, and is still at it
-        if self.opens_thinking:
-            yield Piece(THINK_START + "\n")
+        style = self.style or THINK
+        if self.opened:
+            yield Piece(self.opened.opening + "\n")
         for line in lines:
             if stopped():
                 return
@@ -86,9 +93,9 @@ class ServerBackend:
                 thinking = delta.get("reasoning_content") or delta.get("reasoning") or ""
                 content = delta.get("content") or ""
                 if thinking and not separate:
-                    separate, thinking = True, f"{THINK_START}\n{thinking}"
+                    separate, thinking = True, f"{style.opening}\n{thinking}"
                 elif content and separate:
-                    separate, content = False, f"\n{THINK_END}\n{content}"
+                    separate, content = False, f"\n{style.closing}\n{content}"
                 finish = choice.get("finish_reason") or finish
                 if thinking or content:
                     text += thinking + content
@@ -101,7 +108,8 @@ class ServerBackend:
         if finish is None:
             raise self._failure("broke off while answering", "no end of the stream")
         if finish != "length":
-            self.opens_thinking = THINK_END in text and THINK_START not in text
+            style = self.style or recognize_style(text)
+            self.opened = style if style.closing in text and style.opening not in text else None
         yield Piece("", finish="length" if finish == "length" else "stop")
 
     def _failure(self, what: str, details: str) -> ModelError:

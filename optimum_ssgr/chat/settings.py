@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from typing_extensions import Self
 
-from ..config import IN_PROCESS
+from ..config import IN_PROCESS, PromptConfig
 from ..errors import ConfigError
 
 
@@ -26,6 +28,9 @@ class ChatSettings:
         dtype: Weight type, in this process.
         device_map: Where to place the layers, in this process; the GPU, if there is one, when None.
         trust_remote_code: Whether code from the checkpoints may run.
+        template_kwargs: Variables of the chat template, see `PromptConfig`.
+        system: System message; the template's own when None.
+        thinking: How thinking is delimited, see `PromptConfig`; found out when None.
         temperature: Temperature the page starts with.
         max_new_tokens: Longest response that can be asked for.
         time_limit: Seconds after which all responses to a question are cut.
@@ -43,6 +48,9 @@ class ChatSettings:
     dtype: str = "auto"
     device_map: str | None = None
     trust_remote_code: bool = False
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    system: str | None = None
+    thinking: tuple[str, ...] | None = None
     temperature: float = 0.6
     max_new_tokens: int = 2048
     time_limit: float = 120.0
@@ -65,6 +73,7 @@ class ChatSettings:
             raise ConfigError(
                 f"give one address for all models or one for each, not {len(self.addresses)} for {len(self.models)} models."
             )
+        self.prompting  # noqa: B018  (checks its settings)
         if not 0 <= self.temperature <= 2:
             raise ConfigError(f"temperature must be between 0 and 2, not {self.temperature:g}.")
         for name in ("max_new_tokens", "max_question", "max_turns", "concurrency", "queue_size", "time_limit"):
@@ -77,6 +86,11 @@ class ChatSettings:
         if self.engine == IN_PROCESS:
             return ()
         return tuple(address.strip() for address in self.engine.split(",") if address.strip())
+
+    @property
+    def prompting(self) -> PromptConfig:
+        """How the models are addressed beside the questions."""
+        return PromptConfig(self.template_kwargs, self.system, tuple(self.thinking) if self.thinking else None)
 
     def to_json(self) -> str:
         """Write the settings that differ from the defaults, which `from_json` reads."""

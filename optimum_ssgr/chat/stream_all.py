@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 from ..errors import SSGRError
 from ..evaluation.metrics import is_loop
-from ..verification.answer import THINK_END
+from ..thinking import ThinkingStyle, recognize_style
 from .answers import Answer
 from .backends import Backend, ChatRequest, Piece
 from .stop import StopSwitch
@@ -26,6 +26,7 @@ LOOP_CHECK = 32  # tokens between looks for a loop
 class _Column:
     """The response of one model in the making."""
 
+    style: ThinkingStyle | None = None
     text: str = ""
     tokens: int = 0
     token_ids: list[int] = field(default_factory=list)
@@ -43,8 +44,10 @@ class _Column:
         self.text += piece.text
         self.tokens += piece.tokens
         self.token_ids += piece.token_ids
-        if self.thought is None and THINK_END in self.text[-len(piece.text) - len(THINK_END) :]:
-            self.thought = now
+        if self.thought is None and piece.text:
+            closing = (self.style or recognize_style(self.text)).closing
+            if closing in self.text[-len(piece.text) - len(closing) :]:
+                self.thought = now
         if piece.finish:
             self.end(piece.finish, now)
         elif self.tokens >= self.checked + LOOP_CHECK:
@@ -61,7 +64,8 @@ class _Column:
 
     def snapshot(self, now: float) -> Answer:
         seconds = now if self.ended is None else self.ended
-        return Answer(self.text, self.tokens, self.first, self.thought, seconds, self.finish, self.error, self.rambling)
+        known = (self.text, self.tokens, self.first, self.thought, seconds, self.finish, self.error, self.rambling)
+        return Answer(*known, style=self.style)
 
 
 def stream_all(
@@ -90,7 +94,7 @@ def stream_all(
 
     for index in range(len(backends)):
         threading.Thread(target=work, args=(index,), daemon=True).start()
-    columns = [_Column() for _ in backends]
+    columns = [_Column(backend.style) for backend in backends]
     shown = -INTERVAL
     try:
         while any(column.finish is None for column in columns):

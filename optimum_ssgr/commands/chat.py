@@ -9,7 +9,7 @@ from argparse import ArgumentParser, Namespace
 from ..errors import OutputError
 from ..extras import require_extra
 from .base import SSGRSubcommand, say
-from .flags import add_quiet
+from .flags import add_prompting, add_quiet, prompting_config
 
 
 class ChatCommand(SSGRSubcommand):
@@ -35,6 +35,7 @@ class ChatCommand(SSGRSubcommand):
         group.add_argument("--dtype", default="auto", help="weight type, such as bfloat16 (default: the checkpoint's own)")
         group.add_argument("--device-map", help="where to place the layers, such as auto (default: the GPU, if there is one)")
         group.add_argument("--trust-remote-code", action="store_true", help="let code from the checkpoints run")
+        add_prompting(parser)
         group = parser.add_argument_group("page")
         group.add_argument(
             "--max-new-tokens", type=int, default=2048, help="longest response one can ask for (default: %(default)s)"
@@ -58,12 +59,16 @@ class ChatCommand(SSGRSubcommand):
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # no part of Gradio is to call home
         from ..chat.settings import ChatSettings
 
+        prompting = prompting_config(args)
         settings = ChatSettings(
             models=tuple(args.models),
             engine=args.engine,
             dtype=args.dtype,
             device_map=args.device_map,
             trust_remote_code=args.trust_remote_code,
+            template_kwargs=prompting.template_kwargs,
+            system=prompting.system,
+            thinking=prompting.thinking,
             max_new_tokens=args.max_new_tokens,
             votes=args.votes,
             results=args.results,

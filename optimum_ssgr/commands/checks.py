@@ -66,14 +66,15 @@ def read_inputs(args: Namespace, config: CalibrationConfig) -> CalibrationInputs
     from ..problems.mixture import instruction_of
 
     loading = flags.loading_config(args)
-    check_model(args.model, loading, is_asked=config.strategy != "text")
+    prompting = flags.prompting_config(args)
+    check_model(args.model, loading, is_asked=config.strategy != "text", prompting=prompting)
     text = load_documents(args.text, characters_for(config)) if config.needs_text else None
     metadata: dict[str, Any] = {"text": args.text} if config.needs_text else {}
     if config.strategy == "text":
         return CalibrationInputs(None, text, metadata)
     problems, asked = _read_problems(args, config)
     longest_response = config.max_new_tokens if config.needs_rollouts else 0
-    check_prompts(args.model, loading, problems, instruction_of(flags.problem_sets(args)), longest_response)
+    check_prompts(args.model, loading, problems, instruction_of(flags.problem_sets(args)), longest_response, prompting)
     return CalibrationInputs(problems, text, metadata | {"problems": asked})
 
 

@@ -1,6 +1,7 @@
 """Flags that several commands take; flags and config fields share their names."""
 
 import dataclasses
+import json
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,12 @@ from ..config import (
     STRATEGIES,
     CalibrationConfig,
     LoadingConfig,
+    PromptConfig,
     PruningConfig,
     SamplingConfig,
 )
 from ..errors import ConfigError
+from ..thinking import STYLES
 
 
 if TYPE_CHECKING:
@@ -86,6 +89,30 @@ def add_problems(parser: ArgumentParser, required: bool, mixed: bool = False) ->
         "others the one that asks for a boxed answer)",
     )
     group.add_argument("--batch-size", type=int, default=64, help="responses generated together (default: %(default)s)")
+    add_prompting(parser)
+
+
+def add_prompting(parser: ArgumentParser) -> None:
+    """Add the flags of `PromptConfig`, which say how a model is addressed beside the question."""
+    group = parser.add_argument_group("thinking")
+    group.add_argument(
+        "--template-kwargs",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="variables of the chat template, as in enable_thinking=true reasoning_effort=high; JSON, or else text (default: "
+        "what switches thinking on, where the template has it off)",
+    )
+    group.add_argument(
+        "--system", metavar="TEXT|FILE", help="system message, or a file that holds it (default: the template's)"
+    )
+    group.add_argument(
+        "--thinking",
+        nargs="+",
+        metavar=("NAME|OPEN", "CLOSE"),
+        help=f"how thinking is delimited: {', '.join(STYLES)}, or an opening and a closing delimiter (default: found out "
+        "from the tokenizer and its chat template)",
+    )
 
 
 def add_sampling(parser: ArgumentParser, defaults: Any) -> None:
@@ -253,7 +280,8 @@ def load_pruner(args: Namespace, generates: bool) -> "SSGRPruner":
 
     if generates and args.engine == IN_PROCESS:
         return SSGRPruner.from_pretrained(args.model, **load_arguments(args))
-    return SSGRPruner(*load_with_tokenizer(args.model, loading_config(args), weights=False))
+    loaded = load_with_tokenizer(args.model, loading_config(args), weights=False)
+    return SSGRPruner(*loaded, prompting=prompting_config(args))
 
 
 def calibration_config(args: Namespace, defaults: CalibrationConfig | None = None) -> CalibrationConfig:
@@ -297,6 +325,34 @@ def loading_config(args: Namespace) -> LoadingConfig:
     return LoadingConfig(**_fields(LoadingConfig, args))
 
 
+def prompting_config(args: Namespace) -> PromptConfig:
+    """Read a `PromptConfig` off the flags.
+
+    Raises:
+        ConfigError: A variable of the template has no value, or the thinking is delimited in no known way.
+    """
+    thinking = tuple(args.thinking) if args.thinking else None
+    return PromptConfig(dict(map(_read_variable, args.template_kwargs)), _read_system(args.system), thinking)
+
+
+def _read_variable(given: str) -> tuple[str, Any]:
+    """Split NAME=VALUE; Python's names of true and false mean the same, since a template takes any text for true."""
+    name, equals, value = given.partition("=")
+    if not name or not equals:
+        raise ConfigError(f"--template-kwargs takes NAME=VALUE, as in enable_thinking=true, not '{given}'.")
+    try:
+        return name, json.loads({"True": "true", "False": "false", "None": "null"}.get(value, value))
+    except ValueError:
+        return name, value
+
+
+def _read_system(given: str | None) -> str | None:
+    try:
+        return Path(given).read_text(encoding="utf-8") if given and Path(given).is_file() else given
+    except (OSError, ValueError):  # too long for the name of a file, say
+        return given
+
+
 def problem_options(args: Namespace) -> "ProblemOptions":
     """Read how problem sets are to be read off the flags."""
     from ..problems.options import ProblemOptions
@@ -330,6 +386,7 @@ def evaluation_config(args: Namespace) -> "EvaluationConfig":
         engine=args.engine,
         batch_size=args.batch_size,
         reading=problem_options(args),
+        prompting=prompting_config(args),
         loading=loading_config(args),
     )
 
@@ -347,6 +404,7 @@ def study_config(args: Namespace) -> "StudyConfig":
             args.evaluation_temperature, args.evaluation_top_p, calibration.max_new_tokens, calibration.seed
         ),
         reading=problem_options(args),
+        prompting=prompting_config(args),
         loading=loading_config(args),
     )
 
@@ -364,7 +422,7 @@ def check_at_least_one(**numbers: int) -> None:
 
 def load_arguments(args: Namespace) -> dict[str, Any]:
     """Return what `SSGRPruner.from_pretrained` takes besides the model's name."""
-    return dataclasses.asdict(loading_config(args))
+    return dataclasses.asdict(loading_config(args)) | {"prompting": prompting_config(args)}
 
 
 def _fields(config: type, args: Namespace) -> dict[str, Any]:

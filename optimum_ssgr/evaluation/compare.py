@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..errors import DataError
 from ..formats import Manifest
 from ..records import GradedRollout, Problem
 from ..rollouts.choose import choose_engine
+from ..rollouts.prompts import resolve_prompting
 from ..rollouts.store import open_rollout_store, rollout_fingerprint
 from ..verification.verify import warn_of_unreadable
 from .config import TEXT_WINDOWS, EvaluationConfig
@@ -36,6 +37,7 @@ class ModelResult:
         perplexity: Of the general text; None without any.
         trace_nll: What it gives to held-out traces, see `traces.trace_nll`; None without any.
         speed: Tokens it generated in a second; None when all responses were in the journal.
+        prompting: How it was addressed, see `formats.Origin`.
     """
 
     identity: dict[str, Any]
@@ -43,6 +45,7 @@ class ModelResult:
     perplexity: float | None
     trace_nll: list[float] | None
     speed: float | None
+    prompting: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,14 +83,15 @@ def compare_models(config: EvaluationConfig, journal_dir: str | Path | None = No
     # 1. What is to be asked, and whether it can be.
     sampling, loading = config.sampling, config.loading
     for model in config.asked_models:
-        check_model(model, loading)
+        check_model(model, loading, prompting=config.prompting)
     problems = {name: load_evaluation_set(config.reading, name, sampling.seed) for name in config.samples_of}
     documents: list[str] = []
     if config.text:
         documents = load_evaluation_text(config.text, config.text_split, config.text_length * TEXT_WINDOWS)
     for name, found in problems.items():
         for model in config.asked_models:
-            check_prompts(model, loading, found, config.reading.instruction_for(name), sampling.max_new_tokens)
+            instruction = config.reading.instruction_for(name)
+            check_prompts(model, loading, found, instruction, sampling.max_new_tokens, config.prompting)
     windows: dict[str, torch.Tensor] = {}
     if config.text:
         windows = {
@@ -121,6 +125,7 @@ def _ask(
     identity = _identify(name, model_commit(model))
     measured = None if windows is None else perplexity(model, windows)
     nll = None if traces is None else trace_nll(model, traces, desc="likelihood")
+    prompting = resolve_prompting(tokenizer, config.prompting)
     graded = {}
     for set_name, samples in config.samples_of.items():
         store = None
@@ -130,10 +135,11 @@ def _ask(
                 folder, rollout_fingerprint(model, tokenizer, config.sampling, config.engine, config.batch_size)
             )
         instruction = config.reading.instruction_for(set_name)
-        graded[set_name] = answer(engine, tokenizer, problems[set_name], config.sampling.seed, samples, instruction, store)
+        asked = problems[set_name]
+        graded[set_name] = answer(engine, tokenizer, asked, config.sampling.seed, samples, instruction, store, prompting)
         warn_of_unreadable(graded[set_name], name)
     speed = engine.tokens / engine.seconds if engine.seconds else None
-    return ModelResult(identity, graded, measured, nll, speed)
+    return ModelResult(identity, graded, measured, nll, speed, prompting.recorded)
 
 
 def _identify(model: str, commit: str | None) -> dict[str, Any]:

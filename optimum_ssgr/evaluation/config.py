@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ..config import IN_PROCESS, LoadingConfig, SamplingConfig
+from ..config import IN_PROCESS, LoadingConfig, PromptConfig, SamplingConfig
 from ..errors import ConfigError
 from ..hub.names import split_revision
 from ..problems.options import ProblemOptions
@@ -33,6 +33,7 @@ class EvaluationConfig:
         engine: `transformers`, or addresses of servers, separated by commas.
         batch_size: Most responses in the making at a time; with servers, at each of them.
         reading: How the problem sets are read.
+        prompting: System message, variables of the chat template, and how thinking is delimited.
         loading: How the models are loaded.
 
     Raises:
@@ -52,6 +53,7 @@ class EvaluationConfig:
     engine: str = IN_PROCESS
     batch_size: int = 64
     reading: ProblemOptions = field(default_factory=ProblemOptions)
+    prompting: PromptConfig = field(default_factory=PromptConfig)
     loading: LoadingConfig = field(default_factory=LoadingConfig)
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..config import IN_PROCESS, SamplingConfig
+from ..config import IN_PROCESS, PromptConfig, SamplingConfig
 from ..errors import DataError
 from ..records import GradedRollout, Problem, Rollout
 from ..rollouts.choose import choose_engine
@@ -14,6 +14,8 @@ from ..rollouts.engine import Engine, Request
 from ..rollouts.prompts import encode_prompts
 from ..rollouts.sample import make_requests, rollout_progress, sample_rollouts
 from ..rollouts.store import RolloutStore
+from ..rollouts.watch import watch_thinking
+from ..thinking import choose_style
 from ..verification.verify import grade_all
 
 
@@ -51,6 +53,7 @@ def evaluate(
     samples: int = 1,
     batch_size: int = 64,
     instruction: str = "",
+    prompting: PromptConfig | None = None,
 ) -> list[GradedRollout]:
     """Let a model in this process answer problems, and verify the answers.
 
@@ -62,6 +65,7 @@ def evaluate(
         samples: Responses per problem.
         batch_size: Most responses in the making at a time.
         instruction: Text appended to every question.
+        prompting: System message, variables of the template, and how thinking is delimited.
 
     Returns:
         Graded responses, ordered by problem and sample.
@@ -72,7 +76,7 @@ def evaluate(
         DataError: There are no problems.
     """
     engine = choose_engine(IN_PROCESS, model, tokenizer, sampling, batch_size)
-    return answer(engine, tokenizer, problems, sampling.seed, samples, instruction)
+    return answer(engine, tokenizer, problems, sampling.seed, samples, instruction, prompting=prompting)
 
 
 def answer(
@@ -83,6 +87,7 @@ def answer(
     samples: int = 1,
     instruction: str = "",
     journal: AbstractContextManager[RolloutStore | None] | None = None,
+    prompting: PromptConfig | None = None,
 ) -> list[GradedRollout]:
     """Let an engine answer problems, and verify the answers.
 
@@ -94,6 +99,7 @@ def answer(
         samples: Responses per problem.
         instruction: Text appended to every question.
         journal: Opens what keeps finished responses, once all requests have passed the engine's check; None keeps none.
+        prompting: System message, variables of the template, and how thinking is delimited.
 
     Returns:
         Graded responses, ordered by problem and sample; those that a server lost are not among them.
@@ -101,10 +107,13 @@ def answer(
     Raises:
         SSGRError: There are no problems, no chat template, a prompt does not fit, or the engine cannot answer.
     """
-    requests = make_requests(problems, encode_prompts(tokenizer, problems, instruction), range(samples), seed)
+    prompting = prompting or PromptConfig()
+    prompts = encode_prompts(tokenizer, problems, instruction, prompting)
+    requests = make_requests(problems, prompts, range(samples), seed)
     if not requests:
         raise DataError("there are no problems to evaluate on.")
     engine.check(requests)
     with journal or nullcontext() as kept, rollout_progress(len(requests), "evaluate") as progress:
-        rollouts = sample_rollouts(engine, requests, progress, kept)
-    return grade_all({problem.id: problem for problem in problems}, rollouts, tokenizer)
+        rollouts = sample_rollouts(engine, requests, progress, kept, look=watch_thinking(tokenizer, prompting))
+    style = choose_style(tokenizer, prompting.thinking, prompting.system)
+    return grade_all({problem.id: problem for problem in problems}, rollouts, tokenizer, style)

@@ -20,7 +20,7 @@ from .results import card_metadata, file_name, leaderboard_files, samples_table,
 def format_table(comparison: Comparison) -> str:
     """Lay the results out in aligned columns, one row per model and problem set."""
     names = ("model", "problems", "n", "samples", "pass@1", "worst kind", "vs baseline (95 %)", "best of", "tokens")
-    table = [(*names, "median", "p95", "truncated", "no </think>", "looping", "trace nll", "text ppl", "tokens/s")]
+    table = [(*names, "median", "p95", "truncated", "unclosed", "looping", "trace nll", "text ppl", "tokens/s")]
     for row in comparison.rows:
         compared = "-"
         if "difference" in row:
@@ -150,6 +150,7 @@ def _record(comparison: Comparison) -> dict[str, Any]:
             "model": origin.model,
             "model_commit": origin.model_commit,
         },
+        "prompting": {model: result.prompting for model, result in comparison.results.items()},
         "models": {model: result.identity for model, result in comparison.results.items()},
         "problems": {
             name: {"read_from": sources_of(found), "instruction": config.reading.instruction_for(name)}

@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..checkpoints.load import load_config, load_model, load_skeleton, load_tokenizer
-from ..config import LoadingConfig
+from ..config import LoadingConfig, PromptConfig
 from ..errors import DataError
 from ..problems.documents import load_documents
 from ..problems.options import ProblemOptions
@@ -39,25 +39,32 @@ def load_with_tokenizer(
     return load_skeleton(model_id, **loading.source), load_tokenizer(model_id, **loading.source)
 
 
-def check_model(model_id: str, loading: LoadingConfig, is_asked: bool = True) -> None:
+def check_model(model_id: str, loading: LoadingConfig, is_asked: bool = True, prompting: PromptConfig | None = None) -> None:
     """Refuse a model that cannot be loaded, or asked, before problems and text are downloaded.
 
     Args:
         model_id: Hub id, local folder, or `tiny-reasoner`.
         loading: How it is loaded.
         is_asked: Whether it is to answer, which takes a chat template.
+        prompting: System message and variables of the template.
 
     Raises:
         ModelError: Its config or tokenizer cannot be loaded, or it has no chat template.
+        ConfigError: The template has no such variable.
     """
     load_config(model_id, **loading.source)
     tokenizer = load_tokenizer(model_id, **loading.source)
     if is_asked:
-        encode_prompts(tokenizer, [Problem("any", "Any question?", "")])
+        encode_prompts(tokenizer, [Problem("any", "Any question?", "")], prompting=prompting)
 
 
 def check_prompts(
-    model_id: str, loading: LoadingConfig, problems: Sequence[Problem], instruction: str, max_new_tokens: int
+    model_id: str,
+    loading: LoadingConfig,
+    problems: Sequence[Problem],
+    instruction: str,
+    max_new_tokens: int,
+    prompting: PromptConfig | None = None,
 ) -> None:
     """Render every prompt and see whether it fits a model, before any weights are loaded.
 
@@ -65,7 +72,7 @@ def check_prompts(
         ConfigError: A prompt, or it and the longest response, exceeds the context.
         ModelError: The model cannot be loaded or asked.
     """
-    prompts = encode_prompts(load_tokenizer(model_id, **loading.source), problems, instruction)
+    prompts = encode_prompts(load_tokenizer(model_id, **loading.source), problems, instruction, prompting)
     check_lengths(load_config(model_id, **loading.source), prompts.values(), max_new_tokens)
 
 

@@ -1,12 +1,24 @@
-"""From problems to prompts: token ids by the model's own chat template."""
+"""From problems to prompts: token ids by the model's own chat template, with thinking switched on."""
 
+import dataclasses
+import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers.utils import logging
 
+from ..config import PromptConfig
 from ..errors import ConfigError, ModelError
 from ..records import Problem
+from ..thinking import choose_style, detect_style, template_text
 from ..tokens import context_of
+
+
+logger = logging.get_logger(__name__)
+
+SWITCHES = ("enable_thinking", "thinking")
+"""Variables by which chat templates switch thinking on: Qwen3, Gemma 4, EXAONE 4, Nemotron; DeepSeek-V3.1, Granite."""
 
 
 def check_lengths(config: PretrainedConfig, prompts: Iterable[Sequence[int]], max_new_tokens: int) -> None:
@@ -32,8 +44,34 @@ def check_lengths(config: PretrainedConfig, prompts: Iterable[Sequence[int]], ma
         )
 
 
+def resolve_prompting(tokenizer: PreTrainedTokenizerBase, prompting: PromptConfig) -> PromptConfig:
+    """Decide what the settings leave open: whether thinking has to be switched on, and how it is delimited.
+
+    A variable of `SWITCHES` is set when the template renders another prompt with it, that is when it has thinking off.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        prompting: Settings; those that were resolved before stay as they are.
+
+    Returns:
+        Settings whose `thinking` is None only when nothing tells how the model delimits it.
+    """
+    switch = _find_switch(tokenizer, prompting)
+    if switch:
+        logger.warning_once(
+            f"the chat template of {tokenizer.name_or_path} has thinking switched off, so it is rendered with {switch}=true; "
+            f"--template-kwargs {switch}=false leaves it off (template_kwargs of PromptConfig in Python)."
+        )
+        prompting = dataclasses.replace(prompting, template_kwargs={**prompting.template_kwargs, switch: True})
+    found = None if prompting.thinking else detect_style(tokenizer, prompting.system)
+    return dataclasses.replace(prompting, thinking=(found.name,)) if found else prompting
+
+
 def encode_prompts(
-    tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], instruction: str = ""
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    instruction: str = "",
+    prompting: PromptConfig | None = None,
 ) -> dict[str, tuple[int, ...]]:
     """Render every question with the chat template.
 
@@ -42,23 +80,66 @@ def encode_prompts(
         problems: Problems to ask.
         instruction: Text appended to every question after a blank line, such as how to mark the final answer; a problem with
             an instruction of its own takes that.
+        prompting: System message and variables of the template; what `resolve_prompting` makes of the defaults when None.
 
     Returns:
         Prompt token ids by problem id.
 
     Raises:
         ModelError: The tokenizer has no chat template or cannot render with it.
+        ConfigError: The template has no such variable.
     """
     if not tokenizer.chat_template:
         raise ModelError("the model's tokenizer has no chat template; use an instruction-tuned or reasoning model.")
-    conversations = [[{"role": "user", "content": _ask(problem, instruction)}] for problem in problems]
+    prompting = resolve_prompting(tokenizer, prompting or PromptConfig())
+    unknown = [name for name in prompting.template_kwargs if not _names(tokenizer, name)]
+    if unknown and template_text(tokenizer):  # Mistral's own tokenizers show none
+        raise ConfigError(
+            f"the chat template of {tokenizer.name_or_path} has no variable {unknown[0]}, so setting it would change nothing."
+        )
+    conversations = [prompting.messages(("user", _ask(problem, instruction))) for problem in problems]
     try:
-        rendered = tokenizer.apply_chat_template(conversations, add_generation_prompt=True, return_dict=False)
+        rendered = tokenizer.apply_chat_template(
+            conversations, add_generation_prompt=True, return_dict=False, **prompting.template_kwargs
+        )
     except Exception as error:  # templates raise whatever jinja2 raises
         raise ModelError(f"the model's chat template cannot render a question ({error}).") from error
+    if rendered:
+        _warn_of_closed_thought(tokenizer, rendered[0], prompting)
     return {problem.id: tuple(ids) for problem, ids in zip(problems, rendered, strict=True)}
 
 
 def _ask(problem: Problem, instruction: str) -> str:
     wanted = instruction if problem.instruction is None else problem.instruction
     return f"{problem.question}\n\n{wanted}" if wanted else problem.question
+
+
+def _names(tokenizer: PreTrainedTokenizerBase, variable: str) -> bool:
+    return re.search(rf"\b{re.escape(variable)}\b", template_text(tokenizer)) is not None
+
+
+def _find_switch(tokenizer: PreTrainedTokenizerBase, prompting: PromptConfig) -> str | None:
+    """The variable that switches a template's thinking on; None when it is on, has no such variable, or one was set."""
+    candidates = [name for name in SWITCHES if _names(tokenizer, name)]
+    if not candidates or set(SWITCHES) & set(prompting.template_kwargs):
+        return None
+    messages = prompting.messages(("user", "Is it so?"))
+
+    def render(**more: Any) -> str:
+        given = {**prompting.template_kwargs, **more}
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **given)
+
+    try:
+        usual = render()
+        return next((name for name in candidates if render(**{name: True}) != usual), None)
+    except Exception:  # templates raise whatever jinja2 raises; whoever renders the questions is told
+        return None
+
+
+def _warn_of_closed_thought(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], prompting: PromptConfig) -> None:
+    style = choose_style(tokenizer, prompting.thinking)
+    if tokenizer.decode(list(prompt), skip_special_tokens=False).rstrip().endswith(style.closing):
+        logger.warning_once(
+            f"the chat template of {tokenizer.name_or_path} ends the prompt with a closed thought ({style.closing}), so the "
+            "model will not think; see --template-kwargs, as in enable_thinking=true."
+        )

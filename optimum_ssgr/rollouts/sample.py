@@ -1,7 +1,7 @@
 """Sample responses to problems: requests, an engine, a journal and a progress bar."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 
 from tqdm.auto import tqdm
@@ -37,6 +37,7 @@ def sample_rollouts(
     progress: tqdm,
     journal: RolloutStore | None = None,
     more: bool = False,
+    look: Callable[[Rollout], None] | None = None,
 ) -> list[Rollout]:
     """Run all requests and return the rollouts, those that the journal has first.
 
@@ -46,6 +47,7 @@ def sample_rollouts(
         progress: Progress bar of `rollout_progress`, moved on by every rollout.
         journal: Finished rollouts of an earlier run; new ones are appended. None keeps nothing.
         more: Whether these only add to rollouts that are there, so that all of them may be lost.
+        look: Called with every rollout, such as what `watch.watch_thinking` returns.
 
     Raises:
         NothingUsable: There is no rollout.
@@ -53,12 +55,16 @@ def sample_rollouts(
     """
     earlier = [(request, journal.find(request) if journal else None) for request in requests]
     rollouts = [rollout for _, rollout in earlier if rollout]
+    for rollout in rollouts if look else ():
+        look(rollout)
     progress.update(len(rollouts))
     started, tokens = time.monotonic(), 0
     try:
         with closing(engine.generate([request for request, rollout in earlier if not rollout])) as fresh:
             for rollout in fresh:
                 rollouts.append(journal.append(rollout) if journal else rollout)
+                if look:
+                    look(rollout)
                 tokens += len(rollout.response_ids)
                 progress.set_postfix({"tokens/s": round(tokens / (time.monotonic() - started))}, refresh=False)
                 progress.update()

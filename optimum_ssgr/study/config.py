@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..config import IN_PROCESS, CalibrationConfig, LoadingConfig, SamplingConfig
+from ..config import IN_PROCESS, CalibrationConfig, LoadingConfig, PromptConfig, SamplingConfig
 from ..errors import ConfigError
 from ..problems.mixture import ProblemSet, ProblemSets, kind_shares, read_problem_sets
 from ..problems.options import ProblemOptions
@@ -41,6 +41,7 @@ class StudyConfig:
         engine: See `EvaluationConfig`; it generates the rollouts.
         batch_size: Most responses in the making at a time.
         reading: How the problems to calibrate on are read.
+        prompting: System message, variables of the chat template, and how thinking is delimited.
         loading: How the model is loaded.
         threads: Processor threads of each process; decides the bits.
         keep_checkpoints: Keep the models that the first method prunes to the first target with the first seed in
@@ -70,6 +71,7 @@ class StudyConfig:
     engine: str = IN_PROCESS
     batch_size: int = 64
     reading: ProblemOptions = field(default_factory=ProblemOptions)
+    prompting: PromptConfig = field(default_factory=PromptConfig)
     loading: LoadingConfig = field(default_factory=LoadingConfig)
     threads: int = 1
     keep_checkpoints: bool = False

@@ -109,7 +109,8 @@ def read_inputs(config: StudyConfig, journal: Path) -> StudyInputs:
     )
     asked = [problem for of_seed in inputs.calibration_problems.values() for problem in of_seed]
     for name, problems in {None: asked, **sets}.items():
-        check_prompts(config.model, config.loading, problems, inputs.instructions[name], config.evaluation.max_new_tokens)
+        longest = config.evaluation.max_new_tokens
+        check_prompts(config.model, config.loading, problems, inputs.instructions[name], longest, config.prompting)
     _check_budget(inputs)
     return inputs
 
@@ -133,6 +134,7 @@ def study_metadata(inputs: StudyInputs) -> dict[str, Any]:
         "threads": config.threads,
         "text": config.text and short_name(config.text),
         "calibration": calibration,
+        **({"prompting": config.prompting.recorded} if config.prompting.recorded else {}),
         "evaluation": {"sampling": config.evaluation.to_dict(), "samples": config.samples},
         "sets": {name: len(problems) for name, problems in inputs.evaluation_sets.items()},
         "versions": versions(),
@@ -206,7 +208,8 @@ def _check_budget(inputs: StudyInputs) -> None:
     found: dict[str, tuple[str, float]] = {}
     if "prompts" in calibrations:
         asked = inputs.calibration_problems.values()
-        prompts = [encode_prompts(tokenizer, problems, inputs.instructions[None]) for problems in asked]
+        instruction, prompting = inputs.instructions[None], inputs.config.prompting
+        prompts = [encode_prompts(tokenizer, problems, instruction, prompting) for problems in asked]
         found["prompts"] = "questions", min(count_tokens("prompts", Sources(prompts=of_seed)) for of_seed in prompts)
     if {"text", "mix"} & set(calibrations):
         sources = encode_text(tokenizer, inputs.text, dataclasses.replace(config, strategy="text"))

@@ -141,7 +141,8 @@ def _select_by_damage(inputs: StudyInputs, cell: Cell, pruner: SSGRPruner, calib
 
 
 def _load_pruner(inputs: StudyInputs, weights: bool = True) -> SSGRPruner:
-    return SSGRPruner(*load_with_tokenizer(inputs.config.model, inputs.config.loading, weights))
+    loaded = load_with_tokenizer(inputs.config.model, inputs.config.loading, weights)
+    return SSGRPruner(*loaded, prompting=inputs.config.prompting)
 
 
 def _band_windows(calibrations: Sequence[str], graded: Sequence[GradedRollout]) -> dict[str, dict[str, tuple[float, float]]]:
@@ -167,6 +168,7 @@ def _measure(inputs: StudyInputs, pruner: SSGRPruner) -> tuple[dict[str, Any], l
             inputs.config.samples,
             inputs.config.batch_size,
             inputs.instructions[name],
+            inputs.config.prompting,
         )
         for name, problems in inputs.evaluation_sets.items()
     }

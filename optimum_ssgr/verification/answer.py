@@ -7,7 +7,6 @@ from .letter import find_letter, read_letter
 from .notation import unwrap
 
 
-THINK_START, THINK_END = "<think>", "</think>"
 ANSWER_START, ANSWER_END = "<answer>", "</answer>"
 MAX_BARE_LENGTH = 200  # characters of a response that is nothing but an answer
 MAX_STATEMENT = 300  # characters of the last line in which an answer is stated
@@ -26,23 +25,6 @@ _STATED = re.compile(
 _WITH_UNIT = re.compile(r"[-+]?\d[\d.,/ ]*(?: [^\W\d_]+){1,2}")
 
 
-def split_thinking(prompt: str, response: str) -> tuple[str | None, bool | None]:
-    """Separate the final text from the thinking.
-
-    Args:
-        prompt: Text the model was given; a template may open the thinking for it.
-        response: Text the model wrote.
-
-    Returns:
-        The text after the thinking, or None when the thinking was never closed; and whether it was closed, or None when it was
-        not even opened.
-    """
-    if THINK_END in response:
-        return response.rsplit(THINK_END, 1)[1], True
-    opened = THINK_START in response or prompt.rstrip().endswith(THINK_START)  # elsewhere the question speaks of it
-    return (None, False) if opened else (response, None)
-
-
 def find_answer(text: str, kind: str) -> str | None:
     r"""Find the final answer in the text after the thinking.
 
@@ -55,7 +37,7 @@ def find_answer(text: str, kind: str) -> str | None:
     5. such an answer that the last line states, as in "So the final answer is 42.".
 
     Args:
-        text: What `split_thinking` returned.
+        text: What `thinking.split_thinking` returned.
         kind: `Problem.answer_kind`.
 
     Returns:

@@ -11,7 +11,8 @@ from transformers.utils import logging
 from ..problems.sources import BOXED
 from ..records import GradedRollout, Problem, Rollout, Verdict
 from ..stored import StoredText
-from .answer import find_answer, split_thinking
+from ..thinking import ThinkingStyle, choose_style, split_thinking
+from .answer import find_answer
 from .compare import compare_quickly, is_scored
 from .workers import SECONDS, compare_all
 
@@ -22,19 +23,25 @@ MOST_UNREADABLE = 0.05
 """Share of the finished responses without an answer from which on it is said."""
 
 
-def grade(problem: Problem, rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> GradedRollout:
+def grade(
+    problem: Problem, rollout: Rollout, tokenizer: PreTrainedTokenizerBase, style: ThinkingStyle | None = None
+) -> GradedRollout:
     """Verify one rollout; a truncated response is never correct.
 
     Args:
         problem: The problem that was asked.
         rollout: The response.
         tokenizer: Decodes the token ids, special tokens included.
+        style: See `grade_all`.
     """
-    return grade_all({problem.id: problem}, [rollout], tokenizer)[0]
+    return grade_all({problem.id: problem}, [rollout], tokenizer, style)[0]
 
 
 def grade_all(
-    problems: Mapping[str, Problem], rollouts: list[Rollout], tokenizer: PreTrainedTokenizerBase
+    problems: Mapping[str, Problem],
+    rollouts: list[Rollout],
+    tokenizer: PreTrainedTokenizerBase,
+    style: ThinkingStyle | None = None,
 ) -> list[GradedRollout]:
     """Verify rollouts; a truncated response is never correct.
 
@@ -42,12 +49,14 @@ def grade_all(
         problems: Problems by their ids.
         rollouts: The responses, in any order.
         tokenizer: Decodes the token ids, special tokens included.
+        style: How the model delimits its thinking; found out from the tokenizer when None.
 
     Returns:
         The rollouts with their verdicts, ordered by problem and sample; their texts are decoded again when they are asked for.
     """
+    style = style or choose_style(tokenizer)
     ordered = sorted(rollouts, key=lambda rollout: (rollout.problem_id, rollout.sample))
-    read = [_read(problems[rollout.problem_id], rollout, tokenizer) for rollout in ordered]
+    read = [_read(problems[rollout.problem_id], rollout, tokenizer, style) for rollout in ordered]
     compared = _compare_answers(
         (answer, problems[rollout.problem_id])
         for rollout, (answer, _) in zip(ordered, read, strict=True)
@@ -78,9 +87,12 @@ def warn_of_unreadable(graded: Sequence[GradedRollout], model: str) -> None:
         )
 
 
-def _read(problem: Problem, rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> tuple[str | None, bool | None]:
+def _read(
+    problem: Problem, rollout: Rollout, tokenizer: PreTrainedTokenizerBase, style: ThinkingStyle
+) -> tuple[str | None, bool | None]:
     """The answer in a response, and whether the thinking was closed."""
-    final, thought = split_thinking(_decode(rollout.prompt_ids, tokenizer), _decode(rollout.response_ids, tokenizer))
+    prompt, response = (_decode(ids, tokenizer) for ids in (rollout.prompt_ids, rollout.response_ids))
+    final, thought = split_thinking(prompt, response, style)
     return find_answer(final, problem.answer_kind) if final is not None else None, thought
 
 

@@ -22,7 +22,7 @@ from optimum_ssgr.cards import render as rendering
 from optimum_ssgr.cards.metadata import inherited_metadata
 from optimum_ssgr.cards.render import PLACEHOLDER, card_for, merge_card
 from optimum_ssgr.commands.calibrate import CalibrateCommand
-from optimum_ssgr.commands.flags import calibration_config, problem_sets, pruning_config
+from optimum_ssgr.commands.flags import calibration_config, problem_sets, prompting_config, pruning_config
 from optimum_ssgr.commands.prune import PruneCommand
 from optimum_ssgr.commands.select import SelectCommand
 from optimum_ssgr.errors import DataError
@@ -361,6 +361,19 @@ def test_the_commands_ask_for_the_same_settings(provenance, manifest):
     args = arguments(prune, PruneCommand)
     assert pruning_config(args).to_dict() == provenance["pruning"]
     assert (args.model, str(args.calibration)) == (f"org/model@{COMMIT}", "calibration")
+
+
+def test_how_the_model_was_addressed_is_on_the_card_and_asked_for_again(provenance, manifest):
+    variables = {"enable_thinking": True, "budget": 3, "effort": "very high", "word": "true", "name": "True"}
+    asked = {"template_kwargs": variables, "system": "Think\nin `[[`.", "thinking": ["[[", "]]"]}
+    manifest["prompting"] = asked
+    card = dataset_card(manifest)
+    assert prompting_config(arguments(commands(card)[0], CalibrateCommand)).recorded == asked
+    assert "Chat template with `enable_thinking=true`, `budget=3`, " in card and "thinking between `[[` and `]]`." in card
+    manifest["prompting"] = {"thinking": ["think"]}
+    assert "--thinking" not in commands(dataset_card(manifest))[0]
+    provenance["evaluation"][0]["prompting"] = {"template_kwargs": {"enable_thinking": True}}
+    assert "Chat template with `enable_thinking=true`." in model_card(provenance)
 
 
 def test_several_problem_sets_are_named_and_asked_for_again(manifest, monkeypatch):

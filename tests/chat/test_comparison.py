@@ -10,6 +10,8 @@ from optimum_ssgr.records import Problem
 
 
 class Says:
+    style = None
+
     def __init__(self, text):
         self.text = text
 

@@ -51,6 +51,12 @@ def test_what_cannot_be_compared_in_time_gets_no_verdict():
         ("<think>\nHm</think>\nSo 4", False, "Hm", "So 4"),
         ("Hm</think>So 4", False, "Hm", "So 4"),
         ("So 4", False, "", "So 4"),
+        ("[THI", False, "", ""),
+        ("[THINK]Hm[/THI", True, "Hm", ""),
+        ("[THINK]Hm[/THINK]So 4", False, "Hm", "So 4"),
+        ("<|channel|>analysis<|message|>Hm<|end|><|start|>assi", True, "Hm", ""),
+        ("<|channel|>analysis<|message|>Hm<|end|><|start|>assistant<|channel|>final<|message|>So 4", False, "Hm", "So 4"),
+        ("Here is my response: there is none, so 4", False, "", "Here is my response: there is none, so 4"),
     ],
 )
 def test_thinking_is_told_from_the_answer(text, thinks, thinking, final):

@@ -6,6 +6,7 @@ import torch
 
 from optimum_ssgr.chat.backends import ChatRequest
 from optimum_ssgr.chat.local import LocalBackend
+from optimum_ssgr.config import PromptConfig
 from optimum_ssgr.errors import ModelError
 from optimum_ssgr.problems.load import load_problems
 
@@ -93,6 +94,16 @@ def test_a_question_about_the_tag_does_not_open_the_thinking(reasoner):
     assert not text_of(backend, most=5, messages=(("user", "What is <think> for? 1"),)).startswith("<think>")
     tokenizer.chat_template = "{{ messages[0]['content'] }} <think>\n"
     assert text_of(backend, most=5, messages=(("user", "What is </think> for?"),)).startswith("<think>")
+
+
+def test_the_template_is_filled_as_it_is_set(reasoner):
+    model, tokenizer = reasoner[0], copy.deepcopy(reasoner[1])
+    tokenizer.chat_template = "{{ messages[0]['content'] }}{% if enable_thinking %} <thought>\n{% endif %}"
+    backend = LocalBackend(model, tokenizer, PromptConfig(system="1"))  # which this template takes for the question
+    assert backend.prompting.template_kwargs == {"enable_thinking": True} and backend.style.name == "exaone"
+    assert text_of(backend, most=5).startswith("<thought>\n")
+    off = LocalBackend(model, tokenizer, PromptConfig(template_kwargs={"enable_thinking": False}))
+    assert not text_of(off, most=5).startswith("<thought>")
 
 
 def test_scores_that_are_no_numbers_are_an_error(reasoner):

@@ -1,7 +1,9 @@
 import pytest
 
+from optimum_ssgr.chat.answers import Answer
 from optimum_ssgr.chat.backends import ChatRequest
 from optimum_ssgr.chat.server import ServerBackend
+from optimum_ssgr.config import PromptConfig
 from optimum_ssgr.errors import ConfigError, ModelError
 
 
@@ -44,6 +46,18 @@ def test_one_stray_closing_tag_does_not_spoil_the_answers_after(stub):
         first, *_ = backend.stream(REQUEST, lambda: False)
         opened.append(first.tokens == 0 and first.text == "<think>\n")
     assert opened == [False, True, True, False, False]
+
+
+def test_how_the_model_is_addressed_is_sent_where_it_is_set(stub):
+    pieces_of(stub, "plain")
+    assert "chat_template_kwargs" not in stub.bodies[-1] and stub.bodies[-1]["messages"][0]["role"] == "user"
+    prompting = PromptConfig({"enable_thinking": True}, "Be exact.", ("[THINK]", "[/THINK]"))
+    backend = ServerBackend(stub.url, "field", 30, prompting)
+    text = "".join(piece.text for piece in backend.stream(REQUEST, lambda: False))
+    assert stub.bodies[-1]["chat_template_kwargs"] == {"enable_thinking": True}
+    assert stub.bodies[-1]["messages"][0] == {"role": "system", "content": "Be exact."}
+    answer = Answer(text, style=backend.style)
+    assert (answer.thinking, answer.final) == ("Six times seven.", "It is \\boxed{42}.")
 
 
 def test_leaving_closes_the_connection(stub):

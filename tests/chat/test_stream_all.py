@@ -14,6 +14,8 @@ REQUEST = ChatRequest((("user", "?"),), 0.0, 100, 0)
 class Words:
     """Writes the given words, then raises an error or ends."""
 
+    style = None
+
     def __init__(self, words, error=None, finish="stop"):
         self.words, self.error, self.finish = words, error, finish
         self.ended = threading.Event()
@@ -77,6 +79,8 @@ def test_the_time_limit_ends_what_is_left():
 
 def test_a_silent_model_is_stopped_at_once():
     class Silent:
+        style = None
+
         def stream(self, request, stopped):
             threading.Event().wait(60)
             yield Piece("late", 1)
@@ -99,6 +103,8 @@ def test_times_of_first_token_and_thinking_are_in_order():
 
 def test_rambling_is_found_with_and_without_token_ids():
     class Tokens:
+        style = None
+
         def stream(self, request, stopped):
             for place in range(80):
                 yield Piece("x", 1, (place % 4,))

@@ -62,7 +62,10 @@ def test_a_single_set_keeps_the_kinds_of_its_column(tmp_path, own, cli):
 @pytest.mark.parametrize(
     ("arguments", "mistake"),
     [
-        (["calibrate", "out", *MODEL, "--strategy", "ssgr", "--problems", "a:share=.3", "b"], "are met by the strategy cover, not by ssgr"),
+        (
+            ["calibrate", "out", *MODEL, "--strategy", "ssgr", "--problems", "a:share=.3", "b"],
+            "are met by the strategy cover, not by ssgr",
+        ),
         (
             ["prune", "out", *MODEL, "--strategy", "self", "--problems", "a:share=.3", "b"],
             "are met by the strategy cover, not by self",

@@ -1,6 +1,7 @@
 import pytest
 
-from optimum_ssgr.verification.answer import find_answer, split_thinking
+from optimum_ssgr.thinking import split_thinking
+from optimum_ssgr.verification.answer import find_answer
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,9 @@ class Words:
 
     words = ("q<think>", "x", "</think>", r"\boxed{7}", r"\boxed{8}")
 
+    def get_vocab(self):
+        return {word: index for index, word in enumerate(self.words)}
+
     def decode(self, ids, skip_special_tokens):
         assert skip_special_tokens is False
         return " ".join(self.words[index] for index in ids)
@@ -36,6 +39,9 @@ class Texts:
 
     def __init__(self, texts):
         self.texts = texts
+
+    def get_vocab(self):
+        return {}
 
     def decode(self, ids, skip_special_tokens):
         return "".join(self.texts[index] for index in ids)
