@@ -239,7 +239,7 @@ def test_rollouts_are_generated_and_verified_in_the_models_style(reasoner, caplo
     tokenizer = make_tokenizer(reasoner, template, tokens)
     problems = [dataclasses.replace(PROBLEM, id=str(number)) for number in range(FIRST)]
     prompts = encode_prompts(tokenizer, problems)
-    config = CalibrationConfig(samples_per_problem=4, adaptive=adaptive)
+    config = CalibrationConfig(strategy="ssgr", samples_per_problem=4, adaptive=adaptive)
     for text, thinks in ((rf"{opening}\boxed{{4}}{closing}\boxed{{5}}", True), (r"\boxed{5}", False)):
         engine = Writes(tuple(tokenizer.encode(text, add_special_tokens=False)))
         graded = generate_rollouts(engine, tokenizer, problems, prompts, config, nullcontext())
