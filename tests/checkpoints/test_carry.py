@@ -21,6 +21,7 @@ from optimum_ssgr.checkpoints.carry import carry_files
 from optimum_ssgr.checkpoints.tensor_files import read_header
 from optimum_ssgr.config import PruningConfig
 from optimum_ssgr.errors import ModelError, OutputError
+from optimum_ssgr.hub.publish import repo_type_of
 from optimum_ssgr.pruner import SSGRPruner
 from optimum_ssgr.reasoner import WEIGHTS
 
@@ -163,6 +164,7 @@ def test_all_but_the_pruned_matrices_is_as_it_was(tmp_path, name):
         for file in ("config.json", *TOKENIZER, *BESIDE):
             assert (folder / file).read_bytes() == (tmp_path / "dense" / file).read_bytes(), file
         assert not any((folder / file).exists() for file in LEFT_OUT)
+        assert repo_type_of(folder) == "model"  # nothing in it forbids a push
         for path in folder.glob("*.safetensors"):
             for stored in read_header(path)[0].values():  # as safetensors aligns them
                 assert stored.size == 0 or stored.begin % (stored.size // math.prod(stored.shape)) == 0

@@ -7,7 +7,9 @@ import shutil
 import traceback
 
 import pytest
+import torch
 from huggingface_hub import HfApi, ModelCard
+from safetensors.torch import load_file, save
 
 from optimum_ssgr import PruningConfig, SSGRPruner
 from optimum_ssgr.cards.metadata import inherited_metadata
@@ -56,6 +58,27 @@ def test_a_gated_models_licence_is_read_with_the_token_that_loaded_it(hub, gated
     assert (provenance["inherited"], provenance["base_commit"]) == (STATED, commit)
     data = ModelCard((tmp_path / "sparse" / "README.md").read_text()).data
     assert (data.license, data.base_model, data.base_model_relation) == ("llama3.1", GATED, "finetune")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_all_of_a_gated_model_is_carried_over_with_the_token_that_loaded_it(hub, gated, tmp_path, streaming):
+    weights = load_file(WEIGHTS / "model.safetensors") | {"mtp.fc.weight": torch.randn(4, 4)}
+    beside = {"LICENSE": b"Ask first.", "preprocessor_config.json": b"{}", "additional_chat_templates/tool.jinja": b"{{ a }}"}
+    left_out = {"optimizer.pt": b"cos", "original/params.json": b"{}", "code.py": b"1 / 0", ".gitattributes": b"* text"}
+    files = beside | left_out | {"model.safetensors": save(weights, {"format": "pt"})}
+    stored = dict(gated.at().files) | {name: hub.store(content) for name, content in files.items()}
+    gated.add_commit("main", "all of it", stored)
+    pruner = SSGRPruner.from_pretrained(GATED, token=hub.token, streaming=streaming)
+    gated.add_commit("main", "nothing any more", {"README.md": hub.store(CARD)})
+    pruner.prune(None, PruningConfig(method="magnitude", sparsity=0.5), journal_dir=tmp_path / "journal")
+    pruner.save_pretrained(tmp_path / "sparse")
+    saved = {key: tensor for path in (tmp_path / "sparse").glob("*.safetensors") for key, tensor in load_file(path).items()}
+    assert saved.keys() == weights.keys()
+    assert torch.equal(saved["mtp.fc.weight"], weights["mtp.fc.weight"])
+    for name, content in beside.items():
+        assert (tmp_path / "sparse" / name).read_bytes() == content
+    assert not any((tmp_path / "sparse" / name).exists() for name in left_out)
+    assert not [*tmp_path.rglob("optimizer.pt"), *tmp_path.rglob("code.py")]  # they were not even fetched
 
 
 @pytest.mark.parametrize("streaming", [False, True])
