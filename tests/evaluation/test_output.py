@@ -19,7 +19,7 @@ def compared(kinds):
             dataclasses.replace(item, problem=dataclasses.replace(item.problem, kind=kind))
             for item, kind in zip(graded_from(answers), kinds[: len(answers)], strict=True)
         ]
-        results[name] = ModelResult({}, {"set": graded}, None, None)
+        results[name] = ModelResult({}, {"set": graded}, perplexity=None, trace_nll=None, speed=None)
     config = EvaluationConfig(models=("dense", "sparse"), problems=("set",))
     rows = [result_row(name, "set", "test", result.graded["set"]) for name, result in results.items()]
     return Comparison(config, {"set": []}, results, rows)
