@@ -224,7 +224,7 @@ def test_matrices_whose_hessian_resisted_are_named(provenance):
         layer |= {"method": "magnitude", "damping": 0.5}
         names.append(layer["name"])
     card = model_card(provenance)
-    told = f"could not be used, matrices were pruned by magnitude (2): `{names[0]}`, `{names[1]}`.\n\n`ssgr_config.json` holds"
+    told = f"could not be used, matrices were pruned by magnitude (2): `{names[0]}`, `{names[1]}`.\n`ssgr_config.json` holds"
     assert told in card
     assert "hardly any token reached" not in card
 
