@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -128,15 +129,30 @@ def capture_arguments(
 
 
 def probe_outputs(model: PreTrainedModel, blocks: Sequence[nn.Module], ids: torch.Tensor) -> list[Any]:
-    """Run a few tokens through the model, on the meta device too, and return what every block returns."""
+    """Run a few tokens through the model, on the meta device too, and return what every block returns.
+
+    Raises:
+        ModelError: The blocks do not run once each, one after the other.
+    """
     outputs: list[Any] = []
-    hooks = [block.register_forward_hook(lambda *call: outputs.append(call[-1])) for block in blocks]
+    order: list[int] = []
+
+    def record(index: int, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        order.append(index)
+        outputs.append(output)
+
+    hooks = [block.register_forward_hook(partial(record, index)) for index, block in enumerate(blocks)]
     try:
         # Without a cache transformers looks for packed sequences, which takes values that the meta device has not.
         model(ids, use_cache=ids.is_meta)
     finally:
         for hook in hooks:
             hook.remove()
+    if order != list(range(len(blocks))):
+        raise ModelError(
+            f"{type(model).__name__} runs its {len(blocks)} blocks {len(order)} times in a forward pass, not once each in "
+            "their order, so their inputs cannot be seen at once; prune it by magnitude, which needs none."
+        )
     return outputs
 
 

@@ -21,7 +21,15 @@ from .experts import use_observable_experts
 from .input_groups import HookPoint, trace_input_groups
 from .memory import trim_heap
 from .patterns import Pattern
-from .solve import MIN_EXPERT_TOKENS, SECOND_ORDER, LayerReport, make_pattern, prune_by_magnitude, prune_groups
+from .solve import (
+    MAX_DAMPING,
+    MIN_EXPERT_TOKENS,
+    SECOND_ORDER,
+    LayerReport,
+    make_pattern,
+    prune_by_magnitude,
+    prune_groups,
+)
 from .traversal import advance, gather_dense_statistics, traverse_in_one_pass, traverse_in_two_passes
 from .weights import ResidentWeights, Weights, check_in_memory
 
@@ -80,7 +88,7 @@ def _check_divisible(matrices: Mapping[str, Mapping[str, Matrix]], config: Pruni
             if columns % config.n_of_m[1]:
                 raise ConfigError(
                     f"pattern {config.pattern} does not divide the {columns} inputs of {block_name}.{name}; "
-                    "choose a group size that does."
+                    "choose a group size that does, or a sparsity without a pattern."
                 )
 
 
@@ -126,7 +134,7 @@ def prune_layerwise(
         ModelError: The architecture is not supported, or some weights are offloaded to disk.
         ConfigError: The pattern does not divide a layer's inputs.
         DataError: There is nothing to calibrate on.
-        NumericalError: Statistics or weights are not finite, or a Hessian resists all damping.
+        NumericalError: Hidden states or weights are not finite.
         OutputError: The journal is another run's, damaged, or cannot be written.
     """
     model.eval()
@@ -151,7 +159,7 @@ def prune_layerwise(
         for index, (name, block) in enumerate(progress):
             with weights.onload_block(name, block):
                 reports += _prune_or_restore(index, name, block, matrices[name], calibration, config, patterns[name], journal)
-    _warn_of_unseen_experts(reports, config)
+    _warn_of_fallbacks(reports, config)
     return reports
 
 
@@ -298,11 +306,18 @@ def prune_block(
     yield from (reports[key] for key in matrices)
 
 
-def _warn_of_unseen_experts(reports: Sequence[LayerReport], config: PruningConfig) -> None:
-    fallen_back = [report for report in reports if report.method != config.method]
-    if fallen_back:
+def _warn_of_fallbacks(reports: Sequence[LayerReport], config: PruningConfig) -> None:
+    resisted = [report.name for report in reports if report.resisted]
+    unseen = [report.name for report in reports if report.method != config.method and not report.resisted]
+    if unseen:
         logger.warning(
-            f"{len(fallen_back)} of {len(reports)} matrices belong to experts that fewer than {MIN_EXPERT_TOKENS} calibration "
-            f"tokens were routed to, and were pruned by magnitude, the first being {fallen_back[0].name}; "
+            f"{len(unseen)} of {len(reports)} matrices belong to experts that fewer than {MIN_EXPERT_TOKENS} calibration "
+            f"tokens were routed to, and were pruned by magnitude, the first being {unseen[0]}; "
             "more calibration tokens would reach more experts."
+        )
+    if resisted:
+        logger.warning(
+            f"{len(resisted)} of {len(reports)} matrices were pruned by magnitude, since no damping up to {MAX_DAMPING} made "
+            f"the Hessian of their inputs usable for {config.method}: {', '.join(resisted)}; "
+            "use more calibration tokens or method wanda."
         )

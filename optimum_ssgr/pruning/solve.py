@@ -1,9 +1,9 @@
 """Prune the weight matrices that share one input, with whichever method is asked for."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import torch
 from transformers.utils import logging
@@ -17,7 +17,7 @@ from .solvers.alps import alps, decompose
 from .solvers.magnitude import magnitude
 from .solvers.sparsegpt import factorize, sparsegpt
 from .solvers.wanda import wanda
-from .statistics import InputStatistics
+from .statistics import InputStatistics, remedy_for_overflow
 
 
 logger = logging.get_logger(__name__)
@@ -37,8 +37,10 @@ class LayerReport:
         shape: Rows (outputs) and columns (inputs).
         zeros: Weights that are zero now.
         tokens: Calibration tokens its statistics come from; 0 for magnitude pruning.
-        method: Method that was used; not the one asked for where an expert saw too few tokens.
-        damping: Damping that made the Hessian positive definite; None for methods without one.
+        method: Method that was used; `magnitude` instead of the one asked for where an expert saw too few tokens, or where no
+            damping made the Hessian usable.
+        damping: Damping that made the Hessian usable, or, where the method fell back to magnitude, the most that was tried in
+            vain; None for methods without one, and experts that saw too few tokens.
     """
 
     name: str
@@ -52,6 +54,11 @@ class LayerReport:
     def weights(self) -> int:
         """Number of weights."""
         return self.shape[0] * self.shape[1]
+
+    @property
+    def resisted(self) -> bool:
+        """Whether no damping made the Hessian usable."""
+        return self.method == "magnitude" and self.damping is not None
 
 
 def make_pattern(config: PruningConfig, sparsity: float | None = None) -> Pattern:
@@ -88,27 +95,28 @@ def prune_groups(
         A report on every matrix by its name in the block.
 
     Raises:
-        NumericalError: Statistics or weights are not finite, or a Hessian resists all damping, in whichever process.
+        NumericalError: Statistics or weights are not finite, in whichever process.
     """
     # 1. Every process has the same statistics by now, so all of them refuse and decide alike.
     labels = [f"{block_name}.{'/'.join(matrix.name for matrix in group)}" for group in groups]
     for label, seen in zip(labels, statistics, strict=True):
         if not seen.is_finite():
-            raise NumericalError(f"the inputs of {label} are not finite; load the model in float32.")
+            dtype = groups[0][0].weight().dtype
+            raise NumericalError(f"the inputs of {label} are not finite in {dtype}; {remedy_for_overflow(dtype)}.")
     methods = [
         "magnitude" if group[0].expert is not None and seen.tokens < MIN_EXPERT_TOKENS else config.method
         for group, seen in zip(groups, statistics, strict=True)
     ]
     # 2. Each solves its own matrices.
     owners = {matrix.name: number % world_size() for number, matrix in enumerate(chain.from_iterable(groups))}
-    dampings = _solve_own(labels, groups, owners, statistics, methods, config.damping, pattern)
+    outcomes = _solve_own(labels, groups, owners, statistics, methods, config.damping, pattern)
     # 3. All get all of them.
     reports = {}
-    for group, seen, method, damping in zip(groups, statistics, methods, dampings, strict=True):
+    for group, seen, method in zip(groups, statistics, methods, strict=True):
         for matrix in group:
             broadcast(matrix.weight(), owners[matrix.name])
-            used = damping if method in SECOND_ORDER else None
-            reports[matrix.name] = _make_report(block_name, matrix, seen.tokens, method, used)
+            used, damping = outcomes[matrix.name] if method in SECOND_ORDER else (method, None)
+            reports[matrix.name] = _make_report(block_name, matrix, seen.tokens, used, damping)
     return reports
 
 
@@ -120,54 +128,66 @@ def _solve_own(
     methods: Sequence[str],
     damping: float,
     pattern: Pattern,
-) -> list[float]:
-    """Prune the matrices that this process owns, and return the damping that each group took, 0 for methods without one.
+) -> dict[str, tuple[str, float]]:
+    """Prune the matrices that this process owns.
+
+    Returns:
+        For every matrix, in whichever process, the method that was used in the end and the damping it took, 0 for none.
 
     Raises:
         NumericalError: Here or in another process: none may wait in a collective for one that gave up.
     """
-    outcomes = torch.zeros(2, len(groups), dtype=torch.float64)  # of each group its damping, and how many processes failed
+    rows = {name: row for row, name in enumerate(owners)}
+    outcomes = torch.zeros(len(owners), 3, dtype=torch.float64)  # of each matrix its damping, whether it fell back, or failed
     failure = None
-    for number, group in enumerate(groups):
+    for label, group, seen, method in zip(labels, groups, statistics, methods, strict=True):
         mine = [matrix for matrix in group if owners[matrix.name] == rank()]
         if not mine:
             continue
+        own_rows = [rows[matrix.name] for matrix in mine]
         try:
-            used = _solve_group(labels[number], mine, statistics[number], methods[number], damping, pattern)
+            used, taken = _solve_group(label, mine, seen, method, damping, pattern)
         except NumericalError as error:
-            failure, outcomes[1, number] = error, 1
+            failure, outcomes[own_rows, 2] = error, 1
             break
-        if mine[0] is group[0]:  # one process says it for all that solve a part of the group
-            outcomes[0, number] = used or 0
+        outcomes[own_rows, 0], outcomes[own_rows, 1] = taken, used != method
     all_reduce(outcomes)
     if failure:
         raise failure
-    for label, failed in zip(labels, outcomes[1].tolist(), strict=True):
-        if failed:
+    for label, group in zip(labels, groups, strict=True):
+        if any(outcomes[rows[matrix.name], 2] for matrix in group):
             raise NumericalError(f"another process could not prune {label}; its own error says why.")
-    return outcomes[0].tolist()
+    return {
+        matrix.name: ("magnitude" if outcomes[rows[matrix.name], 1] else method, outcomes[rows[matrix.name], 0].item())
+        for group, method in zip(groups, methods, strict=True)
+        for matrix in group
+    }
 
 
 def _solve_group(
     label: str, matrices: Sequence[Matrix], statistics: InputStatistics, method: str, damping: float, pattern: Pattern
-) -> float | None:
-    """Prune in place matrices that share one input, and return the damping that took; None for methods without one."""
-    weights, used = [matrix.weight() for matrix in matrices], None
-    if method == "sparsegpt":
-        factors, used = _factorize_with_damping(factorize, label, statistics.hessian, damping)
-        pruned = sparsegpt(weights, *factors, pattern)
-    elif method == "alps":
-        spectrum, used = _factorize_with_damping(decompose, label, statistics.hessian, damping)
-        pruned = [alps(weight, spectrum, pattern) for weight in weights]
+) -> tuple[str, float]:
+    """Prune in place matrices that share one input, and return the method in the end and the damping it took, 0 for none."""
+    weights, taken = [matrix.weight() for matrix in matrices], 0.0
+    if not all(weight.isfinite().all() for weight in weights):
+        raise NumericalError(f"the weights of {label} are not finite, so the model cannot be pruned; load a sound one.")
+
+    def solve(damping: float) -> list[torch.Tensor]:
+        if method == "sparsegpt":
+            return sparsegpt(weights, *factorize(statistics.hessian, damping), pattern)
+        spectrum = decompose(statistics.hessian, damping)
+        return [alps(weight, spectrum, pattern) for weight in weights]
+
+    if method in SECOND_ORDER:
+        pruned, taken = solve_with_damping(solve, label, damping, weights[0].dtype)
+        method = method if pruned else "magnitude"
     elif method == "wanda":
         pruned = [wanda(weight.float(), statistics.squared_norms, pattern) for weight in weights]
-    else:
+    if method == "magnitude":
         pruned = [magnitude(weight, pattern) for weight in weights]
     for weight, result in zip(weights, pruned, strict=True):
-        if not result.isfinite().all():
-            raise NumericalError(f"pruning {label} gave weights that are not finite.")
         weight.copy_(result)
-    return used
+    return method, taken
 
 
 def _make_report(block_name: str, matrix: Matrix, tokens: int, method: str, damping: float | None) -> LayerReport:
@@ -176,19 +196,26 @@ def _make_report(block_name: str, matrix: Matrix, tokens: int, method: str, damp
     return LayerReport(f"{block_name}.{matrix.name}", tuple(weight.shape), zeros, tokens, method, damping)
 
 
-def _factorize_with_damping(
-    prepare: Callable[[torch.Tensor, float], Any], label: str, hessian: torch.Tensor, damping: float
-) -> tuple[Any, float]:
-    """Factorize, doubling the damping up to `MAX_DAMPING` while the Hessian is not positive definite."""
+def solve_with_damping(
+    solve: Callable[[float], list[torch.Tensor]], label: str, damping: float, dtype: torch.dtype
+) -> tuple[list[torch.Tensor], float]:
+    """Solve, doubling the damping up to `MAX_DAMPING` while the Hessian is not positive definite or the weights overflow.
+
+    Args:
+        solve: Gives the pruned weights for a damping, or raises `torch.linalg.LinAlgError`.
+        label: Name of what is solved.
+        damping: What to begin with.
+        dtype: What the weights are kept in.
+
+    Returns:
+        The pruned weights, none of them where all damping was in vain; and the last damping.
+    """
     while True:
-        try:
-            return prepare(hessian, damping), damping
-        except torch.linalg.LinAlgError:
-            pass
+        with suppress(torch.linalg.LinAlgError):
+            pruned = [result.to(dtype) for result in solve(damping)]
+            if all(result.isfinite().all() for result in pruned):
+                return pruned, damping
         if damping >= MAX_DAMPING:
-            raise NumericalError(
-                f"the Hessian of {label} is not positive definite even with damping {damping}; "
-                "use more calibration tokens or method wanda."
-            )
-        damping = min(2 * damping, MAX_DAMPING)
-        logger.warning(f"the Hessian of {label} is not positive definite; trying damping {damping}.")
+            return [], damping
+        before, damping = damping, min(2 * damping, MAX_DAMPING)
+        logger.warning(f"the Hessian of {label} is not usable with damping {before}; trying {damping}.")

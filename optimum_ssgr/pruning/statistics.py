@@ -12,6 +12,12 @@ from .distributed import all_reduce
 TILE = 128
 
 
+def remedy_for_overflow(dtype: torch.dtype) -> str:
+    """Say what to do about numbers that are not finite in a model of some dtype."""
+    wider = {torch.float16: "bfloat16 or float32", torch.bfloat16: "float32"}.get(dtype)
+    return f"load the model in {wider}" if wider else "the model itself gives such numbers, so load a sound one"
+
+
 class InputStatistics:
     """Weighted second moments of the inputs seen so far: the full matrix, or its diagonal where that is enough (Wanda).
 

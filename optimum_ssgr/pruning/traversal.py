@@ -15,7 +15,7 @@ from ..errors import NumericalError
 from .blocks import Matrix
 from .capture import MicroBatch
 from .input_groups import HookPoint, hook_input_groups
-from .statistics import InputStatistics
+from .statistics import InputStatistics, remedy_for_overflow
 
 
 def traverse_in_two_passes(
@@ -146,7 +146,8 @@ def _with_needed_outputs(index: int, batches: Sequence[MicroBatch]) -> Sequence[
 def _write_outputs(index: int, batch: MicroBatch, output: torch.Tensor) -> None:
     # What is not finite shows in the sum, which takes a fraction of the time that looking at every number takes.
     if not output.sum(dtype=torch.float32).isfinite():
-        raise NumericalError(f"the output of block {index} is not finite after pruning; load the model in float32.")
+        remedy = remedy_for_overflow(output.dtype)
+        raise NumericalError(f"the output of block {index} is not finite in {output.dtype}; {remedy}.")
     batch.hidden.write(output)
 
 

@@ -215,6 +215,18 @@ def test_sparsity_by_module_adds_up(provenance):
     zeros, weights = sum(layer["zeros"] for layer in mine), sum(layer["shape"][0] * layer["shape"][1] for layer in mine)
     assert rows["up_proj"] == [str(len(mine)), f"{weights:,}", f"{zeros:,}", f"{100 * zeros / weights:.2f} %"]
     assert "2 matrices of experts that hardly any token reached were pruned by magnitude" in card
+    assert "could not be used" not in card
+
+
+def test_matrices_whose_hessian_resisted_are_named(provenance):
+    names = []
+    for layer in provenance["sparsity"]["layers"][:2]:
+        layer |= {"method": "magnitude", "damping": 0.5}
+        names.append(layer["name"])
+    card = model_card(provenance)
+    told = f"could not be used, matrices were pruned by magnitude (2): `{names[0]}`, `{names[1]}`.\n`ssgr_config.json` holds"
+    assert told in card
+    assert "hardly any token reached" not in card
 
 
 @pytest.mark.parametrize(

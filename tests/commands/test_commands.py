@@ -156,6 +156,11 @@ MISTAKES = {
         2,
         "2:5 does not divide the 192 inputs",
     ),
+    "a pattern that does not divide, seen by a dry run": (
+        [*PRUNE, "--pattern", "2:5", "--streaming", "--dry-run"],
+        2,
+        "2:5 does not divide the 192 inputs of model.layers.0.self_attn.q_proj.weight; choose a group size that does, or",
+    ),
     "no such checkpoint": (["inspect", "no/such"], 1, "there is no folder no/such, and it cannot be fetched from the Hub"),
     "no weights": (["inspect", "used"], 1, "there are no safetensors files in used"),
     "no samples": (["evaluate", *MODEL, "--problems", "problems.jsonl", "--samples", "0"], 2, "samples must be at least 1"),

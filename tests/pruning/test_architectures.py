@@ -18,6 +18,7 @@ from transformers import (
     Qwen2MoeConfig,
     Qwen3NextConfig,
 )
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from optimum_ssgr.config import PruningConfig
 from optimum_ssgr.errors import ModelError
@@ -25,6 +26,7 @@ from optimum_ssgr.pruning.blocks import find_matrices
 from optimum_ssgr.pruning.layerwise import check_prunable, prune_layerwise
 
 from ..models import CONFIGS, SMALL, random_model, slow_but
+from .naive import naive_magnitude
 from .test_layerwise import random_sequences
 
 
@@ -155,6 +157,36 @@ def test_blocks_that_share_weights_are_refused():
     model.model.layers[1].mlp = model.model.layers[0].mlp
     with pytest.raises(ModelError, match=r"is also a layer of model\.layers\.0"):
         prune_layerwise(model, random_sequences(), PruningConfig())
+
+
+class Looped(nn.Module):
+    """A decoder that runs its blocks several times over, as universal transformers do."""
+
+    def __init__(self, decoder, order):
+        super().__init__()
+        self.config, self.embed_tokens, self.layers = decoder.config, decoder.embed_tokens, decoder.layers
+        self.norm, self.rotary_emb, self.order = decoder.norm, decoder.rotary_emb, order
+
+    def forward(self, input_ids=None, **_):
+        hidden, positions = self.embed_tokens(input_ids), torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        rotary = self.rotary_emb(hidden, position_ids=positions)
+        for number in self.order:
+            hidden = self.layers[number](hidden, position_embeddings=rotary, attention_mask=None)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 0, 1), (0, 0, 1), (1, 0), (0,)])
+def test_looped_blocks_are_refused_unless_pruned_by_magnitude(order):
+    """Run once each they are pruned, so that it is the loop that is refused; by magnitude each weight is looked at once."""
+    once, looped, dense = random_model("llama"), random_model("llama"), random_model("llama")
+    once.model, looped.model = Looped(once.model, (0, 1)), Looped(looped.model, order)
+    assert len(prune_layerwise(once, random_sequences(), PruningConfig(method="wanda"))) == 14
+    with pytest.raises(ModelError, match=rf"runs its 2 blocks {len(order)} times in a forward pass, not once each.*magnitude"):
+        prune_layerwise(looped, random_sequences(), PruningConfig())
+    assert all(torch.equal(tensor, dense.state_dict()[key]) for key, tensor in looped.state_dict().items())
+    prune_layerwise(looped, [], PruningConfig(method="magnitude"))
+    expected, _ = naive_magnitude(dense.model.layers[1].mlp.up_proj.weight.detach(), sparsity=0.5)
+    assert torch.equal(looped.model.layers[1].mlp.up_proj.weight.double(), expected)
 
 
 class ListedExperts(nn.Module):

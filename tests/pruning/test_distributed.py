@@ -81,7 +81,8 @@ def test_processes_end_with_the_masks_of_one(tmp_path, name, method, true_sequen
         torch.testing.assert_close(logits, expected, rtol=0.05, atol=0.05)
 
 
-# Prunes twice with the others, writing down what it reports and factorizes; the second time, no Hessian will do for process 1.
+# Prunes three times with the others, writing down what it reports and factorizes; the second time, no Hessian will do for
+# process 1, and the third, its own key projection is broken.
 FACTORIZING = """
 import dataclasses, json, pathlib, sys
 import torch
@@ -104,8 +105,13 @@ least = 0.02
 reports = prune_layerwise(random_model("mixtral"), SEQUENCES, PruningConfig(sparsity=0.5))
 found = {"reports": [dataclasses.asdict(report) for report in reports], "factorized": list(factorized)}
 least = 1.0 if rank() == 1 else 0.0
+reports = prune_layerwise(random_model("mixtral"), SEQUENCES, PruningConfig(sparsity=0.5))
+found["resisted"] = [report.name for report in reports if report.resisted]
+model = random_model("mixtral")
+if rank() == 1:
+    model.model.layers[0].self_attn.k_proj.weight.data[0, 0] = torch.nan
 try:
-    prune_layerwise(random_model("mixtral"), SEQUENCES, PruningConfig(sparsity=0.5))
+    prune_layerwise(model, SEQUENCES, PruningConfig(sparsity=0.5))
 except NumericalError as error:
     found["error"] = str(error)
 pathlib.Path(sys.argv[1], f"{rank()}.json").write_text(json.dumps(found))
@@ -130,7 +136,10 @@ def test_each_matrix_is_solved_by_one_process_and_what_fails_in_one_fails_in_all
     assert first["factorized"] == 2 * [32, 32, 32, 32, 64, 64]
     assert second["factorized"] == 2 * [32, 32, 32, 64, 64]
     label = "model.layers.0.self_attn.q_proj.weight/self_attn.k_proj.weight/self_attn.v_proj.weight"
-    assert second["error"].startswith(f"the Hessian of {label} is not positive definite even with damping 0.5")
+    assert first["resisted"] == second["resisted"]
+    attention = [name.removeprefix("model.layers.0.") for name in first["resisted"] if "layers.0.self_attn" in name]
+    assert attention == ["self_attn.k_proj.weight"]  # process 0 has the others
+    assert second["error"].startswith(f"the weights of {label} are not finite")
     assert first["error"] == f"another process could not prune {label}; its own error says why."
 
 

@@ -4,6 +4,7 @@ import contextlib
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from optimum_ssgr.config import PruningConfig
@@ -13,7 +14,7 @@ from optimum_ssgr.pruning.blocks import find_blocks, find_matrices
 from optimum_ssgr.pruning.experts import observe_experts, use_observable_experts
 from optimum_ssgr.pruning.layerwise import prune_layerwise
 
-from ..models import MIXTURES, random_model
+from ..models import MIXTURES, SMALL, random_model
 from .naive import naive_sparsegpt, naive_wanda
 from .test_layerwise import random_sequences
 
@@ -146,6 +147,33 @@ def test_an_expert_that_hardly_saw_a_token_is_pruned_by_magnitude_and_reported(m
     pruned = find_matrices("", find_blocks(model)["model.layers.0"])[first.name.removeprefix("model.layers.0.")].weight()
     kept = pruned != 0
     assert weight[kept].abs().min() >= weight[~kept].abs().max()
+
+
+@pytest.mark.parametrize("true_sequential", [False, True])
+@pytest.mark.parametrize("method", ["sparsegpt", "alps", "wanda"])
+def test_more_experts_than_tokens_to_go_round(monkeypatch, method, true_sequential):
+    """64 experts and 40 tokens, two choices each: many experts see a token or none, and each of them is told of."""
+    told = []
+    monkeypatch.setattr("optimum_ssgr.pruning.layerwise.logger.warning", told.append)
+    torch.manual_seed(0)
+    sizes = {"num_local_experts": 64, "num_experts": 64, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "head_dim": 8}
+    model = AutoModelForCausalLM.from_config(Qwen3MoeConfig(**SMALL, **sizes), attn_implementation="eager").eval()
+    model.model.layers[0].mlp.gate.weight.data.normal_()
+    allocation = "owl" if method == "wanda" else "uniform"
+    config = PruningConfig(method=method, allocation=allocation, true_sequential=true_sequential)
+    reports = prune_layerwise(model, random_sequences((25, 15)), config)
+    experts = [report for report in reports if ".experts." in report.name]
+    assert len(experts) == 2 * 2 * 64
+    for key in ("gate_up_proj", "down_proj"):
+        seen = [report.tokens for report in experts if report.name.startswith(f"model.layers.0.mlp.experts.{key}.")]
+        assert sum(seen) == 2 * 40
+        assert 0 in seen
+    poor = [report for report in experts if report.tokens < solve.MIN_EXPERT_TOKENS]
+    assert {(report.method, report.damping, report.resisted) for report in poor} == {("magnitude", None, False)}
+    assert {report.method for report in reports if report not in poor} == {method}
+    assert [message for message in told if message.startswith(f"{len(poor)} of {len(reports)} matrices belong to experts")]
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    assert all(report.zeros / report.weights == pytest.approx(0.5, abs=0.17) for report in reports)  # owl's spread
 
 
 def test_fused_weights_of_an_unknown_kind_are_refused_by_name():

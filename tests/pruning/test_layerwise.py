@@ -5,14 +5,14 @@ from transformers import AutoModelForCausalLM
 
 from optimum_ssgr.config import PruningConfig
 from optimum_ssgr.errors import ConfigError, DataError, ModelError, NumericalError
-from optimum_ssgr.pruning import capture, solve, traversal
+from optimum_ssgr.pruning import capture, traversal
 from optimum_ssgr.pruning.activations import ActivationStore
+from optimum_ssgr.pruning.block_store import open_block_store
 from optimum_ssgr.pruning.blocks import find_blocks, find_matrices
 from optimum_ssgr.pruning.capture import TokenSequence, capture_inputs, probe_outputs
 from optimum_ssgr.pruning.layerwise import prune_layerwise
 from optimum_ssgr.pruning.plan import count_argument_bytes
 from optimum_ssgr.pruning.report import PruningReport
-from optimum_ssgr.pruning.solvers.sparsegpt import factorize
 
 from ..models import CONFIGS, random_model, slow_but
 from .naive import naive_sparsegpt, naive_wanda
@@ -197,23 +197,32 @@ def test_report_gives_denominators():
     assert report.to_dict()["sparsity_of_all"] == report.zeros / report.parameters
 
 
-def test_more_damping_is_tried_and_told(monkeypatch, caplog):
-    """A Hessian that is not positive definite (float noise made large here) gets doubled damping, and the log says so."""
-    indefinite = torch.eye(4) - 0.55 * torch.ones(4, 4) / 2
-    caplog.set_level("WARNING")
-    monkeypatch.setattr(solve.logger, "warning", lambda message: caplog.records.append(message))
-    _, damping = solve._factorize_with_damping(factorize, "layer", indefinite, 0.01)
-    assert damping == 0.16
-    assert len(caplog.records) == 4
-    with pytest.raises(NumericalError, match=r"layer is not positive definite even with damping 0\.5"):
-        solve._factorize_with_damping(factorize, "layer", torch.eye(4) - torch.ones(4, 4), 0.01)
-
-
 def test_infinite_inputs_are_refused():
     model = random_model("llama")
     model.model.embed_tokens.weight.data[5] = torch.inf
     with pytest.raises(NumericalError, match="are not finite"):
         prune_layerwise(model, [[4, 5, 6]], PruningConfig(method="wanda", sparsity=0.5))
+
+
+@pytest.mark.parametrize("name", ["up_proj", "down_proj"])
+@pytest.mark.parametrize("true_sequential", [False, True])
+def test_float16_that_overflows_is_told_at_its_block_with_a_remedy(tmp_path, name, true_sequential):
+    """Inside the second block or in what comes out of it; the block before is kept, and bfloat16 goes through."""
+    config, told = PruningConfig(true_sequential=true_sequential), r"not finite in torch.float16; load the model in bfloat16 or"
+    where = r"inputs of model\.layers\.1\.mlp\.down_proj" if name == "up_proj" else "output of block 1"
+    for dtype in (torch.float16, torch.bfloat16):
+        model = random_model("llama").to(dtype)
+        getattr(model.model.layers[1].mlp, name).weight.data *= 4e4
+        with open_block_store(tmp_path / str(dtype)) as journal:
+            if dtype == torch.float16:
+                with pytest.raises(NumericalError, match=f"the {where}.* {told}"):
+                    prune_layerwise(model, random_sequences(), config, journal=journal)
+                assert journal.read(0)
+                assert journal.read(1) is None
+            else:
+                reports = prune_layerwise(model, random_sequences(), config, journal=journal)
+                assert {report.method for report in reports} == {"sparsegpt"}
+                assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 def test_pattern_that_does_not_divide_is_refused_before_any_work():

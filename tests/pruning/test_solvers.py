@@ -251,3 +251,9 @@ def test_factor_is_that_of_the_inverse():
 def test_indefinite_hessian_is_refused():
     with pytest.raises(torch.linalg.LinAlgError):
         factorize(torch.tensor([[1.0, 5.0], [5.0, 1.0]]), 0.01)
+
+
+def test_a_hessian_whose_mean_overflows_is_refused_rather_than_wiping_the_weights():
+    inputs = torch.linspace(0.1, 1, 64) * 1e19
+    with pytest.raises(torch.linalg.LinAlgError):
+        factorize(2 * torch.outer(inputs, inputs), 0.01)

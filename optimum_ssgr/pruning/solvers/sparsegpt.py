@@ -38,8 +38,9 @@ def factorize(hessian: torch.Tensor, damping: float) -> tuple[torch.Tensor, torc
     torch.linalg.cholesky(lower, out=lower)
     _invert_lower(lower)
     factor = lower.flip(0, 1)
-    if not factor.isfinite().all():
-        raise torch.linalg.LinAlgError("the factor is not finite.")
+    # Of a diagonal that overflowed the inverse is zero, by which every weight would seem to cost the same and be pruned.
+    if not (factor.isfinite().all() and (factor.diagonal() > 0).all()):
+        raise torch.linalg.LinAlgError("the factor is not finite, or not positive on its diagonal.")
     return factor, dead
 
 
