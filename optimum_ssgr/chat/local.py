@@ -14,6 +14,7 @@ from ..errors import ModelError
 from ..rollouts.ends import end_token_ids
 from ..rollouts.local import check_scores, sample_tokens
 from ..verification.answer import THINK_START
+from ..tokens import context_of
 from .backends import TOP_P, ChatRequest, Piece
 
 
@@ -38,7 +39,7 @@ class LocalBackend:
             raise ModelError(f"the tokenizer of {name} cannot decode a stream; convert it to a fast one (tokenizer.json).")
         self.model, self.tokenizer = model, tokenizer
         self.eos = end_token_ids(model.generation_config, tokenizer, name)
-        self.context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.context = context_of(model.config)
         self.lock = threading.Lock()
 
     @classmethod

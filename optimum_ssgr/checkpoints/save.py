@@ -6,12 +6,13 @@ from tempfile import TemporaryDirectory
 
 import torch
 from accelerate.utils import has_offloaded_params
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..compat import offloaded_state_dict
 from ..errors import ConfigError, OutputError
 from ..files import new_folder
 from ..formats import CARD_FILE, PROVENANCE_FILE, Provenance
+from .load import auto_class
 
 
 CHECK_TEXT = "Reload check: 1 + 1 = 2, <think> and </think>.\n"
@@ -84,7 +85,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, trust_remo
 
 def _check_reload(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, trust_remote_code: bool) -> None:
     """Load the folder as a user would, compare every weight, and generate a few tokens."""
-    reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype, trust_remote_code=trust_remote_code)
+    reloaded = auto_class(model.config).from_pretrained(folder, dtype=model.dtype, trust_remote_code=trust_remote_code)
     theirs = reloaded.state_dict()
     offloaded = any(has_offloaded_params(module) for module in model.modules())
     for name, tensor in (offloaded_state_dict(model) if offloaded else model.state_dict()).items():

@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
     PretrainedConfig,
@@ -45,7 +44,7 @@ from ..hub.names import split_revision
 from ..pruning.blocks import find_blocks
 from ..pruning.weights import modules_outside
 from .inspect import INDEX, checkpoint_files, fetch_weights
-from .load import LOADING_ERRORS, cannot_load, commit_of, dtype_of, revision_of, source_of
+from .load import LOADING_ERRORS, auto_class, cannot_load, commit_of, dtype_of, revision_of, source_of
 from .save import CHECK_TEXT, check_tokenizer, write_beside
 
 
@@ -100,6 +99,7 @@ class StreamedWeights:
         self.device = device
         self.dtype = model.dtype
         self.config = model.config
+        self._model = model  # whose shapes some converters ask for
         self._kept_in_float32 = kept_in_float32(model)
         self._places = find_places(_stored_tensors(folder), model, str(folder))
         self._tied: dict[str, str] = dict(model.all_tied_weights_keys)
@@ -140,7 +140,7 @@ class StreamedWeights:
             converter = copy.deepcopy(place.converter)
             for path, key, pattern in place.parts:
                 converter.add_tensor(name, key, pattern, partial(_read_stored, path, key))
-            tensor = converter.convert(name, config=self.config)[name]
+            tensor = converter.convert(name, model=self._model, config=self.config)[name]
         dtype = torch.float32 if self._kept_in_float32(name) else self.dtype
         return tensor.to(self.device, dtype if tensor.is_floating_point() else None)
 
@@ -236,7 +236,7 @@ def load_streamed(
             folder = fetch_weights(source, revision, token)
         wanted = dtype_of(config.dtype or _stored_dtype(folder) if dtype == "auto" else dtype)
         with init_empty_weights(include_buffers=False), without_initialisation():
-            model = AutoModelForCausalLM.from_config(config, dtype=wanted, trust_remote_code=trust_remote_code)
+            model = auto_class(config).from_config(config, dtype=wanted, trust_remote_code=trust_remote_code)
         for buffers in map(own_buffers, model.modules()):
             buffers.update({key: buffer.to(device) for key, buffer in buffers.items() if buffer is not None})
     except LOADING_ERRORS as error:

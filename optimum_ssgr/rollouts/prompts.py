@@ -6,7 +6,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ..errors import ConfigError, ModelError
 from ..records import Problem
-from ..tokens import context_of
+from ..tokens import context_of, renders
 
 
 def check_lengths(config: PretrainedConfig, prompts: Iterable[Sequence[int]], max_new_tokens: int) -> None:
@@ -49,7 +49,7 @@ def encode_prompts(
     Raises:
         ModelError: The tokenizer has no chat template or cannot render with it.
     """
-    if not tokenizer.chat_template:
+    if not renders(tokenizer):
         raise ModelError("the model's tokenizer has no chat template; use an instruction-tuned or reasoning model.")
     conversations = [[{"role": "user", "content": _ask(problem, instruction)}] for problem in problems]
     try:
