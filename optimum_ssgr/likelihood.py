@@ -63,9 +63,7 @@ def format_rise(row: Mapping[str, Any], sign: str = "+-") -> str:
     return f"{rise:+.3f}" if error is None or math.isnan(error) else f"{rise:+.3f} {sign} {error:.3f}"
 
 
-def _batches(
-    sequences: Sequence[tuple[Sequence[int], Sequence[int]]], most: int, switch: int | None
-) -> Iterator[list[int]]:
+def _batches(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], most: int, switch: int | None) -> Iterator[list[int]]:
     """Yield the numbers of sequences to run together: those of like length, the longest first, on one side of the switch."""
     lengths = [len(prompt) + len(response) for prompt, response in sequences]
     batch: list[int] = []

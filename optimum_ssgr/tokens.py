@@ -29,7 +29,7 @@ def content_hash(sequences: Sequence[Sequence[int]], token_weights: Sequence[Seq
 
 
 def context_of(config: PretrainedConfig) -> int | None:
-    """Return how many tokens a model takes, or None when its config does not say; with YaRN, as many as it stretches them to."""
+    """Return how many tokens a model takes, with YaRN as many as it stretches them to; None when its config does not say."""
     config = config.get_text_config()
     context, rotary = getattr(config, "max_position_embeddings", None), getattr(config, "rope_parameters", None) or {}
     if context is not None and rotary.get("rope_type") == "yarn":

@@ -13,8 +13,8 @@ from ..compat import model_name
 from ..errors import ModelError
 from ..rollouts.ends import end_token_ids
 from ..rollouts.local import check_scores, sample_tokens
-from ..verification.answer import THINK_START
 from ..tokens import context_of
+from ..verification.answer import THINK_START
 from .backends import TOP_P, ChatRequest, Piece
 
 

@@ -62,9 +62,7 @@ class _LastBlockReached(Exception):
     """Ends a forward pass at the last block, since nobody needs what comes after."""
 
 
-def make_batches(
-    sequences: Sequence[TokenSequence], switch: int | None = None
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def make_batches(sequences: Sequence[TokenSequence], switch: int | None = None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Group sequences of similar length, padded on the right: a causal model's real tokens never see that padding.
 
     Args:
