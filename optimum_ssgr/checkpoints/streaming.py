@@ -15,7 +15,6 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
     PretrainedConfig,
@@ -38,7 +37,7 @@ from ..hub.names import split_revision
 from ..pruning.blocks import find_blocks
 from ..pruning.weights import modules_outside
 from .carry import fetch_source, stored_tensors
-from .load import LOADING_ERRORS, cannot_load, commit_of, dtype_of, revision_of, source_of
+from .load import LOADING_ERRORS, auto_class, cannot_load, commit_of, dtype_of, revision_of, source_of
 from .tensor_files import FLOATS, StoredTensor
 
 
@@ -79,6 +78,7 @@ class StreamedWeights:
         self.device = device
         self.dtype = model.dtype
         self.config = model.config
+        self._model = model  # whose shapes some converters ask for
         self._kept_in_float32 = kept_in_float32(model)
         self._places = find_places(_stored_tensors(folder), model, str(folder))
         self._tied: dict[str, str] = dict(model.all_tied_weights_keys)
@@ -126,7 +126,7 @@ class StreamedWeights:
             converter = copy.deepcopy(place.converter)
             for path, key, pattern in place.parts:
                 converter.add_tensor(name, key, pattern, partial(_read_stored, path, key))
-            tensor = converter.convert(name, config=self.config)[name]
+            tensor = converter.convert(name, model=self._model, config=self.config)[name]
         dtype = torch.float32 if self._kept_in_float32(name) else self.dtype
         return tensor.to(self.device, dtype if tensor.is_floating_point() else None)
 
@@ -222,7 +222,7 @@ def load_streamed(
             folder = fetch_source(source, revision, token, trust_remote_code)
         wanted = dtype_of(config.dtype or _stored_dtype(folder) if dtype == "auto" else dtype)
         with init_empty_weights(include_buffers=False), without_initialisation():
-            model = AutoModelForCausalLM.from_config(config, dtype=wanted, trust_remote_code=trust_remote_code)
+            model = auto_class(config).from_config(config, dtype=wanted, trust_remote_code=trust_remote_code)
         for buffers in map(own_buffers, model.modules()):
             buffers.update({key: buffer.to(device) for key, buffer in buffers.items() if buffer is not None})
     except LOADING_ERRORS as error:
