@@ -176,17 +176,17 @@ class LocalEngine:
             ModelError: The responses in the making take more memory than the GPU has, or the model's scores are no numbers;
                 everything finished was yielded before.
         """
-        rows = [
-            _Row(request)
-            for request in sorted(requests, key=lambda request: (len(request.prompt_ids), request.problem_id, request.sample))
-        ]
-        self.check(row.request for row in rows)
+        ordered = sorted(requests, key=lambda request: (len(request.prompt_ids), request.problem_id, request.sample))
+        self.check(ordered)
         # With LongRoPE, rows up to the switch run first; those that outgrow it begin anew with those beyond, as in `generate`.
         switch = rotary_switch(self.model.config) or math.inf
-        beyond = [row for row in rows if row.length > switch]
+        queue = deque(_Row(request) for request in ordered if len(request.prompt_ids) <= switch)
+        beyond = [_Row(request) for request in ordered if len(request.prompt_ids) > switch]
         try:
-            yield from self._run(deque(row for row in rows if row.length <= switch), switch, beyond)
-            yield from self._run(deque(sorted(beyond, key=lambda row: row.length)), math.inf, [])
+            yield from self._run(queue, switch, beyond)
+            queue.extend(sorted(beyond, key=lambda row: row.length))
+            beyond.clear()  # what has run is not kept
+            yield from self._run(queue, math.inf, beyond)
         except torch.OutOfMemoryError as error:
             raise ModelError(
                 f"{self.batch_size} responses at a time take more memory than the GPU has; free it of other programs and run "
