@@ -40,14 +40,14 @@ HEADER = f"| architecture | `model_type` | {' | '.join(COLUMNS)} | why not |\n|-
 INTRODUCTION = """# Models
 
 Blocks are found by their structure, so nothing is listed by name in the code; this page is what came out when a tiny model with
-random weights of each architecture was taken the whole way. It says that the architecture works, and nothing of how well pruning
-goes.
+random weights of each architecture was taken the whole way. It says that the architecture works, and nothing of how well
+pruning goes.
 
 | column | yes means |
 |---|---|
 | loads | a checkpoint as transformers writes it is loaded with its tokenizer |
-| generates | in process, greedily, a batch of a short and a long prompt gives the tokens of transformers' `generate`, prompt by \
-prompt; where it does not, [a server](servers.md) generates |
+| generates | in process, greedily, a batch of a short and a long prompt gives the tokens of transformers' `generate`, prompt \
+by prompt; where it does not, [a server](servers.md) generates |
 | SparseGPT | every linear layer of the blocks has 50 % zeros |
 | Wanda 2:4 | every linear layer of the blocks has two zeros in four |
 | streamed | read [block by block](large-models.md), the same bytes are saved as in memory (two passes) |
