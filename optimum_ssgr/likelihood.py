@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from .tokens import check_context
+from .tokens import check_context, rotary_switch
 
 
 SCORES = 2**27
@@ -45,7 +45,7 @@ def response_nll(
     model.eval()
     found = [0.0] * len(sequences)
     with tqdm(total=len(sequences), desc=desc, unit="trace", disable=desc is None) as progress:
-        for numbers in _batches(sequences, batch_tokens):
+        for numbers in _batches(sequences, batch_tokens, rotary_switch(model.config)):
             for number, nats in zip(numbers, _score(model, [sequences[number] for number in numbers]), strict=True):
                 found[number] = nats
             progress.update(len(numbers))
@@ -63,12 +63,13 @@ def format_rise(row: Mapping[str, Any], sign: str = "+-") -> str:
     return f"{rise:+.3f}" if error is None or math.isnan(error) else f"{rise:+.3f} {sign} {error:.3f}"
 
 
-def _batches(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], most: int) -> Iterator[list[int]]:
-    """Yield the numbers of sequences to run together: those of like length, the longest first."""
+def _batches(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], most: int, switch: int | None) -> Iterator[list[int]]:
+    """Yield the numbers of sequences to run together: those of like length, the longest first, on one side of the switch."""
     lengths = [len(prompt) + len(response) for prompt, response in sequences]
     batch: list[int] = []
     for number in sorted(range(len(sequences)), key=lambda number: -lengths[number]):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > most:
+        switches = batch and switch is not None and lengths[number] <= switch < lengths[batch[0]]
+        if batch and (switches or (len(batch) + 1) * lengths[batch[0]] > most):
             yield batch
             batch = []
         batch.append(number)

@@ -8,6 +8,12 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from .errors import ConfigError
 
 
+def renders(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether a tokenizer renders conversations: by a chat template, or by code of its own, as Mistral's does."""
+    by_code = type(tokenizer).apply_chat_template is not PreTrainedTokenizerBase.apply_chat_template
+    return by_code or bool(tokenizer.chat_template)
+
+
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """Hash what a tokenizer does, so that token ids can be told to belong to it."""
     vocabulary = "\n".join(f"{index}\t{token}" for token, index in sorted(tokenizer.get_vocab().items()))
@@ -23,8 +29,23 @@ def content_hash(sequences: Sequence[Sequence[int]], token_weights: Sequence[Seq
 
 
 def context_of(config: PretrainedConfig) -> int | None:
-    """Return how many tokens a model takes, or None when its config does not say."""
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+    """Return how many tokens a model takes, with YaRN as many as it stretches them to; None when its config does not say."""
+    config = config.get_text_config()
+    context, rotary = getattr(config, "max_position_embeddings", None), getattr(config, "rope_parameters", None) or {}
+    if context is not None and rotary.get("rope_type") == "yarn":
+        stretched = (rotary.get("factor") or 1) * (rotary.get("original_max_position_embeddings") or context)
+        return max(context, int(stretched))
+    return context
+
+
+def rotary_switch(config: PretrainedConfig) -> int | None:
+    """Return the longest sequence that LongRoPE turns by its short factors; a longer one gets others from its first token on.
+
+    transformers decides for all rows of a batch at once, by the longest: rows on either side must not be run together. None
+    for models without LongRoPE.
+    """
+    rotary = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    return rotary.get("original_max_position_embeddings") if rotary.get("rope_type") == "longrope" else None
 
 
 def check_context(config: PretrainedConfig, longest: int, what: str) -> None:

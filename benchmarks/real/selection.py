@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> None:
         top_p=args.top_p,
         max_new_tokens=args.max_new_tokens,
         text_length=512,
+        max_per_problem=args.samples_per_problem,
     )
     parts = deal_out(generate(args, config), args.parts)
     held_out = choose_traces(parts[0], args.traces)
@@ -154,7 +155,7 @@ def select(
     if strategy == DAMAGE:
         config = dataclasses.replace(config, strategy="cover", damage=True)
         return pruner.build_calibration(config=config, rollouts=rollouts, pruning=pruning)
-    config = dataclasses.replace(config, strategy=strategy, max_per_problem=4)
+    config = dataclasses.replace(config, strategy=strategy)
     problems = list({item.problem.id: item.problem for item in rollouts}.values())
     return pruner.build_calibration(problems, config, rollouts=rollouts, text=args.text)
 

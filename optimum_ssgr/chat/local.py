@@ -16,6 +16,7 @@ from ..rollouts.ends import end_token_ids
 from ..rollouts.local import check_scores, sample_tokens
 from ..rollouts.prompts import resolve_prompting
 from ..thinking import choose_style, opens_thinking
+from ..tokens import context_of
 from .backends import TOP_P, ChatRequest, Piece
 
 
@@ -45,7 +46,7 @@ class LocalBackend:
         self.prompting = resolve_prompting(tokenizer, prompting or PromptConfig())
         self.style = choose_style(tokenizer, self.prompting.thinking)
         self.eos = end_token_ids(model.generation_config, tokenizer, name)
-        self.context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.context = context_of(model.config)
         self.lock = threading.Lock()
 
     @classmethod

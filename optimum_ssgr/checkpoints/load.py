@@ -7,8 +7,11 @@ import torch
 from huggingface_hub import HfApi, constants
 from safetensors import SafetensorError
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     GenerationConfig,
     PretrainedConfig,
@@ -41,6 +44,8 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model for inference; only safetensors weights are read, never pickles.
 
+    A model of images and text is loaded whole, where transformers has no class for its text alone.
+
     Args:
         model_id: Hub id (`ID` or `ID@REVISION`), local folder, or `tiny-reasoner` for the embedded model.
         revision: Branch, tag or commit on the Hub; that of the name when None, as for the functions below.
@@ -59,7 +64,8 @@ def load_model(
     tokenizer = load_tokenizer(model_id, **shared)
     try:
         _check_index(source, revision, token)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=device_map, use_safetensors=True, **shared)
+        model_class = auto_class(AutoConfig.from_pretrained(source, **shared))
+        model = model_class.from_pretrained(source, dtype=dtype, device_map=device_map, use_safetensors=True, **shared)
     except LOADING_ERRORS as error:
         raise cannot_load(model_id, error) from error
     set_origin(model, split_revision(model_id)[0], commit)
@@ -79,7 +85,7 @@ def load_skeleton(
     config = load_config(model_id, revision=commit or revision, trust_remote_code=trust_remote_code, token=token)
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            model = auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
     except LOADING_ERRORS as error:
         raise cannot_load(model_id, error) from error
     with suppress(OSError):  # not every checkpoint has one
@@ -124,6 +130,24 @@ def load_tokenizer(
         )
     except LOADING_ERRORS as error:
         raise cannot_load(model_id, error) from error
+
+
+def auto_class(config: PretrainedConfig) -> type[AutoModelForCausalLM] | type[AutoModelForImageTextToText]:
+    """Return the class of transformers that makes the model of a config: that of images and text only where there is no other.
+
+    Raises:
+        ValueError: There is none.
+    """
+    classes = {
+        AutoModelForCausalLM: MODEL_FOR_CAUSAL_LM_MAPPING,
+        AutoModelForImageTextToText: MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    }
+    own = getattr(config, "auto_map", None) or {}  # what code that comes with the checkpoint offers
+    known = next((auto for auto, mapping in classes.items() if type(config) in mapping), None)
+    found = known or next((auto for auto in classes if auto.__name__ in own), None)
+    if found is None:
+        raise ValueError(f"models of the type '{config.model_type}' are no language models that transformers can load.")
+    return found
 
 
 def dtype_of(name: str | torch.dtype) -> torch.dtype:

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..compat import undo_conversion
 from ..errors import ConfigError, OutputError
@@ -15,6 +15,7 @@ from ..files import new_folder
 from ..formats import CARD_FILE, PROVENANCE_FILE, Provenance
 from ..pruning.blocks import find_blocks
 from .carry import carry_files, carry_weights, cast_all, set_dtype, stored_tensors
+from .load import auto_class
 from .original import (
     has_generation_config,
     is_as_loaded,
@@ -195,7 +196,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, trust_remo
 
 def _check_reload(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, trust_remote_code: bool) -> None:
     """Load the folder as a user would, compare every weight, and generate a few tokens."""
-    reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype, trust_remote_code=trust_remote_code)
+    reloaded = auto_class(model.config).from_pretrained(folder, dtype=model.dtype, trust_remote_code=trust_remote_code)
     theirs = reloaded.state_dict()
     for name, tensor in state_of(model).items():
         if name not in theirs or not torch.equal(tensor.cpu(), theirs[name].cpu()):

@@ -4,7 +4,7 @@ from argparse import Namespace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..config import CalibrationConfig
+from ..config import IN_PROCESS, CalibrationConfig
 from ..errors import ConfigError, DataError
 from ..rollouts.addresses import check_engine
 from . import flags
@@ -67,7 +67,8 @@ def read_inputs(args: Namespace, config: CalibrationConfig) -> CalibrationInputs
 
     loading = flags.loading_config(args)
     prompting = flags.prompting_config(args)
-    check_model(args.model, loading, is_asked=config.strategy != "text", prompting=prompting)
+    here = config.needs_rollouts and args.engine == IN_PROCESS
+    check_model(args.model, loading, is_asked=config.strategy != "text", prompting=prompting, in_process=here)
     text = load_documents(args.text, characters_for(config)) if config.needs_text else None
     metadata: dict[str, Any] = {"text": args.text} if config.needs_text else {}
     if config.strategy == "text":

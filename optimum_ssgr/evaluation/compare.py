@@ -83,7 +83,7 @@ def compare_models(config: EvaluationConfig, journal_dir: str | Path | None = No
     # 1. What is to be asked, and whether it can be.
     sampling, loading = config.sampling, config.loading
     for model in config.asked_models:
-        check_model(model, loading, prompting=config.prompting)
+        check_model(model, loading, prompting=config.prompting, in_process=config.engine == IN_PROCESS)
     problems = {name: load_evaluation_set(config.reading, name, sampling.seed) for name in config.samples_of}
     documents: list[str] = []
     if config.text:

@@ -12,6 +12,7 @@ from ..problems.documents import load_documents
 from ..problems.options import ProblemOptions
 from ..reasoner import NAME as EMBEDDED
 from ..records import Problem
+from ..rollouts.cache import check_batchable
 from ..rollouts.prompts import check_lengths, encode_prompts
 from ..tokens import check_context
 from .perplexity import windows_of
@@ -39,7 +40,13 @@ def load_with_tokenizer(
     return load_skeleton(model_id, **loading.source), load_tokenizer(model_id, **loading.source)
 
 
-def check_model(model_id: str, loading: LoadingConfig, is_asked: bool = True, prompting: PromptConfig | None = None) -> None:
+def check_model(
+    model_id: str,
+    loading: LoadingConfig,
+    is_asked: bool = True,
+    prompting: PromptConfig | None = None,
+    in_process: bool = False,
+) -> None:
     """Refuse a model that cannot be loaded, or asked, before problems and text are downloaded.
 
     Args:
@@ -47,12 +54,15 @@ def check_model(model_id: str, loading: LoadingConfig, is_asked: bool = True, pr
         loading: How it is loaded.
         is_asked: Whether it is to answer, which takes a chat template.
         prompting: System message and variables of the template.
+        in_process: Whether it is to answer in this process, which takes keys and values only.
 
     Raises:
-        ModelError: Its config or tokenizer cannot be loaded, or it has no chat template.
+        ModelError: Its config or tokenizer cannot be loaded, it has no chat template, or it cannot answer here.
         ConfigError: The template has no such variable.
     """
-    load_config(model_id, **loading.source)
+    config = load_config(model_id, **loading.source)
+    if in_process:
+        check_batchable(config, model_id)
     tokenizer = load_tokenizer(model_id, **loading.source)
     if is_asked:
         encode_prompts(tokenizer, [Problem("any", "Any question?", "")], prompting=prompting)

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from ..compat import tree_map_only
 from ..errors import ModelError
+from ..tokens import rotary_switch
 from .activations import Activation, ActivationStore
 from .weights import onloaded
 
@@ -62,8 +63,12 @@ class _LastBlockReached(Exception):
     """Ends a forward pass at the last block, since nobody needs what comes after."""
 
 
-def make_batches(sequences: Sequence[TokenSequence]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def make_batches(sequences: Sequence[TokenSequence], switch: int | None = None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Group sequences of similar length, padded on the right: a causal model's real tokens never see that padding.
+
+    Args:
+        sequences: The sequences.
+        switch: A length that no group has shorter and longer sequences than; see `tokens.rotary_switch`.
 
     Yields:
         Token ids, int64 [sequences, positions], and their weights, float of the same shape, 0 on padding.
@@ -72,6 +77,8 @@ def make_batches(sequences: Sequence[TokenSequence]) -> Iterator[tuple[torch.Ten
     while waiting:  # the longest come first
         longest = len(waiting[-1].ids)
         count = max(1, BATCH_TOKENS // longest)
+        if switch is not None and longest > switch:
+            count = min(count, sum(len(sequence.ids) > switch for sequence in waiting))
         chosen, waiting = waiting[-count:], waiting[:-count]
         ids = torch.zeros(len(chosen), longest, dtype=torch.long)
         weights = torch.zeros(len(chosen), longest)
@@ -204,7 +211,7 @@ def capture_inputs(
     device = find_model_device(model)
     batches: list[MicroBatch] = []
     held: list[torch.Tensor] = []  # masks and rotary tables of the longest sequences, which come first
-    for ids, weights in make_batches(sequences):
+    for ids, weights in make_batches(sequences, rotary_switch(model.config)):
         hidden, arguments = capture_arguments(model, blocks, outputs, ids.to(device))
         arguments = _deduplicate(arguments, held)
         importance = None if bool((weights == 1).all()) else weights.flatten().to(hidden.device)

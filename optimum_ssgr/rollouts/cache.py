@@ -1,12 +1,43 @@
-"""A key-value cache that is not copied when a token is added or a row ends."""
+"""A key-value cache that is not copied when a token is added or a row ends, and which models one serves."""
 
 from collections.abc import Sequence
 
 import torch
-from transformers.cache_utils import DynamicLayer
+from transformers import DynamicCache, PretrainedConfig
+from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
+
+from ..errors import ModelError
 
 
 SPARE_COLUMNS = 256
+# Layers that keep a key and a value for every token, all or the last ones, or nothing.
+_SERVED = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
+
+
+def check_batchable(config: PretrainedConfig, name: str) -> None:
+    """Refuse a model that keeps more than keys and values: a recurrent state also takes in what an attention mask hides.
+
+    Args:
+        config: The model's config, from which transformers knows what its layers keep.
+        name: What to call the model.
+
+    Raises:
+        ModelError: It does.
+    """
+    try:
+        kinds = {type(layer) for layer in DynamicCache(config=config).layers}
+    except KeyError:  # a kind of layer that belongs to the model alone
+        kinds = {None}
+    if not kinds.issubset(_SERVED):
+        raise cannot_batch(name)
+
+
+def cannot_batch(name: str) -> ModelError:
+    """Say in one sentence that a model generates with a server only."""
+    return ModelError(
+        f"{name} keeps a state that the in-process engine cannot batch; "
+        "generate with a server instead (--engine http://host:port/v1)."
+    )
 
 
 class PreallocatedKVLayer(DynamicLayer):

@@ -1,5 +1,6 @@
 """The in-process engine: batched sampling with a KV cache, finished rows dropped and fresh ones refilled."""
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ from ..compat import model_name
 from ..config import SamplingConfig
 from ..errors import ConfigError, ModelError
 from ..records import Rollout
-from .cache import PreallocatedKVLayer
+from ..tokens import rotary_switch
+from .cache import PreallocatedKVLayer, cannot_batch, check_batchable
 from .ends import end_token_ids
 from .engine import Request
 from .prompts import check_lengths
@@ -82,11 +84,16 @@ class _Row:
     """A response in the making, and the random numbers that it is drawn with.
 
     They are the request's own, one for every token that may come, so that a response does not depend on the rows around it.
+    They are drawn when the row first joins a batch.
     """
 
     request: Request
-    uniforms: np.ndarray
+    uniforms: np.ndarray | None = None
     response: list[int] = field(default_factory=list)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return (*self.request.prompt_ids, *self.response)
 
     @property
     def length(self) -> int:
@@ -155,7 +162,9 @@ class LocalEngine:
 
         Raises:
             ConfigError: A prompt and the longest response exceed the context.
+            ModelError: The model keeps a state that cannot be batched.
         """
+        check_batchable(self.model.config, type(self.model).__name__)
         check_lengths(self.model.config, (request.prompt_ids for request in requests), self.sampling.max_new_tokens)
 
     @torch.inference_mode()
@@ -167,17 +176,17 @@ class LocalEngine:
             ModelError: The responses in the making take more memory than the GPU has, or the model's scores are no numbers;
                 everything finished was yielded before.
         """
-        queue = deque(sorted(requests, key=lambda request: (len(request.prompt_ids), request.problem_id, request.sample)))
-        self.check(queue)
-        batch: _Batch | None = None
+        ordered = sorted(requests, key=lambda request: (len(request.prompt_ids), request.problem_id, request.sample))
+        self.check(ordered)
+        # With LongRoPE, rows up to the switch run first; those that outgrow it begin anew with those beyond, as in `generate`.
+        switch = rotary_switch(self.model.config) or math.inf
+        queue = deque(_Row(request) for request in ordered if len(request.prompt_ids) <= switch)
+        beyond = [_Row(request) for request in ordered if len(request.prompt_ids) > switch]
         try:
-            while queue or (batch and batch.rows):
-                running = len(batch.rows) if batch else 0
-                # A prefill holds all rows up, so it is put off until there is room for many prompts at once.
-                if queue and running <= self.batch_size * 3 // 4:
-                    fresh = [queue.popleft() for _ in range(min(self.batch_size - running, len(queue)))]
-                    batch = self._join(batch, fresh)
-                yield from self._step(batch, more_waiting=bool(queue))
+            yield from self._run(queue, switch, beyond)
+            queue.extend(sorted(beyond, key=lambda row: row.length))
+            beyond.clear()  # what has run is not kept
+            yield from self._run(queue, math.inf, beyond)
         except torch.OutOfMemoryError as error:
             raise ModelError(
                 f"{self.batch_size} responses at a time take more memory than the GPU has; free it of other programs and run "
@@ -185,12 +194,23 @@ class LocalEngine:
                 "batch_size)."
             ) from error
 
-    def _join(self, batch: _Batch | None, requests: list[Request]) -> _Batch:
-        """Run the model on the prompts and append rows for them to the batch."""
+    def _run(self, queue: deque[_Row], switch: float, beyond: list[_Row]) -> Iterator[Rollout]:
+        """Yield the rollouts of all rows but of those that outgrow a length, which are added to those beyond it."""
+        batch: _Batch | None = None
+        while queue or (batch and batch.rows):
+            running = len(batch.rows) if batch else 0
+            # A prefill holds all rows up, so it is put off until there is room for many prompts at once.
+            if queue and running <= self.batch_size * 3 // 4:
+                fresh = [queue.popleft() for _ in range(min(self.batch_size - running, len(queue)))]
+                batch = self._join(batch, fresh)
+            yield from self._step(batch, bool(queue), switch, beyond)
+
+    def _join(self, batch: _Batch | None, rows: list[_Row]) -> _Batch:
+        """Run the model on the prompts, and what was answered to them before, and append the rows to the batch."""
         # 1. Run each prompt once, however many samples of it are asked for: their rows pick the same row of the result. Prompts
         # are padded on the left, so that all of them end in the last column, as all rows of the batch do.
-        prompts = {prompt: row for row, prompt in enumerate(dict.fromkeys(request.prompt_ids for request in requests))}
-        picked = [prompts[request.prompt_ids] for request in requests]
+        prompts = {prompt: row for row, prompt in enumerate(dict.fromkeys(row.ids for row in rows))}
+        picked = [prompts[row.ids] for row in rows]
         width = max(map(len, prompts))
         inputs = torch.zeros(len(prompts), width, dtype=torch.long)
         for row, prompt in enumerate(prompts):
@@ -199,15 +219,14 @@ class LocalEngine:
         cache = DynamicCache()
         logits = self._forward(inputs, list(map(len, prompts)), cache)[picked]
         if any(type(layer) is not DynamicLayer for layer in cache.layers) or not cache.layers:
-            raise ModelError(
-                f"{type(self.model).__name__} keeps a state that the in-process engine cannot batch; "
-                "generate with a server instead (--engine http://host:port/v1)."
-            )
+            raise cannot_batch(type(self.model).__name__)
         # 2. Copy what came out into the batch's own cache, which the first requests make: as many as there will ever be rows.
         if batch is None:
             batch = _Batch([], DynamicCache(), logits[:0])
-            batch.cache.layers = [PreallocatedKVLayer(layer, max_rows=len(requests)) for layer in cache.layers]
-        batch.rows += [_Row(request, self._draw_uniforms(request)) for request in requests]
+            batch.cache.layers = [PreallocatedKVLayer(layer, max_rows=len(rows)) for layer in cache.layers]
+        for row in rows:
+            row.uniforms = self._draw_uniforms(row.request) if row.uniforms is None else row.uniforms
+        batch.rows += rows
         batch.logits = torch.cat([batch.logits, logits])
         for own, fresh in zip(batch.cache.layers, cache.layers, strict=True):
             own.join(fresh, picked)
@@ -234,10 +253,10 @@ class LocalEngine:
         )
         return output.logits[:, -1]
 
-    def _step(self, batch: _Batch, more_waiting: bool) -> Iterator[Rollout]:
+    def _step(self, batch: _Batch, more_waiting: bool, switch: float, beyond: list[_Row]) -> Iterator[Rollout]:
         """Draw one token for every row, yield the rows that end with it, and run the model on the others.
 
-        Where no more requests wait, the cache keeps no rows for them.
+        Where no more requests wait, the cache keeps no rows for them. Rows that outgrow the switch leave, too.
         """
         # 1. Draw. The scores are there: the step before, or the prefill, left them.
         check_scores(batch.logits, self.model)
@@ -251,6 +270,8 @@ class LocalEngine:
             if finished or len(row.response) == self.sampling.max_new_tokens:
                 request = row.request
                 yield Rollout(request.problem_id, request.sample, request.prompt_ids, tuple(row.response), finished)
+            elif row.length > switch:
+                beyond.append(row)
             else:
                 unfinished.append(number)
         # 3. Close the gaps, so that the model does not run on rows that ended.

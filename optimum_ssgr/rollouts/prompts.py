@@ -12,7 +12,7 @@ from ..config import PromptConfig
 from ..errors import ConfigError, ModelError
 from ..records import Problem
 from ..thinking import choose_style, detect_style, template_text
-from ..tokens import context_of
+from ..tokens import context_of, renders
 
 
 logger = logging.get_logger(__name__)
@@ -89,7 +89,7 @@ def encode_prompts(
         ModelError: The tokenizer has no chat template or cannot render with it.
         ConfigError: The template has no such variable.
     """
-    if not tokenizer.chat_template:
+    if not renders(tokenizer):
         raise ModelError("the model's tokenizer has no chat template; use an instruction-tuned or reasoning model.")
     prompting = resolve_prompting(tokenizer, prompting or PromptConfig())
     unknown = [name for name in prompting.template_kwargs if not _names(tokenizer, name)]

@@ -24,6 +24,7 @@ from ..problems.rows import FILE_FORMATS
 from ..problems.sources import is_endless
 from ..pruning.layerwise import check_prunable
 from ..records import Problem
+from ..rollouts.cache import check_batchable
 from ..rollouts.prompts import encode_prompts
 from .config import StudyConfig, short_name
 
@@ -91,6 +92,7 @@ def read_inputs(config: StudyConfig, journal: Path) -> StudyInputs:
     skeleton = load_skeleton(config.model, **config.loading.source)
     if commit := model_commit(skeleton):  # every cell is of the same model, also where its branch moves on meanwhile
         config = dataclasses.replace(config, model=f"{model_name(skeleton)}@{commit}")
+    check_batchable(skeleton.config, config.model)  # every cell is evaluated in this process
     for pruning in {cell.pruning for cell in config.cells}:
         check_prunable(skeleton, pruning)
     reading = ProblemOptions(split=config.evaluation_split, limit=config.num_evaluation_problems)

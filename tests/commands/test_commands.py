@@ -244,7 +244,7 @@ def test_debug_shows_the_traceback(workspace, cli):
 
 @pytest.mark.slow
 def test_calibrate_prune_inspect_evaluate(tmp_path, cli):
-    many = ["--problems", "tiny-reasoner", "--num-problems", "24", "--max-new-tokens", "400"]
+    many = ["--problems", "tiny-reasoner", "--num-problems", "24", "--max-new-tokens", "400", "--strategy", "ssgr"]
     done = ssgr(
         "calibrate", "set", *MODEL, *many, "--samples-per-problem", "4", "--num-tokens", "2000", "--quiet", cwd=tmp_path
     )

@@ -1,14 +1,18 @@
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, MambaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, MambaConfig, Phi3Config, Qwen3Config
 
 from optimum_ssgr.config import SamplingConfig
 from optimum_ssgr.errors import ConfigError, ModelError
-from optimum_ssgr.rollouts.cache import PreallocatedKVLayer
+from optimum_ssgr.likelihood import response_nll
+from optimum_ssgr.pruning.capture import TokenSequence, make_batches
+from optimum_ssgr.rollouts.cache import PreallocatedKVLayer, check_batchable
 from optimum_ssgr.rollouts.engine import Request, request_seed
 from optimum_ssgr.rollouts.local import LocalEngine, check_scores, sample_tokens
+from optimum_ssgr.rollouts.prompts import check_lengths
+from optimum_ssgr.tokens import check_context
 
-from ..models import CONFIGS, random_model, slow_but
+from ..models import CONFIGS, SMALL, random_model, slow_but
 
 
 ENDINGS = frozenset(range(2, 8))  # several, so that random models end their responses at many lengths
@@ -143,6 +147,72 @@ def test_a_model_with_a_recurrent_state_is_refused():
     engine = LocalEngine(AutoModelForCausalLM.from_config(config).eval(), SamplingConfig(max_new_tokens=4))
     with pytest.raises(ModelError, match="MambaForCausalLM keeps a state"):
         next(engine.generate(requests()))
+
+
+RECURRENT = ["qwen3_next", "qwen3_5", "falcon_h1", "bamba", "granitemoehybrid"]
+RECURRENT += ["nemotron_h", "jamba", "minimax", "recurrent_gemma"]
+
+
+@pytest.mark.parametrize("name", [*RECURRENT, "lfm2"])
+def test_hybrids_are_refused_by_their_config(name):
+    given = {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2} if name == "lfm2" else {}
+    with pytest.raises(ModelError, match=r"some/model keeps a state .* generate with a server instead \(--engine"):
+        check_batchable(AutoConfig.for_model(name, **given), "some/model")
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gemma3", "gemma3n", "gpt_oss", "deepseek_v3", "llama4", "phi3", "qwen3_vl"])
+def test_attention_of_every_kind_is_served(name):
+    check_batchable(AutoConfig.for_model(name), "some/model")
+
+
+def longrope(switch=16):
+    """A model whose rotary factors depend on whether a sequence is longer than the switch."""
+    factors = {"short_factor": [1.0] * 4, "long_factor": [3.0, 5.0, 8.0, 13.0]}
+    rotary = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": switch, **factors}
+    torch.manual_seed(0)
+    config = Phi3Config(**SMALL, rope_parameters=rotary, original_max_position_embeddings=switch)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.15)
+    return model
+
+
+def test_with_longrope_no_response_depends_on_the_lengths_around_it():
+    """Some prompts are beyond the switch, some responses cross it, and some never do."""
+    model, generator = longrope(), torch.Generator().manual_seed(3)
+    asked = [
+        Request(str(n), 0, tuple(torch.randint(8, 64, (n,), generator=generator).tolist()), 0)
+        for n in (2, 5, 9, 12, 15, 16, 17, 20, 30)
+    ]
+    sampling = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=10)
+    found = by_request(LocalEngine(model, sampling, batch_size=4, eos_token_ids=ENDINGS).generate(asked))
+    for request in asked:
+        ids = torch.tensor([request.prompt_ids])
+        options = {"max_new_tokens": 10, "do_sample": False, "eos_token_id": list(ENDINGS), "pad_token_id": 0}
+        expected = model.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, ids.shape[1] :].tolist()
+        assert list(found[request.problem_id, 0].response_ids) == expected, len(request.prompt_ids)
+    lengths = {len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in found.values()}
+    assert min(lengths) <= 16 < max(lengths)
+
+
+def test_with_longrope_likelihoods_and_calibration_keep_the_lengths_apart():
+    model = longrope()
+    pairs = [((9, 10), tuple(range(11, 11 + n))) for n in (5, 13, 14, 15, 30)]
+    together = response_nll(model, pairs)
+    assert together == pytest.approx([response_nll(model, [pair])[0] for pair in pairs], rel=1e-5)
+    sequences = [TokenSequence(range(n)) for n in (5, 16, 17, 30, 3)]
+    assert [tuple(ids.shape) for ids, _ in make_batches(sequences, switch=16)] == [(2, 30), (3, 16)]
+
+
+def test_lengths_that_yarn_reaches_are_honoured():
+    rotary = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32768}
+    config = Qwen3Config(max_position_embeddings=40960, rope_parameters=rotary)
+    check_lengths(config, [[0] * 1000], 65536)
+    check_context(config, 131072, "a trace")
+    with pytest.raises(ConfigError, match="the model's context holds 131072"):
+        check_context(config, 131073, "a trace")
+    with pytest.raises(ConfigError, match="the model's context holds 40960"):
+        check_context(Qwen3Config(max_position_embeddings=40960), 65536, "a trace")
 
 
 def test_a_model_that_cannot_end_is_refused():
