@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-hub test quick browser check style docs clean
+.PHONY: demo demo-hub test quick browser check style docs models clean
 
 demo: $(VENV)/installed
 	rm -rf demo
@@ -44,6 +44,10 @@ style: $(VENV)/installed
 docs: $(VENV)/installed
 	$(BIN)/python -m sphinx -W --keep-going -q -d site/.doctrees -c docs . site
 	@echo "open site/index.html"
+
+# docs/models.md anew: a tiny model of every architecture, the whole way, in minutes; `benchmarks/models.py NAME` for one row.
+models: $(VENV)/installed
+	$(BIN)/python benchmarks/models.py
 
 clean:
 	rm -rf $(VENV) demo dist site

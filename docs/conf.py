@@ -71,6 +71,7 @@ docs/guarantees
 :hidden:
 :caption: Measured
 
+docs/models
 docs/study
 benchmarks/RESULTS
 ```
