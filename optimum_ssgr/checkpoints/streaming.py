@@ -134,7 +134,9 @@ class StreamedWeights:
     def make_probe(self, model: PreTrainedModel) -> PreTrainedModel:
         """Return a model like this one that is wholly on the meta device, so that running it takes no weights."""
         with torch.device("meta"):
-            return type(model)(copy.deepcopy(model.config)).eval()
+            probe = type(model)(copy.deepcopy(model.config)).eval()
+        probe.config.pad_token_id = None  # some look for padding among the tokens, which have no values there
+        return probe
 
     @contextmanager
     def onload_embeddings(self, model: PreTrainedModel) -> Iterator[None]:
