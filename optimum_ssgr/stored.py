@@ -1,10 +1,13 @@
 """Token ids and texts that stay where they are stored until they are looked at."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
 from typing_extensions import Self
+
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class TokenIds(Sequence[int]):
@@ -19,13 +22,15 @@ class TokenIds(Sequence[int]):
 
     __slots__ = ("_length", "_read")
 
-    def __init__(self, read: Callable[[], np.ndarray], length: int) -> None:
+    def __init__(self, read: "Callable[[], np.ndarray]", length: int) -> None:
         self._read = read
         self._length = length
 
     @classmethod
     def hold(cls, ids: Sequence[int]) -> Self:
         """Store ids in memory, in four bytes each."""
+        import numpy as np  # not by processes that compare answers alone
+
         held = np.array(ids, np.int32)
         held.flags.writeable = False
         return cls(lambda: held, len(held))
@@ -47,7 +52,9 @@ class TokenIds(Sequence[int]):
     def __iter__(self) -> Iterator[int]:
         return iter(self._read().tolist())
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> "np.ndarray":
+        import numpy as np
+
         return np.array(self._read(), dtype, copy=True) if copy else np.asarray(self._read(), dtype)
 
     def __add__(self, after: Sequence[int]) -> tuple[int, ...]:

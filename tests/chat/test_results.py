@@ -17,10 +17,10 @@ def cells_of(html):
 
 @pytest.mark.slow
 def test_a_pruned_checkpoint_says_who_it_is(models):
-    dense, text, ssgr = map(describe_model, models)
+    dense, text, cover = map(describe_model, models)
     assert (dense.title, dense.sparsity, dense.provenance) == ("Dense", 0.0, {})
-    assert "generic text" in text.title and "SSGR" in ssgr.title
-    assert "SparseGPT, 50%" in ssgr.details and ssgr.base_model == "tiny-reasoner"
+    assert "generic text" in text.title and "own traces of every kind" in cover.title
+    assert "SparseGPT, 50%" in cover.details and cover.base_model == "tiny-reasoner"
 
 
 def test_a_damaged_provenance_counts_as_dense(tmp_path):
@@ -45,7 +45,7 @@ def test_the_heat_map_is_what_the_weights_say(models):
 def test_the_funnel_is_that_of_the_manifest(models):
     counts = describe_model(models[2]).calibration["counts"]
     shown = [int(cell.replace(",", "")) for cell in cells_of(render_funnel(describe_model(models[2])))[2::3]]
-    stages = ("problems", "rollouts", "finished", "correct", "in_difficulty_window", "in_length_window", "sequences")
+    stages = ("problems", "rollouts", "finished", "correct", "sequences")
     assert shown == [counts[stage] for stage in stages]
 
 

@@ -431,7 +431,7 @@ def test_a_dry_run_predicts_less_memory_for_streaming(workspace, calibration, cl
         assert done.code == 0, done.err
         total, libraries = re.search(r"memory +([\d.]+) GB at most, ([\d.]+) GB", done.out).groups()
         memory.append(float(total) - float(libraries))
-    assert memory[1] <= memory[0]
+    assert memory[1] <= memory[0] + 0.011  # printed to hundredths
     assert not (workspace / "new").exists()
 
 
