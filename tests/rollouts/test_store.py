@@ -1,5 +1,6 @@
 """Runs that are cut off while generating: finished rollouts stay, only the missing ones are generated."""
 
+import itertools
 import json
 import os
 import resource
@@ -48,6 +49,18 @@ def start(folder, limit=None):
     command = [sys.executable, "-c", SCRIPT, str(folder)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=limit_files)
+
+
+def make_rollout(sample):
+    return Rollout("p", sample, (1, 2), tuple(range(sample % 99, 300)), sample % 3 > 0)
+
+
+def append_without_end(folder):
+    """Write one rollout after another, until somebody puts an end to it."""
+    with open_rollout_store(folder, {"model": "m"}) as journal:
+        for sample in itertools.count():
+            journal.append(make_rollout(sample))
+            print(sample, flush=True)
 
 
 def lines(folder):
@@ -210,6 +223,24 @@ def test_ids_stay_in_the_file_and_can_be_read_as_long_as_a_rollout_lives(tmp_pat
     (tmp_path / "rollouts.jsonl").unlink()
     assert [len(rollout.response_ids) for rollout in found] == [150_000, 75_000, 50_000]
     assert found == appended == made
+
+
+def test_a_journal_whose_writer_was_killed_holds_whole_rollouts_and_is_gone_on_with(tmp_path):
+    script = "import sys; from tests.rollouts.test_store import append_without_end; append_without_end(sys.argv[1])"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", script, str(tmp_path / "journal")]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+        assert all(process.stdout.readline() for _ in range(20))
+        process.send_signal(signal.SIGKILL)
+    whole = sum(line.endswith(b"\n") for line in lines(tmp_path))
+    assert whole >= 20
+    for more in (5, 10):
+        with open_rollout_store(tmp_path / "journal", {"model": "m"}) as journal:
+            found = [journal.find(Request("p", sample, (1, 2), 7)) for sample in range(whole + more)]
+            missing = [sample for sample, rollout in enumerate(found) if rollout is None]
+            assert missing == list(range(whole + more - 5, whole + more))
+            found[whole + more - 5 :] = [journal.append(make_rollout(sample)) for sample in missing]
+            assert found == [make_rollout(sample) for sample in range(whole + more)]
 
 
 def test_what_is_written_after_a_torn_line_is_read_from_its_place(tmp_path):
