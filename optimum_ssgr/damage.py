@@ -3,12 +3,11 @@
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from .config import PruningConfig
 from .files import write_whole
@@ -22,7 +21,6 @@ from .pruning.weights import ResidentWeights
 from .records import GradedRollout
 
 
-logger = logging.get_logger(__name__)
 DENSE_NLL_FILE = "dense-nll.json"
 
 
@@ -51,7 +49,8 @@ def measure_damage(
     """
     correct = [item for item in rollouts if item.verdict.correct]
     traces = [(item.rollout.prompt_ids, item.rollout.response_ids) for item in correct]
-    with _folder(journal_dir) as folder:
+    with TemporaryDirectory() if journal_dir is None else nullcontext(journal_dir) as name:
+        folder = Path(name)
         config = config.resolve(streamed=False)
         with _restored(model, folder / "dense"):
             with open_run(folder / "probe", describe_run(model, config), probe, model, None, 0) as (journal, _):
@@ -87,12 +86,3 @@ def _restored(model: PreTrainedModel, folder: Path) -> Iterator[None]:
                     _, _, tensors = kept.read(index)
                     block.load_state_dict({key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items()})
             kept.remove()
-
-
-@contextmanager
-def _folder(journal_dir: str | Path | None) -> Iterator[Path]:
-    if journal_dir is not None:
-        yield Path(journal_dir)
-        return
-    with TemporaryDirectory() as name:
-        yield Path(name)

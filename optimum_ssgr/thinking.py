@@ -88,15 +88,20 @@ def detect_style(tokenizer: "PreTrainedTokenizerBase", system: str | None = None
     Returns:
         None when nothing tells.
     """
-    told = f"{template_text(tokenizer)}\n{system or ''}"
     for style in _TABLE:
-        if style.opening in told or style.closing in told:
+        if is_told(tokenizer, style, system):
             return style
     vocabulary = tokenizer.get_vocab()
     for style in _TABLE:
         if all(token in vocabulary for token in style.tokens or (style.opening, style.closing)):
             return style
     return None
+
+
+def is_told(tokenizer: "PreTrainedTokenizerBase", style: ThinkingStyle, system: str | None = None) -> bool:
+    """Tell whether a delimiter of a style stands in a tokenizer's chat template or in the system message."""
+    told = f"{template_text(tokenizer)}\n{system or ''}"
+    return style.opening in told or style.closing in told
 
 
 def choose_style(

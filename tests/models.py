@@ -64,10 +64,15 @@ def random_model(name, seed=0):
     torch.manual_seed(seed)
     config = copy.deepcopy((CONFIGS | MIXTURES)[name])  # a model writes into its own
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    randomize(model)
+    model.tie_weights()
+    return model
+
+
+def randomize(model):
+    """Give a model weights that are large enough for its outputs to depend on every one of them."""
     for parameter in model.parameters():
         if parameter.ndim == 1:
             torch.nn.init.uniform_(parameter, 0.3, 1.7)
         else:
             torch.nn.init.normal_(parameter, std=0.15)
-    model.tie_weights()
-    return model

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from ..config import CalibrationConfig
-from ..records import GradedRollout
+from ..records import CalibrationSequence, GradedRollout
+from .windows import limit_per_problem, to_sequence
 
 
 FLOOR = 0.05
@@ -17,8 +18,8 @@ LEAST_WEIGHT = 0.02
 
 
 def order_by_kind(
-    correct: Sequence[GradedRollout], rates: Mapping[str, float], config: CalibrationConfig
-) -> Iterator[GradedRollout]:
+    correct: Sequence[GradedRollout], rates: Mapping[str, float], config: CalibrationConfig, selected_by: str
+) -> Iterator[CalibrationSequence]:
     """Yield correct traces so that, wherever it is stopped, every kind of problem has about its share of the tokens.
 
     Inside a kind, traces are drawn one after the other, each with a probability in proportion to its weight.
@@ -27,6 +28,7 @@ def order_by_kind(
         correct: Correct rollouts, in any order.
         rates: Pass rate by problem id.
         config: Whether damage is the weight, or difficulty; traces of one problem at most; seed.
+        selected_by: What the sequences say they were selected by.
     """
     kinds: dict[str, list[GradedRollout]] = defaultdict(list)
     for item in sorted(correct, key=lambda item: (item.problem.id, item.rollout.sample)):
@@ -35,20 +37,20 @@ def order_by_kind(
     weights = {kind: weigh(items, rates) for kind, items in kinds.items()}
     sizes = {kind: sum(weights[kind]) if config.damage else len(kinds[kind]) for kind in kinds}
     shares = share_tokens(sizes, dict(config.kind_shares))
-    streams = {
-        kind: _limit_per_problem(_draw(kinds[kind], weights[kind], f"{config.seed}-{kind}"), config.max_per_problem)
-        for kind in sorted(kinds)
-    }
+    streams: dict[str, Iterator[CalibrationSequence]] = {}
+    for kind in sorted(kinds):
+        drawn = _draw(kinds[kind], weights[kind], f"{config.seed}-{kind}")
+        streams[kind] = limit_per_problem((to_sequence(item, selected_by) for item in drawn), config.max_per_problem)
     tokens = dict.fromkeys(streams, 0)
     while streams:
         # the kind that is furthest behind its share; at first, when none has a token, the largest
         behind = min(streams, key=lambda kind: (tokens[kind] / shares[kind], -shares[kind], kind))
-        item = next(streams[behind], None)
-        if item is None:
+        sequence = next(streams[behind], None)
+        if sequence is None:
             del streams[behind]
             continue
-        tokens[behind] += len(item.rollout.prompt_ids) + len(item.rollout.response_ids)
-        yield item
+        tokens[behind] += sequence.num_tokens
+        yield sequence
 
 
 def share_tokens(sizes: Mapping[str, float], given: Mapping[str, float]) -> dict[str, float]:
@@ -93,11 +95,3 @@ def _draw(items: Sequence[GradedRollout], weights: Sequence[float], seed: str) -
     rng = random.Random(seed)
     waits = [(rng.expovariate(1.0) / weight if weight else float("inf"), place) for place, weight in enumerate(weights)]
     yield from (items[place] for _, place in sorted(waits))
-
-
-def _limit_per_problem(items: Iterator[GradedRollout], most: int) -> Iterator[GradedRollout]:
-    taken: dict[str, int] = defaultdict(int)
-    for item in items:
-        if taken[item.problem.id] < most:
-            taken[item.problem.id] += 1
-            yield item

@@ -19,6 +19,7 @@ from .windows import (
     select_by_pass_rate,
     shuffle,
     take_pairs,
+    to_sequence,
 )
 
 
@@ -64,7 +65,7 @@ def select_ssgr(sources: Sources, config: CalibrationConfig) -> Iterator[Calibra
     def widening() -> Iterator[CalibrationSequence]:
         seen: set[tuple[str, int]] = set()  # each step holds what the one before it held
         for name, items in steps:
-            yield from (_to_sequence(item, name) for item in shuffle(items, config.seed) if _key(item) not in seen)
+            yield from (to_sequence(item, name) for item in shuffle(items, config.seed) if _key(item) not in seen)
             seen |= {_key(item) for item in items}
 
     yield from limit_per_problem(widening(), config.max_per_problem)
@@ -81,8 +82,7 @@ def select_cover(sources: Sources, config: CalibrationConfig) -> Iterator[Calibr
             "the damage of some correct rollouts was not measured; `ssgr prune --damage` measures it, and keeps it with them."
         )
     name = "cover: damage" if config.damage else "cover"
-    for item in order_by_kind(correct, compute_pass_rates(sources.rollouts), config):
-        yield _to_sequence(item, name)
+    yield from order_by_kind(correct, compute_pass_rates(sources.rollouts), config, name)
 
 
 def select_self(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
@@ -127,7 +127,7 @@ def select_obc(sources: Sources, config: CalibrationConfig) -> Iterator[Calibrat
         pair = right[(len(right) - 1) // 2], wrong[-1]
         middle = sum(len(item.rollout.response_ids) for item in pair) / 2
         for item in pair:
-            yield _weight_response(_to_sequence(item, "obc"), middle / len(item.rollout.response_ids))
+            yield _weight_response(to_sequence(item, "obc"), middle / len(item.rollout.response_ids))
 
 
 def select_prompts(sources: Sources, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
@@ -195,13 +195,8 @@ def select(sources: Sources, config: CalibrationConfig) -> list[CalibrationSeque
 
 
 def _select_at_random(items: Iterable[GradedRollout], name: str, config: CalibrationConfig) -> Iterator[CalibrationSequence]:
-    ordered = (_to_sequence(item, name) for item in shuffle(items, config.seed))
+    ordered = (to_sequence(item, name) for item in shuffle(items, config.seed))
     return limit_per_problem(ordered, config.max_per_problem)
-
-
-def _to_sequence(item: GradedRollout, selected_by: str) -> CalibrationSequence:
-    rollout = item.rollout
-    return CalibrationSequence(rollout.prompt_ids, rollout.response_ids, selected_by, rollout.problem_id, rollout.sample)
 
 
 def _weight_response(sequence: CalibrationSequence, weight: float) -> CalibrationSequence:

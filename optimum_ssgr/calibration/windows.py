@@ -55,6 +55,12 @@ def shuffle(graded: Iterable[GradedRollout], seed: int) -> list[GradedRollout]:
     return ordered
 
 
+def to_sequence(item: GradedRollout, selected_by: str) -> CalibrationSequence:
+    """Make a sequence of a rollout, prompt and response exactly as they are."""
+    rollout = item.rollout
+    return CalibrationSequence(rollout.prompt_ids, rollout.response_ids, selected_by, rollout.problem_id, rollout.sample)
+
+
 def limit_per_problem(sequences: Iterable[CalibrationSequence], most: int) -> Iterator[CalibrationSequence]:
     """Drop sequences of a problem that has given `most` already."""
     taken: Counter[str | None] = Counter()

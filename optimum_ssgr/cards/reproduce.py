@@ -76,6 +76,7 @@ def pruning_commands(provenance: Provenance) -> list[str]:
     """
     config, manifest = provenance.config, provenance.calibration
     flags, before = _model(provenance.base_model, provenance.base_commit, provenance.dtype), []
+    by_damage = False
     if config.needs_calibration:
         on_hub = manifest and pinned(manifest.hub)
         before = [] if on_hub or not manifest else calibration_commands(manifest)
@@ -87,7 +88,7 @@ def pruning_commands(provenance: Provenance) -> list[str]:
         made = "sparse/calibration" if by_damage else "calibration"
         flags.append(("--calibration", "@".join(on_hub) if on_hub else made))
     flags += _pruning(config)
-    return [*before, _command("prune", ["pruned" if before and "ssgr prune" in before[-1] else "sparse"], flags)]
+    return [*before, _command("prune", ["pruned" if by_damage else "sparse"], flags)]
 
 
 def _pruning(config: PruningConfig) -> list[tuple[Any, ...]]:

@@ -132,7 +132,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def carry_weights(
-    source: Path,
+    stored: Mapping[str, StoredTensor],
     target: Path,
     wanted: Mapping[str, StoredTensor],
     pruned: Collection[str],
@@ -142,9 +142,9 @@ def carry_weights(
     """Write every tensor that the original stores, one at a time, and compare with the original what was written.
 
     Args:
-        source: Folder of the original.
+        stored: What the original stores by name.
         target: Folder of the checkpoint.
-        wanted: What to write by name: what the original stores, in another type where that was asked for.
+        wanted: What to write by name: the same, in another type where that was asked for.
         pruned: Names of the stored tensors that are pruned, or a part of what is.
         read_pruned: Returns one of these, of any type.
         blocks: Files with pruned blocks. One that holds just what is wanted is linked, so that it takes no space again.
@@ -152,7 +152,6 @@ def carry_weights(
     Raises:
         OutputError: What was written is not what was wanted, or what was not pruned is not the original's.
     """
-    stored = stored_tensors(source)
     linked = {path: names for path in blocks if _holds(names := read_header(path)[0], wanted)}
     done = {name for names in linked.values() for name in names}
     rest: dict[Path, dict[str, StoredTensor]] = {}

@@ -151,7 +151,7 @@ def _carry(
     if dtype is not None:
         held_as = {key: name for name in weights.names for key in weights.stored_as(name)}
         wanted = cast_all(stored, dtype, lambda key: weights.stays_in_float32(held_as.get(key, key)))
-    carry_weights(weights.folder, target, wanted, block_of, read_pruned, blocks)
+    carry_weights(stored, target, wanted, block_of, read_pruned, blocks)
 
     same_tokenizer = is_as_loaded(tokenizer, weights.folder, trust_remote_code)
     carry_files(weights.folder, target, trust_remote_code, () if same_tokenizer else tokenizer_files(tokenizer))

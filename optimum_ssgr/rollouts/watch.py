@@ -7,7 +7,7 @@ from transformers.utils import logging
 
 from ..config import PromptConfig
 from ..records import Rollout
-from ..thinking import choose_style, split_thinking, template_text, thinking_part
+from ..thinking import choose_style, is_told, split_thinking, thinking_part
 
 
 logger = logging.get_logger(__name__)
@@ -29,8 +29,7 @@ def watch_thinking(tokenizer: PreTrainedTokenizerBase, prompting: PromptConfig |
     """
     prompting = prompting or PromptConfig()
     style = choose_style(tokenizer, prompting.thinking, prompting.system)
-    told = f"{template_text(tokenizer)}\n{prompting.system or ''}"
-    if not (style.opening in told or style.closing in told):
+    if not is_told(tokenizer, style, prompting.system):
         return lambda rollout: None
     thinks: list[bool] = []
 

@@ -15,7 +15,7 @@ from optimum_ssgr.pruning.blocks import find_blocks, find_matrices
 from optimum_ssgr.reasoner import WEIGHTS
 from optimum_ssgr.rollouts.local import LocalEngine
 
-from ..models import SMALL, slow_but
+from ..models import SMALL, randomize, slow_but
 from ..rollouts.test_local import ENDINGS, by_request, requests
 from .test_streaming import DATA, save
 
@@ -66,11 +66,7 @@ def build(name):
     torch.manual_seed(0)
     config = AutoConfig.for_model(name, **TYPES[name])
     model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager").eval()
-    for parameter in model.parameters():
-        if parameter.ndim == 1:
-            torch.nn.init.uniform_(parameter, 0.3, 1.7)
-        else:
-            torch.nn.init.normal_(parameter, std=0.15)
+    randomize(model)
     return model
 
 
