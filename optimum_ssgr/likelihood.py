@@ -16,6 +16,8 @@ from transformers import PreTrainedModel
 from .tokens import check_context, rotary_switch
 
 
+BATCH_TOKENS = 16384
+"""Tokens run together, padding included."""
 SCORES = 2**27
 """Scores of the next token in memory at a time, half a GB in float32; a long trace over a large vocabulary has far more."""
 
@@ -24,7 +26,7 @@ SCORES = 2**27
 def response_nll(
     model: PreTrainedModel,
     sequences: Sequence[tuple[Sequence[int], Sequence[int]]],
-    batch_tokens: int = 16384,
+    batch_tokens: int = BATCH_TOKENS,
     desc: str | None = None,
 ) -> list[float]:
     """Return the negative log-likelihood that a model gives to responses, each after its prompt.
@@ -45,8 +47,8 @@ def response_nll(
     model.eval()
     found = [0.0] * len(sequences)
     with tqdm(total=len(sequences), desc=desc, unit="trace", disable=desc is None) as progress:
-        for numbers in _batches(sequences, batch_tokens, rotary_switch(model.config)):
-            for number, nats in zip(numbers, _score(model, [sequences[number] for number in numbers]), strict=True):
+        for numbers in batch_by_length(sequences, batch_tokens, rotary_switch(model.config)):
+            for number, nats in zip(numbers, score_batch(model, [sequences[number] for number in numbers]), strict=True):
                 found[number] = nats
             progress.update(len(numbers))
     return found
@@ -63,8 +65,16 @@ def format_rise(row: Mapping[str, Any], sign: str = "+-") -> str:
     return f"{rise:+.3f}" if error is None or math.isnan(error) else f"{rise:+.3f} {sign} {error:.3f}"
 
 
-def _batches(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], most: int, switch: int | None) -> Iterator[list[int]]:
-    """Yield the numbers of sequences to run together: those of like length, the longest first, on one side of the switch."""
+def batch_by_length(
+    sequences: Sequence[tuple[Sequence[int], Sequence[int]]], most: int, switch: int | None
+) -> Iterator[list[int]]:
+    """Yield the numbers of sequences to run together: those of like length, the longest first.
+
+    Args:
+        sequences: Token ids of prompt and response.
+        most: Tokens run together, padding included; a longer sequence runs alone.
+        switch: A length that no batch has shorter and longer sequences than; see `tokens.rotary_switch`.
+    """
     lengths = [len(prompt) + len(response) for prompt, response in sequences]
     batch: list[int] = []
     for number in sorted(range(len(sequences)), key=lambda number: -lengths[number]):
@@ -77,8 +87,11 @@ def _batches(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], most: int
         yield batch
 
 
-def _score(model: PreTrainedModel, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
-    """Run the model on one batch. It is padded on the right, where no token sees the padding or counts it in its position."""
+def score_batch(model: PreTrainedModel, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
+    """Return the negative log-likelihood of the responses of one batch, in nats.
+
+    It is padded on the right, where no token sees the padding or counts it in its position.
+    """
     device = model.get_input_embeddings().weight.device
     rows = [torch.tensor([*prompt, *response]) for prompt, response in sequences]
     ids = pad_sequence(rows, batch_first=True).to(device)

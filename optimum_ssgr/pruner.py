@@ -38,6 +38,7 @@ from .problems.load import ProblemSource, load_problems, usual_instruction
 from .problems.mixture import ProblemSets, instruction_of, is_mixture, kind_shares, load_mixture, read_problem_sets
 from .problems.options import ProblemOptions
 from .pruning.block_store import open_block_store
+from .pruning.distributed import world_size
 from .pruning.inputs import read_inputs
 from .pruning.layerwise import check_prunable, prune_layerwise
 from .pruning.report import PruningReport
@@ -188,33 +189,36 @@ class SSGRPruner:
         calibration: CalibrationConfig,
         *,
         journal_dir: str | Path | None = None,
+        activation_gb: float = 8.0,
     ) -> tuple[list[GradedRollout], dict[str, Any]]:
         """Prune for a look at which correct traces it damages most, and give the model its weights back.
 
         It takes one pruning with random correct traces, two forward passes over all correct traces, and room for the model's
-        blocks on disk.
+        blocks on disk, twice where the model is in memory.
 
         Args:
             rollouts: Rollouts of this model.
             config: How it is going to be pruned.
             calibration: Budget and seed of the random traces.
-            journal_dir: Folder in which an interrupted measurement goes on; a temporary one when None.
+            journal_dir: Folder in which an interrupted measurement goes on; a temporary one when None. Several processes need
+                one that all of them see.
+            activation_gb: For a streamed model, most GB of hidden states to hold.
 
         Returns:
             The rollouts with their damage, for the strategy `cover` with `damage`; and how it was measured, for the manifest.
 
         Raises:
-            SSGRError: The model is streamed or pruned already, no rollout is correct, or the model cannot be pruned.
+            SSGRError: The model is pruned already, no rollout is correct, or the model cannot be pruned.
         """
         self._check_dense()
-        if self.streamed:
-            raise ConfigError("damage is measured with the model in memory, and this one is streamed.")
+        if world_size() > 1 and journal_dir is None:
+            raise ConfigError("several processes need a journal_dir that all of them see.")
         if not config.needs_calibration:
             raise ConfigError(f"the method {config.method} needs no calibration set, so there is nothing to select for it.")
         at_random = dataclasses.replace(calibration, strategy="self", damage=False, kind_shares=(), adaptive=False)
         probe = build_set(Sources(rollouts), at_random, describe_origin(self.model, self.tokenizer, {}))
         inputs = read_inputs(probe, config, self.model, self.tokenizer)
-        measured = measure_damage(self.model, rollouts, inputs, config, journal_dir)
+        measured = measure_damage(self.model, rollouts, inputs, config, journal_dir, self.streamed, activation_gb)
         return measured, {"pruning": config.to_dict(), "calibration": probe.manifest.content_hash}
 
     def select_calibration(

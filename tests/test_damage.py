@@ -72,6 +72,19 @@ def test_the_model_is_dense_again_after_a_failure_and_the_measurement_goes_on(re
     assert [item.damage for item in resumed] == [item.damage and pytest.approx(item.damage - 1) for item in whole]
 
 
+def test_a_streamed_model_is_damaged_as_one_in_memory(reasoner, rollouts, tmp_path):
+    config = PruningConfig(sparsity=0.6, true_sequential=False)
+    expected, _ = SSGRPruner(copy.deepcopy(reasoner[0]), reasoner[1]).measure_damage(rollouts, config, CONFIG)
+    pruner = SSGRPruner.from_pretrained("tiny-reasoner", streaming=True)
+    room = {"activation_gb": 1e-3}  # for a part of the traces, so that the blocks are read for the others again
+    measured, _ = pruner.measure_damage(rollouts, config, CONFIG, journal_dir=tmp_path, **room)
+    assert [item.damage for item in measured] == [
+        item.damage and pytest.approx(item.damage, rel=1e-3, abs=1e-3) for item in expected
+    ]
+    assert all(parameter.is_meta for parameter in pruner.model.parameters())
+    assert (tmp_path / "probe" / DENSE_NLL_FILE).exists() and not list(tmp_path.glob("dense-*"))
+
+
 def test_what_cannot_be_measured_is_refused(reasoner, rollouts):
     pruner = SSGRPruner(copy.deepcopy(reasoner[0]), reasoner[1])
     with pytest.raises(ConfigError, match="magnitude"):

@@ -146,6 +146,12 @@ class StreamedWeights:
             yield
 
     @contextmanager
+    def onload_outside(self, model: PreTrainedModel) -> Iterator[None]:
+        """Hold everything outside of the blocks."""
+        with self._held(modules_outside(model)):
+            yield
+
+    @contextmanager
     def onload_block(self, name: str, block: nn.Module) -> Iterator[None]:
         """Hold a block's weights; what is done to them is lost unless it is written elsewhere."""
         with self._held({f"{name}.{child}".rstrip("."): module for child, module in block.named_modules()}):
@@ -164,7 +170,7 @@ class StreamedWeights:
             hooks.append(block.register_forward_pre_hook(partial(bring_in, name)))
             hooks.append(block.register_forward_hook(lambda *_: stack.close()))
         try:
-            with self._held(modules_outside(model)):
+            with self.onload_outside(model):
                 return model(ids.to(self.device), use_cache=False).logits
         finally:
             stack.close()

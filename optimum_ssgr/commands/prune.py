@@ -55,8 +55,8 @@ class PruneCommand(SSGRSubcommand):
                 calibration_config = dataclasses.replace(calibration_config, damage=True)
             check_building(args, config, calibration_config)
         reselects = bool(args.calibration and args.damage)
-        if reselects:
-            check_damage(args, config)
+        if reselects and not config.needs_calibration:
+            raise ConfigError(f"the method {config.method} needs no calibration set, so --damage has nothing to select for.")
         from ..checkpoints.load import load_skeleton, load_tokenizer
         from ..checkpoints.streaming import check_streamable
         from ..files import check_unused
@@ -108,18 +108,6 @@ def check_building(args: Namespace, config: PruningConfig, calibration_config: C
     check_inputs(args, calibration_config)
 
 
-def check_damage(args: Namespace, config: PruningConfig) -> None:
-    """Refuse to measure damage where it cannot be, or is of no use.
-
-    Raises:
-        ConfigError: It cannot.
-    """
-    if not config.needs_calibration:
-        raise ConfigError(f"the method {config.method} needs no calibration set, so --damage has nothing to select for.")
-    if args.streaming or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("--damage needs the model in the memory of one process, without --streaming.")
-
-
 def run(
     args: Namespace,
     config: PruningConfig,
@@ -168,5 +156,5 @@ def reselect_by_damage(
     defaults = dataclasses.replace(calibration.config, strategy="cover", damage=True, adaptive=False)
     selection = flags.calibration_config(args, defaults)
     graded = find_kinds(calibration.graded_rollouts(), pruner.model, selection.seed)
-    measured, damage = pruner.measure_damage(graded, config, selection, journal_dir=journal)
+    measured, damage = pruner.measure_damage(graded, config, selection, journal_dir=journal, activation_gb=args.activation_gb)
     return reselect(calibration, selection, rollouts=measured, damage=damage)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -103,6 +103,11 @@ def open_block_store(folder: str | Path) -> Iterator[BlockStore]:
         if not journal.blocks():
             (locked / FINGERPRINT).unlink(missing_ok=True)
         yield journal
+
+
+def load_block(name: str, block: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give a block the tensors that `BlockStore.read` returned, which have its name before theirs."""
+    block.load_state_dict({key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items()})
 
 
 def hash_block(block: nn.Module) -> str:

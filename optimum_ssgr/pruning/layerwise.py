@@ -13,7 +13,7 @@ from ..config import PruningConfig
 from ..errors import ConfigError, DataError, ModelError, OutputError
 from .activations import ActivationStore
 from .allocation import outlier_ratio, owl_sparsities
-from .block_store import BlockStore, hash_block
+from .block_store import BlockStore, hash_block, load_block
 from .blocks import Matrix, find_blocks, find_matrices
 from .capture import MicroBatch, TokenSequence, capture_inputs, check_chain, find_model_device, probe_outputs
 from .distributed import barrier, rank, take_shard
@@ -261,7 +261,7 @@ def _prune_or_restore(
             f"the weights of {name} are not those that {journal.folder} was begun with; "
             "use the same model, or remove the folder to start anew."
         )
-    block.load_state_dict({key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items()})
+    load_block(name, block, tensors)
     advance(index, block, calibration.batches)
     return reports
 

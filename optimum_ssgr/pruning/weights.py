@@ -23,6 +23,9 @@ class Weights(Protocol):
     def onload_embeddings(self, model: PreTrainedModel) -> AbstractContextManager[None]:
         """Hold everything outside of the blocks but the output head: what the tokens run through before the first block."""
 
+    def onload_outside(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+        """Hold everything outside of the blocks."""
+
     def onload_block(self, name: str, block: nn.Module) -> AbstractContextManager[None]:
         """Hold a block's weights; what was changed is kept."""
 
@@ -38,6 +41,10 @@ class ResidentWeights:
         return model
 
     def onload_embeddings(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+        """Do nothing: everything is there."""
+        return nullcontext()
+
+    def onload_outside(self, model: PreTrainedModel) -> AbstractContextManager[None]:
         """Do nothing: everything is there."""
         return nullcontext()
 
