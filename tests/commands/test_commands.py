@@ -2,13 +2,11 @@
 
 import json
 import re
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from optimum_ssgr.reasoner import WEIGHTS
+
+from .. import processes
+from ..processes import started
 
 
 OPTIMUM_CLI = Path(sys.executable).with_name("optimum-cli")
@@ -27,12 +28,6 @@ def ssgr(*arguments, cwd):
     """Run a command by the installed `optimum-cli`, in a process of its own."""
     command = [OPTIMUM_CLI, "ssgr", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
-
-
-def interruptible(command, cwd):
-    """Start a command that listens to Ctrl-C even where the tests themselves run in the background, deaf to it."""
-    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listen)
 
 
 @pytest.fixture(scope="module")
@@ -403,13 +398,12 @@ def test_torchrun_writes_one_checkpoint(tmp_path, calibration, cli):
 @pytest.mark.slow
 def test_an_interrupted_prune_goes_on(tmp_path, calibration, cli):
     arguments = ["prune", "out", *MODEL, "--calibration", calibration, "--method", "alps", "--sparsity", "0.6"]
-    command = [OPTIMUM_CLI, "ssgr", *map(str, arguments)]
-    with interruptible(command, tmp_path) as process:
-        while not (tmp_path / "out.journal" / "block-00000.safetensors").exists() and process.poll() is None:
+    with started(processes.ssgr, *arguments, cwd=tmp_path) as running:
+        while not (tmp_path / "out.journal" / "block-00000.safetensors").exists() and running.process.is_alive():
             time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
-    assert process.returncode == 130
+        running.send_signal(signal.SIGINT)
+        assert running.wait() == 130
+        rest = running.err.read_text()
     assert "finished rollouts and blocks are kept in out.journal. Run the same command to go on." in rest
     assert [path.name for path in tmp_path.iterdir()] == ["out.journal"]
 
@@ -438,14 +432,9 @@ def test_a_dry_run_predicts_less_memory_for_streaming(workspace, calibration, cl
 @pytest.mark.slow
 def test_a_full_disk_keeps_the_finished_blocks(tmp_path, cli):
     """A limit on the size of files stands for the disk: each block fits, the whole checkpoint does not."""
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
-
-    command = [OPTIMUM_CLI, "ssgr", *PRUNE, "--sparsity", "0.5"]
-    done = subprocess.run(command, cwd=tmp_path, preexec_fn=limit, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "error: cannot write out: " in done.stderr.splitlines()[-1]
+    with started(processes.ssgr, *PRUNE, "--sparsity", "0.5", cwd=tmp_path, file_size=2_000_000) as running:
+        assert running.wait() == 1
+        assert "error: cannot write out: " in running.err.read_text().splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["out.journal"]
     assert len(list((tmp_path / "out.journal").glob("block-*.safetensors"))) == 4
 
@@ -487,14 +476,13 @@ def test_an_interrupted_calibration_goes_on(tmp_path, cli):
     """Interrupted once a rollout is finished; then the same command generates what is missing."""
     problems = ["--problems", "tiny-reasoner", "--num-problems", "20", "--samples-per-problem", "4"]
     arguments = ["calibrate", "out", *MODEL, *problems, "--max-new-tokens", "400", "--num-tokens", "1000"]
-    command = [OPTIMUM_CLI, "ssgr", *arguments]
     rollouts = tmp_path / "out.journal" / "rollouts.jsonl"
-    with interruptible(command, tmp_path) as process:
-        while not (rollouts.exists() and rollouts.read_bytes().count(b"\n")) and process.poll() is None:
+    with started(processes.ssgr, *arguments, cwd=tmp_path) as running:
+        while not (rollouts.exists() and rollouts.read_bytes().count(b"\n")) and running.process.is_alive():
             time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
-    assert process.returncode == 130
+        running.send_signal(signal.SIGINT)
+        assert running.wait() == 130
+        rest = running.err.read_text()
     assert "interrupted; finished rollouts are kept in out.journal. Run the same command to go on." in rest
     assert "Traceback" not in rest
     assert [path.name for path in tmp_path.iterdir()] == ["out.journal"]

@@ -4,9 +4,8 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
-from pathlib import Path
+import time
 
 import pyarrow.parquet
 import pytest
@@ -17,18 +16,14 @@ from optimum_ssgr.evaluation.output import is_whole_benchmark
 from optimum_ssgr.reasoner import WEIGHTS
 
 from ..problems.local_copy import write_gsm8k
+from ..processes import ssgr, started
 from ..rollouts.stub_server import StubServer
 
 
-OPTIMUM_CLI = Path(sys.executable).with_name("optimum-cli")
 COMMAND = [
     *("evaluate", "-m", "tiny-reasoner", "--problems", "tiny-reasoner:walk", "tiny-reasoner:sum", "--num-problems", "12"),
     *("--samples", "2", "--max-new-tokens", "200", "--batch-size", "4", "--output", "out"),
 ]
-
-
-def start(folder, *arguments):
-    return subprocess.Popen([OPTIMUM_CLI, "ssgr", *arguments], cwd=folder, stdout=-1, stderr=-1, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +50,11 @@ def uninterrupted(tmp_path_factory, run):
 @pytest.mark.slow
 def test_killed_and_run_again_generates_only_what_is_missing(tmp_path, uninterrupted, run):
     """Killed in the second set; what is kept of both stays as it is."""
-    with start(tmp_path, *COMMAND) as process:
+    with started(ssgr, *COMMAND, cwd=tmp_path) as running:
         while sum(found.count(b"\n") for found in rollouts(tmp_path).values()) < 26:
-            assert process.poll() is None, process.stderr.read()
-        process.send_signal(signal.SIGKILL)
+            assert running.process.is_alive(), running.err.read_text()
+            time.sleep(0.01)
+        running.send_signal(signal.SIGKILL)
     kept = {name: found[: found.rfind(b"\n") + 1] for name, found in rollouts(tmp_path).items()}
     assert len(kept) == 2
     assert 26 <= sum(found.count(b"\n") for found in kept.values()) < 48

@@ -3,17 +3,16 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
-from functools import partial
-from pathlib import Path
 
 import pytest
 from optimum.commands.optimum_cli import main
 
+from .. import processes
+from ..processes import started
 
-OPTIMUM_CLI = Path(sys.executable).with_name("optimum-cli")
+
 COMMAND = [
     *("study", "out", "-m", "tiny-reasoner", "--problems", "tiny-reasoner:chain,variables,sum,count"),
     *("--num-problems", "16", "--samples-per-problem", "4", "--num-tokens", "300", "--max-new-tokens", "160"),
@@ -42,30 +41,21 @@ def ssgr():
     return run
 
 
-def start(folder, *arguments):
-    """Start a command in a process group of its own that listens to Ctrl-C, which the tests themselves may be deaf to."""
-    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    command = [OPTIMUM_CLI, "ssgr", *arguments, "--quiet"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=folder, start_new_session=True, preexec_fn=listen, **pipes)
-
-
 def finished(folder):
     return {path.name: path.stat().st_mtime_ns for path in (folder / "out.journal" / "cells").glob("*.json")}
 
 
 def stop(folder, least, number, *arguments):
-    """Run the study until some cells are finished and others begun; return what it says once every process has ended."""
-    with start(folder, *COMMAND, *arguments) as process:
+    """Run the study until some cells are finished and others begun; return its exit code, and what it says."""
+    with started(processes.ssgr, *COMMAND, *arguments, "--quiet", cwd=folder) as running:
         while len(finished(folder)) < least:
-            assert process.poll() is None, process.stderr.read()
+            assert running.process.is_alive(), running.err.read_text()
             time.sleep(0.01)
         if number == signal.SIGINT:
-            os.killpg(process.pid, number)  # as a terminal does
+            os.killpg(running.process.pid, number)  # as a terminal does
         else:
-            process.send_signal(number)
-        out, errors = process.communicate()  # to the end of the pipes, which all processes share
-    return process.returncode, out, errors
+            running.send_signal(number)
+        return running.wait(), running.out.read_text(), running.err.read_text()
 
 
 @pytest.fixture(scope="module")

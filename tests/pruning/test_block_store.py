@@ -1,14 +1,9 @@
 """Runs that are cut off: what is finished stays, and the same command ends with the same bits."""
 
-import os
-import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,11 +16,11 @@ from optimum_ssgr.pruner import SSGRPruner
 from optimum_ssgr.pruning.block_store import open_block_store
 from optimum_ssgr.reasoner import NAME, WEIGHTS
 
+from ..processes import started
 from .test_layerwise import random_sequences
 
 
 SEQUENCES = random_sequences((60, 90, 40, 75, 110, 35))
-SCRIPT = "import pathlib, sys; from tests.pruning.test_block_store import run; run(pathlib.Path(sys.argv[1]), sys.argv[2])"
 
 
 def run(folder, mode="resident"):
@@ -34,18 +29,6 @@ def run(folder, mode="resident"):
     data = Dataset.from_dict({"input_ids": SEQUENCES})
     pruner.prune(data, PruningConfig(method="sparsegpt", sparsity=0.5), journal_dir=folder / "journal")
     pruner.save_pretrained(folder / "out")
-
-
-def start(folder, *, mode="resident", limit=None):
-    """Begin the same in a process of its own; its files may not grow beyond a limit."""
-
-    def limit_files():
-        if limit:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    command = [sys.executable, "-c", SCRIPT, str(folder), mode]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=limit_files)
 
 
 def weights_in(folder):
@@ -69,11 +52,11 @@ def uninterrupted(tmp_path_factory):
 @pytest.mark.parametrize("mode", ["resident", "streaming"])
 @pytest.mark.parametrize("after", [1, 3])
 def test_killed_and_run_again_gives_the_same_bits(tmp_path, uninterrupted, mode, after):
-    with start(tmp_path, mode=mode) as process:
+    with started(run, tmp_path, mode, cwd=tmp_path) as running:
         while len(finished_blocks(tmp_path)) < after:
-            assert process.poll() is None, process.stderr.read()
+            assert running.process.is_alive(), running.err.read_text()
             time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
+        running.send_signal(signal.SIGKILL)
     assert after <= len(finished_blocks(tmp_path)) <= 4
     assert not (tmp_path / "out").exists()
     run(tmp_path, mode)
@@ -193,10 +176,9 @@ def test_two_processes_do_not_share_a_journal(begun):
 @pytest.mark.slow
 def test_full_disk_keeps_what_is_finished(tmp_path, uninterrupted):
     """Files may not grow beyond a size that lets the journal begin but not a block be written; then they may again."""
-    with start(tmp_path, limit=1_000_000) as process:
-        _, errors = process.communicate()
-    assert process.returncode != 0
-    assert "make room and run the same command again to go on" in errors
+    with started(run, tmp_path, cwd=tmp_path, file_size=1_000_000) as running:
+        assert running.wait() != 0
+        assert "make room and run the same command again to go on" in running.err.read_text()
     assert not (tmp_path / "out").exists()
     assert [path.name for path in (tmp_path / "journal").glob("*.partial")] == []
     run(tmp_path)

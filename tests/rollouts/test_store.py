@@ -2,15 +2,10 @@
 
 import itertools
 import json
-import os
-import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import tracemalloc
-from pathlib import Path
 
 import pytest
 import torch
@@ -25,8 +20,9 @@ from optimum_ssgr.rollouts.engine import Request
 from optimum_ssgr.rollouts.prompts import encode_prompts
 from optimum_ssgr.rollouts.store import open_rollout_store
 
+from ..processes import started
 
-SCRIPT = "import pathlib, sys; from tests.rollouts.test_store import run; run(pathlib.Path(sys.argv[1]))"
+
 SETTINGS = {"samples_per_problem": 4, "max_new_tokens": 200, "num_sequences": 8}
 
 
@@ -39,18 +35,6 @@ def run(folder, dtype="float32", batch_size=8, limit=12, **changes):
     pruner.build_calibration(problems, config, **folders, batch_size=batch_size)
 
 
-def start(folder, limit=None):
-    """Begin the same in a process of its own; its files may not grow beyond a limit."""
-
-    def limit_files():
-        if limit:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    command = [sys.executable, "-c", SCRIPT, str(folder)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=limit_files)
-
-
 def make_rollout(sample):
     return Rollout("p", sample, (1, 2), tuple(range(sample % 99, 300)), sample % 3 > 0)
 
@@ -60,7 +44,6 @@ def append_without_end(folder):
     with open_rollout_store(folder, {"model": "m"}) as journal:
         for sample in itertools.count():
             journal.append(make_rollout(sample))
-            print(sample, flush=True)
 
 
 def lines(folder):
@@ -87,11 +70,11 @@ def uninterrupted(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [1, 25])
 def test_killed_and_run_again_gives_the_same_set(tmp_path, uninterrupted, after):
-    with start(tmp_path) as process:
+    with started(run, tmp_path, cwd=tmp_path) as running:
         while len(lines(tmp_path)) < after:
-            assert process.poll() is None, process.stderr.read()
+            assert running.process.is_alive(), running.err.read_text()
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
+        running.send_signal(signal.SIGKILL)
     kept = [line for line in lines(tmp_path) if line.endswith(b"\n")]
     assert after <= len(kept) < 48
     assert not (tmp_path / "out").exists()
@@ -115,10 +98,9 @@ def test_a_torn_last_line_is_repaired(tmp_path, uninterrupted, caplog):
 @pytest.mark.slow
 def test_a_full_disk_keeps_what_is_finished(tmp_path, uninterrupted):
     """Files may not grow beyond a size that holds some rollouts; then they may again."""
-    with start(tmp_path, limit=6000) as process:
-        _, errors = process.communicate()
-    assert process.returncode != 0
-    assert "make room and run the same command again to go on" in errors
+    with started(run, tmp_path, cwd=tmp_path, file_size=6000) as running:
+        assert running.wait() != 0
+        assert "make room and run the same command again to go on" in running.err.read_text()
     assert 0 < len(lines(tmp_path)) < 48
     run(tmp_path)
     assert files(tmp_path) == files(uninterrupted)
@@ -226,12 +208,10 @@ def test_ids_stay_in_the_file_and_can_be_read_as_long_as_a_rollout_lives(tmp_pat
 
 
 def test_a_journal_whose_writer_was_killed_holds_whole_rollouts_and_is_gone_on_with(tmp_path):
-    script = "import sys; from tests.rollouts.test_store import append_without_end; append_without_end(sys.argv[1])"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-c", script, str(tmp_path / "journal")]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
-        assert all(process.stdout.readline() for _ in range(20))
-        process.send_signal(signal.SIGKILL)
+    with started(append_without_end, tmp_path / "journal", cwd=tmp_path) as running:
+        while len(lines(tmp_path)) < 21:
+            assert running.process.is_alive(), running.err.read_text()
+        running.send_signal(signal.SIGKILL)
     whole = sum(line.endswith(b"\n") for line in lines(tmp_path))
     assert whole >= 20
     for more in (5, 10):

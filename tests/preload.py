@@ -1,0 +1,13 @@
+"""What processes that `tests.processes` starts have loaded already: they are forked from one that has imported this."""
+
+from optimum.commands.optimum_cli import main as main
+
+from optimum_ssgr.commands import evaluate as evaluate
+from optimum_ssgr.commands import prune as prune
+from optimum_ssgr.evaluation import compare as compare
+from optimum_ssgr.pruner import SSGRPruner as SSGRPruner
+from optimum_ssgr.reasoner.text import documents
+from optimum_ssgr.study import run as run
+
+
+documents("train")  # which parses Python's whole library

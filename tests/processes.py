@@ -1,0 +1,87 @@
+"""Processes of their own for tests that kill, interrupt or starve them, forked from one that has loaded the libraries already.
+
+An interpreter that loads them takes seconds of the processor, more than most of what these tests are about.
+"""
+
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import pytest
+
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.preload"])
+
+
+class Running(NamedTuple):
+    """A process, and the files that its standard output and standard error go to."""
+
+    process: BaseProcess
+    out: Path
+    err: Path
+
+    def send_signal(self, number: int) -> None:
+        """Send the process a signal."""
+        os.kill(self.process.pid, number)
+
+    def wait(self) -> int:
+        """Wait for the end and return the exit code, which is -n after signal n."""
+        self.process.join()
+        return self.process.exitcode
+
+
+@contextmanager
+def started(call: Callable[..., object], *arguments: Any, cwd: Path, file_size: int | None = None) -> Iterator[Running]:
+    """Start a function in a process and process group of its own, which is killed at the end if it has not ended.
+
+    Args:
+        call: A function of a module.
+        arguments: Its arguments, which are pickled.
+        cwd: Where it runs.
+        file_size: Most bytes of a file that it can write, which stands for a full disk.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # where the server finds what it is to load
+        forkserver.ensure_running()
+    with TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        process = CONTEXT.Process(target=_run, args=(call, arguments, out, err, cwd, file_size))
+        process.start()
+        try:
+            yield Running(process, out, err)
+        finally:
+            process.kill()
+            process.join()
+
+
+def ssgr(*arguments: object) -> None:
+    """Run `optimum-cli ssgr`."""
+    from optimum.commands.optimum_cli import main
+
+    sys.argv = ["optimum-cli", "ssgr", *map(str, arguments)]
+    main()
+
+
+def _run(
+    call: Callable[..., object], arguments: tuple[Any, ...], out: Path, err: Path, cwd: Path, file_size: int | None
+) -> None:
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # to which the process that it is forked from is deaf
+    for number, path in ((1, out), (2, err)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, number)
+        os.close(file)
+    if file_size is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+    os.chdir(cwd)
+    call(*arguments)
