@@ -1,6 +1,6 @@
 """Start a job's processes with torchrun's environment, from one that has loaded the libraries, so that they need not.
 
-`python -m tests.pruning.launch PROCESSES SCRIPT [ARGUMENT ...]`. The tests that give commands start them by torchrun itself.
+`python -m tests.pruning.launch PROCESSES SCRIPT [ARGUMENT ...]`. `tests/commands` starts a job by torchrun itself.
 """
 
 import os
@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 
-import optimum_ssgr.pruning.layerwise  # noqa: F401
+import optimum_ssgr.pruner  # noqa: F401
 import tests.models  # noqa: F401
 
 

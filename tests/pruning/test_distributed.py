@@ -1,9 +1,14 @@
 """Several processes, and models that accelerate has spread out: the result of one process with everything in memory."""
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,18 +17,24 @@ from safetensors.torch import load_file
 
 from optimum_ssgr.config import PruningConfig
 from optimum_ssgr.errors import ModelError
+from optimum_ssgr.pruning import watch
 from optimum_ssgr.pruning.block_store import hash_tensors
+from optimum_ssgr.pruning.distributed import barrier, start_processes
 from optimum_ssgr.pruning.layerwise import prune_layerwise
-from optimum_ssgr.pruning.watch import watch_others
 from optimum_ssgr.pruning.weights import ResidentWeights
-from optimum_ssgr.reasoner import NAME
 
 from ..models import random_model
+from ..processes import started
 from .test_layerwise import random_sequences
 
 
 SEQUENCES = random_sequences((60, 40, 55, 30, 48, 52, 31, 44, 20))
-# Prunes with the others of a torchrun job; argv: model, method, whether to run every block once, folder for the outcome.
+# Model, method, and whether to run every block once, for each number of processes.
+CASES = {
+    2: [("qwen3", "sparsegpt", True), ("llama", "alps", True), ("qwen3 moe", "sparsegpt", True)],
+    4: [("qwen3", "sparsegpt", False), ("llama", "wanda", True)],
+}
+# Prunes with the others of a torchrun job; argv: number of processes, folder for the outcomes.
 SCRIPT = """
 import sys
 from safetensors.torch import save_file
@@ -31,38 +42,44 @@ from optimum_ssgr.config import PruningConfig
 from optimum_ssgr.pruning.distributed import rank, start_processes
 from optimum_ssgr.pruning.layerwise import prune_layerwise
 from tests.models import random_model
-from tests.pruning.test_distributed import SEQUENCES
-name, method, sequential, folder = sys.argv[1:]
+from tests.pruning.test_distributed import CASES, SEQUENCES
+processes, folder = sys.argv[1:]
 start_processes()
-model = random_model(name)
-config = PruningConfig(method=method, sparsity=0.5, true_sequential=sequential == "True")
-reports = prune_layerwise(model, SEQUENCES, config)
-tokens = {report.tokens for report in reports if "experts" not in report.name}
-assert tokens == {sum(map(len, SEQUENCES))}, tokens
-save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items()}, f"{folder}/{rank()}.safetensors")
+for number, (name, method, sequential) in enumerate(CASES[int(processes)]):
+    model = random_model(name)
+    config = PruningConfig(method=method, sparsity=0.5, true_sequential=sequential)
+    reports = prune_layerwise(model, SEQUENCES, config)
+    tokens = {report.tokens for report in reports if "experts" not in report.name}
+    assert tokens == {sum(map(len, SEQUENCES))}, tokens
+    tensors = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
+    save_file(tensors, f"{folder}/{number}-{rank()}.safetensors")
 """
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory):
+    """Folders with what jobs of several processes ended with, by how many they are."""
+    return {processes: launch(tmp_path_factory.mktemp("job"), SCRIPTS[processes], processes) for processes in CASES}
+
+
+def launch(folder, script, processes):
+    """Run a script in several processes of a job, and return the folder."""
+    (folder / "job.py").write_text(script)
+    command = [sys.executable, "-m", "tests.pruning.launch", str(processes), folder / "job.py", str(processes), folder]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name, method, true_sequential, processes",
-    [
-        ("qwen3", "sparsegpt", True, 2),
-        ("qwen3", "sparsegpt", False, 4),
-        ("llama", "wanda", True, 4),
-        ("llama", "alps", True, 2),
-        ("qwen3 moe", "sparsegpt", True, 2),
-    ],
+    "processes, number", [(processes, number) for processes in CASES for number in range(len(CASES[processes]))]
 )
-def test_processes_end_with_the_masks_of_one(tmp_path, name, method, true_sequential, processes):
-    (tmp_path / "job.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "tests.pruning.launch", str(processes)]
-    arguments = [tmp_path / "job.py", name, method, true_sequential, tmp_path]
-    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, env=environment())
-    assert done.returncode == 0, done.stderr
+def test_processes_end_with_the_masks_of_one(pruned, processes, number):
+    name, method, true_sequential = CASES[processes][number]
     alone = random_model(name)
     prune_layerwise(alone, SEQUENCES, PruningConfig(method=method, sparsity=0.5, true_sequential=true_sequential))
-    first, *others = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(processes))
+    first, *others = (load_file(pruned[processes] / f"{number}-{rank}.safetensors") for rank in range(processes))
     for other in others:
         assert all(torch.equal(first[key], other[key]) for key in first)  # bit for bit the same in all processes
     ids = torch.tensor(SEQUENCES[0])[None]
@@ -82,18 +99,12 @@ def test_processes_end_with_the_masks_of_one(tmp_path, name, method, true_sequen
 
 
 # Prunes three times with the others, writing down what it reports and factorizes; the second time, no Hessian will do for
-# process 1, and the third, its own key projection is broken.
+# process 1, and the third, its own key projection is broken. The fourth time, there is a sequence for one of them alone.
 FACTORIZING = """
-import dataclasses, json, pathlib, sys
+import dataclasses, json, pathlib
 import torch
-from optimum_ssgr.config import PruningConfig
-from optimum_ssgr.errors import NumericalError
+from optimum_ssgr.errors import ConfigError, NumericalError
 from optimum_ssgr.pruning import solve
-from optimum_ssgr.pruning.distributed import rank, start_processes
-from optimum_ssgr.pruning.layerwise import prune_layerwise
-from tests.models import random_model
-from tests.pruning.test_distributed import SEQUENCES
-start_processes()
 factorize, factorized = solve.factorize, []
 def stubborn(hessian, damping):
     if len(hessian) == 32 and damping < least:
@@ -114,19 +125,20 @@ try:
     prune_layerwise(model, SEQUENCES, PruningConfig(sparsity=0.5))
 except NumericalError as error:
     found["error"] = str(error)
-pathlib.Path(sys.argv[1], f"{rank()}.json").write_text(json.dumps(found))
+try:
+    prune_layerwise(random_model("llama"), SEQUENCES[:1], PruningConfig(method="wanda"))
+except ConfigError as error:
+    found["refusal"] = str(error)
+pathlib.Path(folder, f"{rank()}.json").write_text(json.dumps(found))
 """
 
 
+SCRIPTS = {2: SCRIPT + FACTORIZING, 4: SCRIPT}
+
+
 @pytest.mark.slow
-def test_each_matrix_is_solved_by_one_process_and_what_fails_in_one_fails_in_all(tmp_path):
-    (tmp_path / "job.py").write_text(FACTORIZING)
-    command = [sys.executable, "-m", "tests.pruning.launch", "2"]
-    done = subprocess.run(
-        list(map(str, [*command, tmp_path / "job.py", tmp_path])), capture_output=True, text=True, env=environment()
-    )
-    assert done.returncode == 0, done.stderr
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+def test_each_matrix_is_solved_by_one_process_and_what_fails_in_one_fails_in_all(pruned):
+    first, second = (json.loads((pruned[2] / f"{rank}.json").read_text()) for rank in range(2))
     assert first["reports"] == second["reports"]
     assert {(report["shape"][1], report["method"], report["damping"]) for report in first["reports"]} == {
         (32, "sparsegpt", 0.02),
@@ -141,11 +153,13 @@ def test_each_matrix_is_solved_by_one_process_and_what_fails_in_one_fails_in_all
     assert attention == ["self_attn.k_proj.weight"]  # process 0 has the others
     assert second["error"].startswith(f"the weights of {label} are not finite")
     assert first["error"] == f"another process could not prune {label}; its own error says why."
+    for found in (first, second):
+        assert found["refusal"] == "1 calibration sequences cannot be split over 2 processes; start fewer."
 
 
 # Runs the command; the push lasts until the other processes are through, as does an upload of hours.
 COMMAND = """
-import os, pathlib, time
+import os, pathlib, sys, time
 from datetime import timedelta
 import torch
 from optimum.commands.optimum_cli import main
@@ -158,6 +172,7 @@ def push(args):
         assert time.monotonic() < until, "the others wait for the push"
     folder.joinpath("pushed").touch()
 prune.push_output = push
+sys.argv = ["optimum-cli", "ssgr", "prune", str(folder / "out"), "--model", "tiny-reasoner", "--method", "magnitude"]
 main()
 folder.joinpath("through-" + os.environ["RANK"]).touch()
 waits = torch.distributed.group.WORLD._get_backend(torch.device("cpu")).options._timeout
@@ -166,40 +181,19 @@ assert waits > timedelta(days=1), waits
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 4])
-def test_the_command_ends_well_without_calibration(tmp_path, processes):
+def test_the_command_ends_well_without_calibration(tmp_path):
     """Magnitude pruning exchanges nothing, so the processes must be kept in step for the journal's and the output's sake.
 
     They may wait for as long as saving takes, and are not kept for the push.
     """
-    (tmp_path / "job.py").write_text(COMMAND)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    arguments = ["ssgr", "prune", tmp_path / "out", "--model", NAME, "--method", "magnitude"]
-    done = subprocess.run(
-        list(map(str, [*command, tmp_path / "job.py", *arguments])), capture_output=True, text=True, env=environment()
-    )
-    assert done.returncode == 0, done.stderr
+    launch(tmp_path, COMMAND, 3)
     assert (tmp_path / "out" / "model.safetensors").exists()
-    through = [f"through-{rank}" for rank in range(processes)]
+    through = [f"through-{rank}" for rank in range(3)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["job.py", "out", "pushed", *through]
 
 
 def environment():
-    import os
-    from pathlib import Path
-
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-
-
-@pytest.mark.slow
-def test_more_processes_than_sequences_are_refused(tmp_path):
-    (tmp_path / "job.py").write_text(SCRIPT.replace("SEQUENCES,", "SEQUENCES[:1],"))
-    command = [sys.executable, "-m", "tests.pruning.launch", "2", tmp_path / "job.py"]
-    done = subprocess.run(
-        list(map(str, [*command, "llama", "wanda", True, tmp_path])), capture_output=True, text=True, env=environment()
-    )
-    assert done.returncode != 0
-    assert "1 calibration sequences cannot be split over 2 processes" in done.stderr
 
 
 @pytest.mark.parametrize("true_sequential", [True, False])
@@ -231,21 +225,19 @@ def test_weights_offloaded_to_disk_are_refused(tmp_path, method):
     assert model.model.layers[0].mlp.up_proj.weight.all()
 
 
-# One process fails in the way that is named, while the other waits where nobody will ever call it.
-FAILING = """
-import os, signal, sys, threading
-from optimum_ssgr.errors import ModelError
-from optimum_ssgr.pruning import watch
-from optimum_ssgr.pruning.distributed import barrier, rank, start_processes, world_size
-watch.BEAT, watch.SILENCE = 0.2, 2.0
-with watch.watch_others(start_processes(), rank(), world_size()):
-    barrier()
-    if rank() != int(os.environ["FAILS"]):
-        threading.Event().wait()
-    if sys.argv[1] == "raises":
-        raise ModelError("the weights are damaged.")
-    os.kill(os.getpid(), signal.SIGKILL if sys.argv[1] == "is killed" else signal.SIGSTOP)
-"""
+def fail(way, fails, rank, port):
+    """Join a job of two processes, one of which fails while the other waits where nobody will ever call it."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": str(rank)}
+    watch.BEAT, watch.SILENCE = 0.2, 2.0
+    with watch.watch_others(start_processes(), rank, 2):
+        barrier()
+        if rank != fails:
+            threading.Event().wait()
+        if way == "raises":
+            raise ModelError("the weights are damaged.")
+        os.kill(os.getpid(), signal.SIGKILL if way == "is killed" else signal.SIGSTOP)
+
+
 SENTENCES = {
     "raises": "error: process {rank} of this job has failed: the weights are damaged; this process ends, too",
     "is killed": "error: process {rank} of this job has not been heard of for",
@@ -258,21 +250,13 @@ SENTENCES = {
 @pytest.mark.parametrize("way", SENTENCES)
 def test_where_one_process_fails_the_others_end(tmp_path, way, fails):
     """Without a launcher that would end them: each process is on its own, as on another machine."""
-    (tmp_path / "job.py").write_text(FAILING)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = environment() | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "FAILS": str(fails)}
-    processes = [
-        subprocess.Popen([sys.executable, tmp_path / "job.py", way], env=shared | {"RANK": str(rank)}, stderr=-1, text=True)
-        for rank in range(2)
-    ]
-    try:
-        _, errors = processes[1 - fails].communicate(timeout=120)
-    finally:
-        for process in processes:
-            process.kill()
-    assert processes[1 - fails].returncode == 1
+    with ExitStack() as both:
+        jobs = [both.enter_context(started(fail, way, fails, rank, port, cwd=tmp_path)) for rank in range(2)]
+        assert jobs[1 - fails].wait() == 1
+        errors = jobs[1 - fails].err.read_text()
     gone = "error: the process of this job that the others meet at "  # the first process holds what they meet at
     told = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert len(told) == 1
@@ -280,5 +264,5 @@ def test_where_one_process_fails_the_others_end(tmp_path, way, fails):
 
 
 def test_a_process_that_is_alone_is_not_watched():
-    with pytest.raises(ValueError, match="mine"), watch_others(None, 0, 1):
+    with pytest.raises(ValueError, match="mine"), watch.watch_others(None, 0, 1):
         raise ValueError("mine")
