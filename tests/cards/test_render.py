@@ -7,7 +7,6 @@ import json
 import math
 import re
 import subprocess
-import sys
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -31,6 +30,8 @@ from optimum_ssgr.problems.load import load_problems
 from optimum_ssgr.problems.mixture import ProblemSet
 from optimum_ssgr.problems.options import ProblemOptions
 from optimum_ssgr.problems.sources import BOXED
+
+from ..processes import started
 
 
 REPOSITORY = Path(__file__).parents[2]
@@ -513,8 +514,8 @@ def test_the_code_runs(reasoner, tmp_path):
         code += [part.replace(placeholder, str(tmp_path / folder)) for part in snippets(card, "python")]
     assert len(code) == 3
     code.append("assert response.numel() and sequences.num_rows == 2 and rollouts.num_rows == 8")
-    done = subprocess.run([sys.executable, "-c", "\n".join(code)], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    with started(exec, "\n".join(code), {}, cwd=tmp_path) as running:
+        assert running.wait() == 0, running.err.read_text()
     assert (tmp_path / "sparse" / "model.safetensors").exists()
     assert load_dataset(str(tmp_path / "set"), cache_dir=str(tmp_path / "cache"))["train"].num_rows == 2
 

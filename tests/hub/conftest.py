@@ -1,15 +1,17 @@
 """A loopback Hub for each mode, and this process's clients turned towards it for one test at a time."""
 
+import importlib
 import os
-import subprocess
-import sys
 
+import datasets
 import pytest
+from huggingface_hub import constants
 from huggingface_hub.utils import _http, _xet
 
 from optimum_ssgr.hub import client, failures
 from tests.hub_server import HubServer
 from tests.hub_server.clients import turn_clients
+from tests.processes import started
 
 
 # hf_xet reads these once, when its first session is made.
@@ -58,16 +60,23 @@ def hub(hub_servers, home, monkeypatch, request):
     _xet.abort_xet_session()
 
 
+def execute(code, environment):
+    """Run Python whose clients take their settings from an environment; they read it when they are imported."""
+    os.environ.clear()
+    os.environ.update(environment)
+    importlib.reload(constants)
+    importlib.reload(datasets.config)
+    exec(compile(code, "<code>", "exec"), {"__name__": "__main__"})
+
+
 @pytest.fixture
-def in_fresh_process(hub, home):
+def in_fresh_process(hub, home, tmp_path):
     """Run Python in a new process whose clients talk to the Hub; returns what it prints."""
 
     def run(code, **environment):
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=hub.environment(home) | environment, capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        with started(execute, code, hub.environment(home) | environment, cwd=tmp_path) as running:
+            assert running.wait() == 0, running.err.read_text()
+            return running.out.read_text()
 
     return run
 

@@ -1,11 +1,8 @@
 import logging
-import os
-import signal
 import socket
-import subprocess
 import sys
 import threading
-from pathlib import Path
+from contextlib import ExitStack
 from time import monotonic
 
 import httpx2
@@ -25,10 +22,19 @@ from optimum_ssgr.rollouts.server import ServerEngine
 from optimum_ssgr.rollouts.store import open_rollout_store
 from optimum_ssgr.verification.verify import grade_all
 
+from ..processes import started
 from .stub_server import EOS, StubServer, response_of
 
 
 KEY = "sk-very-secret-1234"
+
+
+def transformers(*arguments):
+    """Run the command `transformers`."""
+    from transformers.cli.transformers import main
+
+    sys.argv = ["transformers", *arguments]
+    main()
 
 
 class TransformersServe:
@@ -42,15 +48,9 @@ class TransformersServe:
         self.start()
 
     def start(self):
-        command = [Path(sys.executable).with_name("transformers"), "serve", WEIGHTS, "--host", "127.0.0.1", "--port", self.port]
-        environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(self.folder)}
-        self.log = open(self.folder / "serve.log", "ab")  # noqa: SIM115
-        self.process = subprocess.Popen(
-            [str(part) for part in (*command, "--device", "cpu", "--dtype", "float32")],
-            env=environment,
-            stdout=self.log,
-            stderr=subprocess.STDOUT,
-        )
+        arguments = ["serve", WEIGHTS, "--host", "127.0.0.1", "--port", self.port, "--device", "cpu", "--dtype", "float32"]
+        self.stack = ExitStack()
+        self.running = self.stack.enter_context(started(transformers, *map(str, arguments), cwd=self.folder))
 
     @property
     def url(self):
@@ -58,17 +58,15 @@ class TransformersServe:
 
     def wait(self):
         deadline = monotonic() + 120
-        while self.process.poll() is None and monotonic() < deadline:
+        while self.running.process.is_alive() and monotonic() < deadline:
             try:
                 return httpx2.get(f"http://127.0.0.1:{self.port}/health").raise_for_status()
             except httpx2.HTTPError:
                 threading.Event().wait(0.1)
-        raise AssertionError((self.folder / "serve.log").read_text())
+        raise AssertionError(self.running.err.read_text())
 
     def kill(self):
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-        self.log.close()
+        self.stack.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,14 @@
 """A study from Python, without the command line: what it returns and leaves, and what it refuses before any work."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from optimum_ssgr import CalibrationConfig, SamplingConfig, StudyConfig
 from optimum_ssgr.errors import ConfigError
 from optimum_ssgr.problems.options import ProblemOptions
+
+from ..processes import started
 
 
 SCRIPT = """
@@ -34,9 +34,10 @@ print([(row["method"], row["calibration"], row["n"]) for row in report.rows])
 
 @pytest.mark.slow
 def test_two_cells_from_python(tmp_path):
-    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "[('wanda', 'self', 4), ('magnitude', None, 4)]"
+    with started(exec, SCRIPT, {}, cwd=tmp_path) as running:
+        assert running.wait() == 0, running.err.read_text()
+        printed = running.out.read_text()
+    assert printed.splitlines()[-1] == "[('wanda', 'self', 4), ('magnitude', None, 4)]"
     out = tmp_path / "out"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
     assert {path.name for path in (out / "cells").iterdir()} == {
