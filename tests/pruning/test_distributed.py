@@ -16,12 +16,15 @@ from accelerate import cpu_offload, dispatch_model
 from safetensors.torch import load_file
 
 from optimum_ssgr.config import PruningConfig
+from optimum_ssgr.damage import measure_damage
 from optimum_ssgr.errors import ModelError
 from optimum_ssgr.pruning import watch
 from optimum_ssgr.pruning.block_store import hash_tensors
 from optimum_ssgr.pruning.distributed import barrier, start_processes
+from optimum_ssgr.pruning.inputs import PruningInputs
 from optimum_ssgr.pruning.layerwise import prune_layerwise
 from optimum_ssgr.pruning.weights import ResidentWeights
+from optimum_ssgr.records import GradedRollout, Problem, Rollout, Verdict
 
 from ..models import random_model
 from ..processes import started
@@ -54,6 +57,19 @@ for number, (name, method, sequential) in enumerate(CASES[int(processes)]):
     tensors = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
     save_file(tensors, f"{folder}/{number}-{rank()}.safetensors")
 """
+
+
+def damage(folder):
+    """Measure what pruning does to nine traces of a random model."""
+    rollouts = [
+        GradedRollout(
+            Problem(str(number), "", "1"), Rollout(str(number), 0, ids[:5], ids[5:], True), Verdict("1", True, True), ""
+        )
+        for number, ids in enumerate(map(tuple, SEQUENCES))
+    ]
+    config = PruningConfig(method="wanda", sparsity=0.6)
+    measured = measure_damage(random_model("llama"), rollouts, PruningInputs(SEQUENCES), config, folder / "damage")
+    return [item.damage for item in measured]
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +121,7 @@ import dataclasses, json, pathlib
 import torch
 from optimum_ssgr.errors import ConfigError, NumericalError
 from optimum_ssgr.pruning import solve
+from tests.pruning.test_distributed import damage
 factorize, factorized = solve.factorize, []
 def stubborn(hessian, damping):
     if len(hessian) == 32 and damping < least:
@@ -129,6 +146,7 @@ try:
     prune_layerwise(random_model("llama"), SEQUENCES[:1], PruningConfig(method="wanda"))
 except ConfigError as error:
     found["refusal"] = str(error)
+found["damage"] = damage(pathlib.Path(folder))
 pathlib.Path(folder, f"{rank()}.json").write_text(json.dumps(found))
 """
 
@@ -155,6 +173,12 @@ def test_each_matrix_is_solved_by_one_process_and_what_fails_in_one_fails_in_all
     assert first["error"] == f"another process could not prune {label}; its own error says why."
     for found in (first, second):
         assert found["refusal"] == "1 calibration sequences cannot be split over 2 processes; start fewer."
+
+
+@pytest.mark.slow
+def test_damage_is_that_of_one_process(pruned, tmp_path):
+    first, second = (json.loads((pruned[2] / f"{rank}.json").read_text())["damage"] for rank in range(2))
+    assert first == second == pytest.approx(damage(tmp_path), rel=1e-3, abs=1e-3)
 
 
 # Runs the command; the push lasts until the other processes are through, as does an upload of hours.
