@@ -29,6 +29,7 @@ def naive_nll(model, item):
     return -sum(scores[place - 1, ids[0, place]].item() for place in range(start, ids.shape[1]))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_damage_is_the_rise_of_the_likelihood_and_the_model_is_dense_again(reasoner, rollouts):
     model, tokenizer = copy.deepcopy(reasoner[0]), reasoner[1]
@@ -47,6 +48,7 @@ def test_damage_is_the_rise_of_the_likelihood_and_the_model_is_dense_again(reaso
     assert max(item.damage or 0 for item in measured) > 1
 
 
+@pytest.mark.slow
 def test_the_model_is_dense_again_after_a_failure_and_the_measurement_goes_on(reasoner, rollouts, tmp_path, monkeypatch):
     from optimum_ssgr import damage
 
@@ -91,6 +93,7 @@ def test_what_cannot_be_measured_is_refused(reasoner, rollouts):
         pruner.measure_damage(rollouts, PruningConfig(method="magnitude"), CONFIG)
 
 
+@pytest.mark.slow
 def test_a_set_selected_by_damage_keeps_it_and_can_be_selected_from_again(reasoner, rollouts, tmp_path):
     from optimum_ssgr.calibration.dataset import CalibrationSet
     from optimum_ssgr.calibration.select import reselect

@@ -41,6 +41,7 @@ def test_calibrating_and_pruning_need_no_extra(tmp_path):
     assert (tmp_path / "sparse" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("library", "extra", "arguments"),
     [

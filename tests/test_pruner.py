@@ -45,6 +45,7 @@ def pruner(reasoner):
     return SSGRPruner(copy.deepcopy(model), tokenizer)
 
 
+@pytest.mark.slow
 def test_rollouts_spread_over_difficulty(rollouts):
     solved = {}
     for item in rollouts:
@@ -54,6 +55,7 @@ def test_rollouts_spread_over_difficulty(rollouts):
     assert all(item.rollout.finished or not item.verdict.correct for item in rollouts)
 
 
+@pytest.mark.slow
 def test_calibration_tokens_are_the_generated_ones(pruner, rollouts, calibration):
     """What goes into the model is byte for byte what it wrote, although the chat template would drop the thinking."""
     fed = []
@@ -136,6 +138,7 @@ def test_a_saved_model_loads_in_a_fresh_process(pruner, calibration, tmp_path):
     assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
 
 
+@pytest.mark.slow
 def test_provenance_and_card(pruner, calibration, tmp_path):
     report = pruner.prune(calibration, PruningConfig(method="wanda", sparsity=0.6))
     pruner.save_pretrained(tmp_path / "out")
@@ -205,6 +208,7 @@ def test_the_name_of_a_known_data_set_brings_its_instruction(pruner, tmp_path, m
     assert all("of test." in text and BOXED in text for text in asked)
 
 
+@pytest.mark.slow
 def test_building_is_generating_and_then_selecting(pruner, tmp_path):
     problems = load_problems("tiny-reasoner", limit=4)
     config = CalibrationConfig(strategy="rac", samples_per_problem=1, max_new_tokens=4)
@@ -367,6 +371,7 @@ def test_models_that_cannot_be_loaded(tmp_path):
         SSGRPruner.from_pretrained(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_set_a_model_was_pruned_with_is_kept_beside_it(pruner, calibration, tmp_path):
     with pytest.raises(ConfigError, match="prune the model before saving it"):
         pruner.save_pretrained(tmp_path / "sparse", calibration=calibration)

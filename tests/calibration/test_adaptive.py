@@ -99,6 +99,7 @@ def generate(reasoner, problems, config, **engine):
     return used, generate_rollouts(used, tokenizer, problems, encode_prompts(tokenizer, problems), config, nullcontext())
 
 
+@pytest.mark.slow
 def test_decided_problems_are_left_alone(reasoner, problems):
     large = CalibrationConfig(strategy="ssgr", num_sequences=1000, samples_per_problem=16, adaptive=True)
     engine, graded = generate(reasoner, problems, large)

@@ -34,6 +34,7 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets_config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
+@pytest.mark.slow
 def test_a_large_set_is_the_same_as_a_small_one(tmp_path, request):
     config = CalibrationConfig(num_sequences=12, strategy="obc")
     whole = build_set(Sources(ITEMS), config, ORIGIN)
@@ -71,6 +72,7 @@ def test_no_room_is_told(small, monkeypatch, tmp_path):
         make_rollouts_table(ITEMS, RATES)
 
 
+@pytest.mark.slow
 def test_selecting_does_not_hold_what_is_not_selected(monkeypatch, tmp_path):
     """Of four million tokens 2,000 are selected; what is held meanwhile is far less than their 16 MB."""
     items = [rollout(f"p{n // 4}", n % 4, n % 4 < 2, 10_000) for n in range(400)]

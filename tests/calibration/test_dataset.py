@@ -157,6 +157,7 @@ def test_the_funnel_is_printed_with_a_table_by_kind(capsys):
     assert sum(float(row.split()[-1][:-1]) for row in (of_sum, of_walk)) == pytest.approx(100, abs=0.1)
 
 
+@pytest.mark.slow
 def test_histograms_show_kinds_where_there_are_some(tmp_path):
     """Whatever they are called, and also where there are too many to show them all."""
     for number, names in enumerate((["$\\frac$", "x" * 80, None], [f"kind {number}" for number in range(30)])):
@@ -182,6 +183,7 @@ def test_plain_datasets_reads_it(built, tmp_path):
     assert sum(plain["correct"]) == 7
 
 
+@pytest.mark.slow
 def test_same_content_same_files(built, tmp_path):
     for name in ("first", "second"):
         built.save_to_disk(tmp_path / name)

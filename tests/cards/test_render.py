@@ -545,6 +545,7 @@ def hostile(record, value, keep=()):
     return value if isinstance(record, str) else record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "value",
     [

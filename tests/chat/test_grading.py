@@ -30,6 +30,7 @@ def test_without_a_known_answer_there_is_no_verdict():
     assert grade([Answer("\\boxed{1}", finish="stop")], None)[0].correct is None
 
 
+@pytest.mark.slow
 def test_mathematics_decides_what_text_cannot():
     square = Problem("p", "?", "x^2+2x+1")
     verdicts = grade([Answer(f"\\boxed{{{found}}}", finish="stop") for found in ("(x+1)^2", "x^2+1")], square)

@@ -113,6 +113,7 @@ def test_scores_that_are_no_numbers_are_an_error(reasoner):
         text_of(LocalBackend(model, reasoner[1]))
 
 
+@pytest.mark.slow
 def test_an_end_that_only_the_tokenizer_names_ends_an_answer(backend, reasoner):
     model = copy.deepcopy(reasoner[0])
     model.generation_config.eos_token_id = 300

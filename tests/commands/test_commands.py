@@ -369,6 +369,7 @@ def weights_in(folder):
     return {key: tensor for path in folder.glob("*.safetensors") for key, tensor in load_file(path).items()}
 
 
+@pytest.mark.slow
 def test_streamed_and_resident_runs_write_the_same_weights(tmp_path, calibration, cli):
     for name, flags in {"resident": ["--no-true-sequential"], "streamed": ["--streaming", "--activation-gb", "0"]}.items():
         done = cli("prune", name, *MODEL, "--calibration", calibration, *flags, cwd=tmp_path)
@@ -418,6 +419,7 @@ def test_an_interrupted_prune_goes_on(tmp_path, calibration, cli):
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
 
 
+@pytest.mark.slow
 def test_a_dry_run_predicts_less_memory_for_streaming(workspace, calibration, cli):
     memory = []
     for flags in (["--device-map", "balanced"], ["--streaming"]):

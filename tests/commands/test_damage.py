@@ -19,6 +19,7 @@ def sparse(tmp_path_factory, cli):
     return folder
 
 
+@pytest.mark.slow
 def test_the_damage_is_kept_with_the_rollouts(sparse):
     manifest = json.loads((sparse / "calibration" / "manifest.json").read_text())
     assert manifest["calibration"]["strategy"] == "cover"
@@ -37,6 +38,7 @@ def test_what_was_measured_selects_again(sparse, tmp_path, cli):
     assert manifest["damage"] == first["damage"]
 
 
+@pytest.mark.slow
 def test_a_set_that_is_there_can_be_selected_from_for_another_pruning(sparse, tmp_path, cli):
     arguments = ["-m", "tiny-reasoner", "--calibration", sparse / "calibration", "--damage", "--pattern", "2:4"]
     planned = cli("prune", tmp_path / "other", *arguments, "--dry-run")

@@ -55,6 +55,7 @@ def test_one_of_each_problem_whatever_the_order():
     assert any(draw_held_out(candidates, 4, seed=seed) != drawn for seed in range(2, 6))
 
 
+@pytest.mark.slow
 def test_nothing_that_was_selected_is_held_out(calibration):
     selected, rows = set(calibration.dataset["problem_id"]), list(calibration.rollouts)
     right = {row["problem_id"] for row in rows if row["correct"]}

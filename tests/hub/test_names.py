@@ -94,6 +94,7 @@ def test_two_commits_are_compared_and_both_are_recorded(hub, commits, tmp_path, 
     assert [row["model"] for row in results["rows"]] == names
 
 
+@pytest.mark.slow
 def test_commands_that_name_one_model_take_its_commit(hub, commits, tmp_path, monkeypatch, capsys):
     assert ssgr(monkeypatch, tmp_path, "inspect", f"{BASE}@v1") == 0
     assert "28 matrices" in capsys.readouterr().out
@@ -103,6 +104,7 @@ def test_commands_that_name_one_model_take_its_commit(hub, commits, tmp_path, mo
     assert (manifest["model"], manifest["model_commit"]) == (BASE, commits[0])
 
 
+@pytest.mark.slow
 def test_text_is_tokenized_as_the_rollouts_were(hub, commits, tmp_path, monkeypatch):
     """The tokenizer on the main branch is another one by now."""
     (tmp_path / "text.txt").write_text("one two three four " * 100)

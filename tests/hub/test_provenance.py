@@ -25,6 +25,7 @@ def base(hub):
     return tagged.sha
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streaming", [[], ["--streaming"]], ids=["resident", "streaming"])
 def test_from_a_tag_on_the_hub_to_a_card_with_results(hub, base, tmp_path, monkeypatch, capsys, streaming):
     prune = ["prune", "sparse", "-m", f"{BASE}@v1", "--method", "magnitude", "--push-to-hub", SPARSE, *streaming]
@@ -72,6 +73,7 @@ def test_without_the_hub_the_commit_is_that_in_the_cache(hub, base, monkeypatch)
         assert load_skeleton(BASE, revision="v1").config._commit_hash == base
 
 
+@pytest.mark.slow
 def test_results_of_what_is_on_the_hub(hub, base, tmp_path, monkeypatch, capsys):
     """Evaluated from the Hub, they belong to the folder that was pushed there, and to no other."""
     for folder, sparsity in (("half", "0.5"), ("third", "0.33")):
@@ -89,6 +91,7 @@ def test_results_of_what_is_on_the_hub(hub, base, tmp_path, monkeypatch, capsys)
     assert ModelCard(hub.read(SPARSE, "README.md").decode()).data.metrics == ["accuracy"]
 
 
+@pytest.mark.slow
 def test_a_set_that_prune_made_is_kept_and_pushed_with_the_checkpoint(hub, tmp_path, monkeypatch):
     asked = ["--problems", "tiny-reasoner", "--num-problems", "4", "--samples-per-problem", "2", "--max-new-tokens", "200"]
     prune = ["prune", "sparse", "-m", "tiny-reasoner", *asked, "--strategy", "rac", "--num-sequences", "4", "--method", "wanda"]

@@ -51,6 +51,7 @@ def there(hub, files, monkeypatch):
     return repo
 
 
+@pytest.mark.slow
 def test_what_was_pushed_comes_back_with_its_commit(hub):
     made = calibration_set()
     commit = made.push_to_hub(REPO).oid
@@ -60,6 +61,7 @@ def test_what_was_pushed_comes_back_with_its_commit(hub):
     assert loaded.manifest.to_dict() == made.manifest.to_dict() | {"hub": {"id": REPO, "commit": commit}}
 
 
+@pytest.mark.slow
 def test_pruning_fetches_the_sequences_without_the_rollouts(there, hub, files, tmp_path, monkeypatch):
     whole = CalibrationSet.from_hub(REPO)
     hub.calls.clear()

@@ -84,6 +84,7 @@ def test_experts_stay_observable_while_any_context_is_open():
     assert second.config._experts_implementation == implementation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MIXTURES)
 @pytest.mark.parametrize("method", ["sparsegpt", "wanda"])
 def test_first_block_equals_the_naive_solution_expert_by_expert(name, method):

@@ -58,6 +58,7 @@ def test_harder_problems_take_more_steps(family):
     assert steps == sorted(set(steps))
 
 
+@pytest.mark.slow
 def test_splits_share_no_question():
     questions = {s: {t.problem.question for t in islice(tasks(s, 0), 2000)} for s in ("train", "dev", "test")}
     assert all(len(found) == 2000 for found in questions.values())

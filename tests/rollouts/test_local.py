@@ -50,6 +50,7 @@ def test_greedy_equals_generate_one_by_one(name):
     assert len(lengths) > 1 or name != "llama"  # rows left and joined at different times
 
 
+@pytest.mark.slow
 def test_randomness_belongs_to_the_request():
     """Neither the batch size nor the order nor the other requests change what a request draws."""
     model = random_model("llama")
@@ -82,6 +83,7 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_it():
         torch.testing.assert_close(counts[:kept] / 1000, expected / expected.sum(), rtol=0, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_top_p_of_a_large_vocabulary_is_that_of_all_of_it_sorted():
     """Peaked and flat distributions, and low precision, where many tokens are equally probable."""
     generator = torch.Generator().manual_seed(2)
@@ -102,6 +104,7 @@ def test_temperature_zero_is_greedy():
     assert sample_tokens(logits, torch.tensor([0.999], dtype=torch.float64), 0.0, 1.0).tolist() == [1]
 
 
+@pytest.mark.slow
 def test_rows_that_ended_are_given_up_once_nobody_waits(monkeypatch):
     model, grown = random_model("llama"), []
     grow = PreallocatedKVLayer._grow

@@ -177,6 +177,7 @@ def test_findings_count_the_differences_outside_the_noise(results):
     assert marked == outcomes[0]
 
 
+@pytest.mark.slow
 def test_one_seed_says_nothing_of_other_seeds(tmp_path, results):
     """Intervals are over problems alone, and say so; what has no error is drawn and shown without one."""
     settings = SETTINGS | {"strategies": ["ssgr", "text"], "methods": ["wanda"], "targets": ["0.5", "0.7"], "bands": []}
@@ -257,6 +258,7 @@ def test_accuracy_by_kind_is_over_the_problems_of_a_kind_and_seeds(results):
     assert of_dense == pytest.approx(np.mean(dense["sets"]["known"]["correct"][:120]))
 
 
+@pytest.mark.slow
 def test_the_report_has_tables_by_kind(tmp_path, results):
     settings = SETTINGS | {"strategies": ["ssgr", "text"], "methods": ["wanda"], "targets": ["0.5"], "bands": []}
     dense, cells = results

@@ -89,6 +89,7 @@ def test_the_first_in_the_written_order_of_precedence_counts(text, expected):
     assert find_answer(text, "choice") == expected
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     "text",

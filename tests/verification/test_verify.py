@@ -52,6 +52,7 @@ def graded(problem, *answers, finished=True):
     return [item.verdict for item in grade_all({problem.id: problem}, rollouts, Texts(answers))]
 
 
+@pytest.mark.slow
 def test_mathematics_counts():
     problem = Problem("p", "q", r"\frac{1}{2}")
     verdicts = graded(problem, r"\boxed{0.5}", r"\boxed{\sin\frac{\pi}{6}}", r"\boxed{\frac{1}{3}}", r"\frac12", r"\boxed{0.5")
