@@ -3,12 +3,13 @@
 An interpreter that loads them takes seconds of the processor, more than most of what these tests are about.
 """
 
+import importlib
 import multiprocessing
 import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
@@ -55,6 +56,8 @@ def started(call: Callable[..., object], *arguments: Any, cwd: Path, file_size: 
         forkserver.ensure_running()
     with TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
+        for path in (out, err):
+            path.touch()  # may be read before the process writes
         process = CONTEXT.Process(target=_run, args=(call, arguments, out, err, cwd, file_size))
         process.start()
         try:
@@ -72,13 +75,25 @@ def ssgr(*arguments: object) -> None:
     main()
 
 
+def with_settings(environment: Mapping[str, str], call: Callable[..., object], *arguments: Any) -> None:
+    """Call a function where the Hub's clients have the settings of an environment, which they read when they are imported."""
+    import datasets
+    from huggingface_hub import constants
+
+    os.environ.clear()
+    os.environ.update(environment)
+    for module in (constants, datasets.config):
+        importlib.reload(module)
+    call(*arguments)
+
+
 def _run(
     call: Callable[..., object], arguments: tuple[Any, ...], out: Path, err: Path, cwd: Path, file_size: int | None
 ) -> None:
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # to which the process that it is forked from is deaf
     for number, path in ((1, out), (2, err)):
-        file = os.open(path, os.O_WRONLY | os.O_CREAT)
+        file = os.open(path, os.O_WRONLY)
         os.dup2(file, number)
         os.close(file)
     if file_size is not None:

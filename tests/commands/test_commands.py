@@ -250,8 +250,9 @@ def test_calibrate_prune_inspect_evaluate(tmp_path, cli):
     assert sorted((int(funnel[name]) for name in stages), reverse=True) == [int(funnel[name]) for name in stages]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
 
-    done = ssgr("select", "set", "pairs", "--strategy", "obc", "--num-tokens", "1000", "--quiet", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+    select = ["select", "set", "pairs", "--strategy", "obc", "--num-tokens", "1000", "--quiet"]
+    with started(processes.ssgr, *select, cwd=tmp_path) as running:
+        assert (running.wait(), running.err.read_text()) == (0, "")
     manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("set", "pairs")]
     assert manifests[1]["reselected_from"]["content_hash"] == manifests[0]["content_hash"]
     assert 500 < manifests[1]["counts"]["tokens"] <= 1000  # pairs are kept whole

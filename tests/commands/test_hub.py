@@ -2,7 +2,7 @@
 
 import json
 import shutil
-import subprocess
+import sys
 
 import pytest
 from huggingface_hub import ModelCard, constants
@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from ..hub_server import HubServer
 from ..hub_server.clients import turn_clients
 from ..hub_server.demo import commands
+from ..processes import ssgr, started, with_settings
 
 
 DATA, MODEL = "alice/tiny-reasoner-ssgr", "alice/tiny-reasoner-ssgr-50"
@@ -25,12 +26,13 @@ class Workspace:
         self.folder, self.hub, self.cli = folder, hub, cli
         self.outputs = []
 
-    def run(self, *command):
-        """Run a command in a process of its own."""
+    def run(self, call, *arguments):
+        """Call a function in a process of its own."""
         environment = self.hub.environment(self.folder / "home") | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
-        self.outputs += [done.stdout, done.stderr]
-        assert done.returncode == 0, done.stderr
+        with started(with_settings, environment, call, *arguments, cwd=self.folder) as running:
+            code = running.wait()
+            self.outputs += [running.out.read_text(), running.err.read_text()]
+        assert code == 0, self.outputs[-1]
 
     def ssgr(self, *arguments, **environment):
         with pytest.MonkeyPatch.context() as patch:
@@ -39,6 +41,12 @@ class Workspace:
             done = self.cli(*arguments, cwd=self.folder, **environment)
         self.outputs += [done.out, done.err]
         return done
+
+
+def ask(code, model):
+    """Do what `python -c CODE MODEL` does."""
+    sys.argv = ["-c", model]
+    exec(code, {})
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +58,10 @@ def published(tmp_path_factory, cli):
             if command[1] == "ssgr" and command[2] != "push":
                 done = space.ssgr(*command[2:])
                 assert done.code == 0, done.err
+            elif command[1] == "ssgr":
+                space.run(ssgr, *command[2:])
             else:
-                space.run(*command)
+                space.run(ask, *command[2:])
         yield space
 
 

@@ -1,17 +1,14 @@
 """A loopback Hub for each mode, and this process's clients turned towards it for one test at a time."""
 
-import importlib
 import os
 
-import datasets
 import pytest
-from huggingface_hub import constants
 from huggingface_hub.utils import _http, _xet
 
 from optimum_ssgr.hub import client, failures
 from tests.hub_server import HubServer
 from tests.hub_server.clients import turn_clients
-from tests.processes import started
+from tests.processes import started, with_settings
 
 
 # hf_xet reads these once, when its first session is made.
@@ -60,21 +57,12 @@ def hub(hub_servers, home, monkeypatch, request):
     _xet.abort_xet_session()
 
 
-def execute(code, environment):
-    """Run Python whose clients take their settings from an environment; they read it when they are imported."""
-    os.environ.clear()
-    os.environ.update(environment)
-    importlib.reload(constants)
-    importlib.reload(datasets.config)
-    exec(compile(code, "<code>", "exec"), {"__name__": "__main__"})
-
-
 @pytest.fixture
 def in_fresh_process(hub, home, tmp_path):
     """Run Python in a new process whose clients talk to the Hub; returns what it prints."""
 
     def run(code, **environment):
-        with started(execute, code, hub.environment(home) | environment, cwd=tmp_path) as running:
+        with started(with_settings, hub.environment(home) | environment, exec, code, {}, cwd=tmp_path) as running:
             assert running.wait() == 0, running.err.read_text()
             return running.out.read_text()
 
