@@ -1,11 +1,14 @@
 import re
 import signal
-import time
+import subprocess
+import sys
 import urllib.request
+from functools import partial
 
 import pytest
 
-from ..processes import ssgr, started
+
+COMMAND = [sys.executable, "-m", "optimum.commands.optimum_cli", "ssgr", "chat"]
 
 
 @pytest.mark.parametrize(
@@ -27,11 +30,15 @@ def test_mistakes_are_told_before_the_page_is_served(arguments, code, message, t
 def test_the_page_is_served_until_interrupted(tmp_path):
     """Two names of one server, which need not be there for the page to open."""
     arguments = ["one", "two", "--engine", "http://127.0.0.1:9/v1"]
-    with started(ssgr, "chat", *arguments, cwd=tmp_path) as running:
-        while not (found := re.search(r"Chat at (http://\S+)\n", running.out.read_text())):
-            assert running.process.is_alive(), running.err.read_text()
-            time.sleep(0.01)
-        assert b"side by side" in urllib.request.urlopen(found[1], timeout=60).read()
-        running.send_signal(signal.SIGINT)
-        assert running.wait() == 130
-        assert "votes are in votes.jsonl" in running.err.read_text()
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also where the tests run in the background, deaf to Ctrl-C
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, preexec_fn=listen
+    )
+    try:
+        url = re.search(r"Chat at (http://\S+)", process.stdout.readline())[1]
+        assert b"side by side" in urllib.request.urlopen(url, timeout=60).read()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130 and "votes are in votes.jsonl" in errors
+    finally:
+        process.kill()
