@@ -57,6 +57,7 @@ def model_card(provenance: Provenance, repo_id: str | None = None) -> str:
         "model_card.md.jinja",
         model_metadata(provenance).to_dict(),
         repo_id=repo_id or PLACEHOLDER.format("model"),
+        model_class="AutoModelForImageTextToText" if provenance.takes_images else "AutoModelForCausalLM",
         name=Path(public_name(name)).name,
         base_model=public_name(name),
         base=pinned({"id": name, "commit": provenance.base_commit}),

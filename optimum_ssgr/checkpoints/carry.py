@@ -69,12 +69,12 @@ def carry_files(source: Path, target: Path, trust_remote_code: bool, leave_out: 
         source: Folder of the original.
         target: Folder of the checkpoint.
         trust_remote_code: Whether code may come along; where it may not, no config refers to it afterwards.
-        leave_out: Names of files, and of the folder, that are written anew.
+        leave_out: Names of files that are written anew.
     """
     unwanted, unwanted_names = (*_WEIGHTS, *(() if trust_remote_code else (".py",))), {*_OWN, *leave_out}
     for path in (*source.iterdir(), *source.glob(f"{TEMPLATES}/*")):
         name = path.relative_to(source).as_posix()
-        if not path.is_file() or path.name.startswith(".") or not unwanted_names.isdisjoint((name, name.split("/")[0])):
+        if not path.is_file() or path.name.startswith(".") or name in unwanted_names:
             continue
         if path.name.lower().endswith(unwanted) or _may_be_pickle(path) or not _is_inside(path, source):
             continue
