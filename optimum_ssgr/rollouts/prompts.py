@@ -3,11 +3,14 @@
 import dataclasses
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..compat import find_file
 from ..config import PromptConfig
 from ..errors import ConfigError, ModelError
 from ..records import Problem
@@ -19,6 +22,9 @@ logger = logging.get_logger(__name__)
 
 SWITCHES = ("enable_thinking", "thinking")
 """Variables by which chat templates switch thinking on: Qwen3, Gemma 4, EXAONE 4, Nemotron; DeepSeek-V3.1, Granite."""
+
+MISTRALS_OWN = "tekken.json"
+"""A tokenizer that has no chat template, since code renders conversations for it."""
 
 
 def check_lengths(config: PretrainedConfig, prompts: Iterable[Sequence[int]], max_new_tokens: int) -> None:
@@ -42,6 +48,26 @@ def check_lengths(config: PretrainedConfig, prompts: Iterable[Sequence[int]], ma
             f"the longest prompt ({longest} tokens) and max_new_tokens ({max_new_tokens}) exceed the model's context of "
             f"{context} tokens; set max_new_tokens to {context - longest} or less."
         )
+
+
+def check_renders(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer that renders no conversations, and say what is missing.
+
+    Raises:
+        ModelError: It has no chat template, or is one of Mistral's own without the package that renders for it.
+    """
+    if renders(tokenizer):
+        return
+    name, missing = tokenizer.name_or_path, find_spec("mistral_common") is None
+    with suppress(OSError, ValueError):  # there is no such model, or no Hub
+        if missing and name and find_file(name, MISTRALS_OWN, revision=None, token=None):
+            raise ModelError(
+                f"{name} has no chat template, but a tokenizer of Mistral's own ({MISTRALS_OWN}), whose conversations the "
+                "package mistral-common renders; install it with: pip install mistral-common"
+            )
+    raise ModelError(
+        f"the tokenizer of {name or 'the model'} has no chat template; use an instruction-tuned or reasoning model."
+    )
 
 
 def resolve_prompting(tokenizer: PreTrainedTokenizerBase, prompting: PromptConfig) -> PromptConfig:
@@ -89,8 +115,7 @@ def encode_prompts(
         ModelError: The tokenizer has no chat template or cannot render with it.
         ConfigError: The template has no such variable.
     """
-    if not renders(tokenizer):
-        raise ModelError("the model's tokenizer has no chat template; use an instruction-tuned or reasoning model.")
+    check_renders(tokenizer)
     prompting = resolve_prompting(tokenizer, prompting or PromptConfig())
     unknown = [name for name in prompting.template_kwargs if not _names(tokenizer, name)]
     if unknown and template_text(tokenizer):  # Mistral's own tokenizers show none
