@@ -46,9 +46,11 @@ def fused_parameters(module: nn.Module) -> tuple[str, str]:
 @contextmanager
 def observe_experts(module: nn.Module, observer: Observer) -> Iterator[None]:
     """Show the inputs of a module's experts to an observer: first all that go in, then all that go out."""
+    batched = [module] if _is_batched(module) else []
     _observers[module] = observer
     try:
-        yield
+        with replaced_forwards(batched, [partial(_run_batched, module)] * len(batched)):
+            yield
     finally:
         del _observers[module]
 
@@ -62,10 +64,9 @@ def use_observable_experts(model: PreTrainedModel) -> Iterator[None]:
     """
     name = f"ssgr-{next(_registrations)}"
     configs = {id(module.config): module.config for module in model.modules() if takes_expert_functions(module)}.values()
-    batched = [module for module in model.modules() if _is_batched(module)]
     expert_functions()[name] = _run_experts
     try:
-        with experts_run_by(configs, name), replaced_forwards(batched, [partial(_run_batched, of) for of in batched]):
+        with experts_run_by(configs, name):
             yield
     finally:
         del expert_functions()[name]
@@ -111,8 +112,7 @@ def _run_experts(
 
 def _run_batched(module: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
     """Compute what a module of `BATCHED` computes, on the rows that are not zero alone, and show them to the observer."""
-    observer = _observers.get(module, lambda *_: None)
-    into, out_of = fused_parameters(module)
+    observer, (into, out_of) = _observers[module], fused_parameters(module)
     if hidden_states.is_meta:
         observer(into, [], [])
         observer(out_of, [], [])
