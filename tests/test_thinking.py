@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import pytest
 
 from optimum_ssgr.calibration.generate import generate_rollouts
+from optimum_ssgr.chat.answers import Answer
 from optimum_ssgr.config import CalibrationConfig, PromptConfig
 from optimum_ssgr.errors import ConfigError, ModelError
 from optimum_ssgr.evaluation.metrics import summarize
@@ -132,6 +133,31 @@ def test_what_stands_in_the_thought_is_not_the_answer(reasoner, case):
     unclosed = grade(tokenizer, f"{opening}{wrong} No. {right}")
     assert (unclosed[0].verdict.answer, unclosed[0].verdict.thought) == (None, False)
     assert summarize([item, *unclosed])["missing_think_end"] == 0.5
+
+
+@pytest.mark.parametrize("case", STYLES)
+def test_what_stands_in_a_thought_that_is_opened_again_is_not_the_answer(reasoner, case):
+    """As models do that think between steps; the answer stands behind the last thought, if that is closed."""
+    _, template, tokens, opening, closing = STYLES[case]
+    tokenizer = make_tokenizer(reasoner, template, tokens)
+    style = choose_style(tokenizer)
+    again = (style.between or "\n") + style.opening
+    first = rf"{opening}It is \boxed{{4}}.{closing}So \boxed{{6}}.{again}No, \boxed{{7}}."
+    [item] = grade(tokenizer, rf"{first}{closing}\boxed{{5}}")
+    assert (item.verdict.answer, item.verdict.thought) == ("5", True)
+    shown = thinking_part(item.text, style)
+    assert all(part in shown for part in ("4", "6", "7")) and "5" not in shown
+    assert style.opening not in shown and style.closing not in shown
+    [item] = grade(tokenizer, first)
+    assert (item.verdict.answer, item.verdict.correct, item.verdict.thought) == (None, False, False)
+    assert Answer(item.text if opening else style.opening + item.text, style=style).thinks
+
+
+def test_an_answers_tag_need_not_be_closed(reasoner):
+    """A server that stops at the closing tag leaves it out."""
+    tokenizer = make_tokenizer(reasoner, PLAIN, [])
+    [item] = grade(tokenizer, "<think>4?</think>\n<answer>\n5")
+    assert (item.verdict.answer, item.verdict.thought) == ("5", True)
 
 
 def test_a_response_without_a_thought_is_read_whole(reasoner):

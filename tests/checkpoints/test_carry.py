@@ -191,16 +191,22 @@ class Scrambled(ConversionOps):
         return {target_patterns[0]: tensors[0].flip(0)}
 
 
+def fuse(tensors, block):
+    return {f"{block}self_attn.qkv.weight": torch.cat([tensors.pop(f"{block}self_attn.{n}_proj.weight") for n in "qkv"])}
+
+
+def scramble(tensors, block):
+    return {f"{block}mlp.up.weight": tensors.pop(f"{block}mlp.up_proj.weight").flip(0).contiguous()}
+
+
 # How a file stores what the model has, and the rule of transformers that makes the model's out of it.
 STORED_OTHERWISE = {
     "matrices in one": (
-        lambda tensors, at: {
-            f"{at}self_attn.qkv.weight": torch.cat([tensors.pop(f"{at}self_attn.{n}_proj.weight") for n in "qkv"])
-        },
+        fuse,
         WeightConverter("self_attn.qkv", [f"self_attn.{n}_proj" for n in "qkv"], [Split(dim=0)]),
     ),
     "what cannot be undone": (
-        lambda tensors, at: {f"{at}mlp.up.weight": tensors.pop(f"{at}mlp.up_proj.weight").flip(0).contiguous()},
+        scramble,
         WeightConverter("mlp.up.weight", "mlp.up_proj.weight", [Scrambled()]),
     ),
 }
@@ -209,10 +215,9 @@ STORED_OTHERWISE = {
 @pytest.fixture
 def stored_otherwise(monkeypatch, tmp_path, request):
     """A llama whose files do not store its tensors as it has them."""
-    conversion_mapping.get_checkpoint_conversion_mapping("llama")  # makes the table
     change, rule = STORED_OTHERWISE[request.param]
-    monkeypatch.setitem(conversion_mapping._checkpoint_conversion_mapping_cache, "llama", [rule])
     source = write_original("llama", tmp_path / "dense", shard="1GB", beside=False)
+    monkeypatch.setitem(conversion_mapping._checkpoint_conversion_mapping_cache, "llama", [rule])
     tensors = load_file(tmp_path / "dense" / "model.safetensors")
     for block in range(2):
         tensors |= change(tensors, f"model.layers.{block}.")
