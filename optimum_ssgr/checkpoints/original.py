@@ -12,7 +12,7 @@ from transformers.utils import logging
 from ..compat import model_commit, model_name, offloaded_state_dict
 from ..errors import DataError, ModelError, SSGRError
 from ..hub.client import call_hub
-from .carry import TEMPLATES, fetch_source, read_config, stored_tensors
+from .carry import fetch_source, read_config, stored_tensors
 from .load import load_tokenizer, source_of
 from .places import check_put_back, find_places, pruned_parameters
 from .streaming import StreamedWeights
@@ -20,6 +20,9 @@ from .tensor_files import FLOATS
 
 
 logger = logging.get_logger(__name__)
+
+TEMPLATES = "additional_chat_templates"
+"""Folder of a tokenizer's further chat templates."""
 
 
 def check_source(model: PreTrainedModel, source: Path) -> bool:

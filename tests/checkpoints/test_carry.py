@@ -41,6 +41,7 @@ BESIDE = {
     "generation_config.json": b'{"temperature":  0.6, "do_sample": true, "eos_token_id": [2, 5]}',
     "LICENSE": b"as it was",
     "additional_chat_templates/tool_use.jinja": b"{{ messages }}",
+    "assets/figures/a plot [1].png": b"\x89PNG",
 }
 LEFT_OUT = {
     "pytorch_model.bin": b"cos\nsystem\n",
@@ -51,8 +52,12 @@ LEFT_OUT = {
     "consolidated.safetensors": b"",
     "adapter_config.json": b"{}",
     ".hidden": b"",
-    "runs/events": b"",
     "modeling_x.py": b"raise SystemExit",
+    "assets/code.py": b"raise SystemExit",
+    "assets/.cache/x": b"",
+    "onnx/model.onnx": b"",
+    "onnx/config.json": b"{}",
+    "calibration/manifest.json": b"{}",
 }
 PREDICTION = {"mtp.fc.weight": torch.randn(32, 64), "mtp.layers.0.mlp.up_proj.weight": torch.randn(64, 32)}
 PREDICTION |= {"mtp.layers.0.norm.weight": torch.randn(32, dtype=torch.float64), "mtp.steps": torch.arange(3)}
@@ -122,7 +127,7 @@ def write_original(name, folder, shard="50KB", beside=True):
     for file in TOKENIZER:  # written otherwise than transformers would
         (folder / file).write_bytes((WEIGHTS / file).read_bytes() + (b"  \n" if file.endswith(".json") else b""))
     for file, content in (BESIDE | LEFT_OUT).items() if beside else ():
-        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_bytes(content)
     return str(folder)
 
