@@ -48,7 +48,8 @@ pruning goes.
 | loads | a checkpoint as transformers writes it is loaded with its tokenizer |
 | generates | in process, greedily, a batch of a short and a long prompt gives the tokens of transformers' `generate`, prompt \
 by prompt; where it does not, [a server](servers.md) generates |
-| SparseGPT | every linear layer of the blocks has 50 % zeros, [those whose inputs cannot be seen](pruning.md#what-is-pruned) by magnitude |
+| SparseGPT | every linear layer of the blocks has 50 % zeros, [those whose inputs cannot be seen](pruning.md#what-is-pruned) \
+by magnitude |
 | Wanda 2:4 | every linear layer of the blocks has two zeros in four |
 | streamed | read [block by block](large-models.md), the same bytes are saved as in memory (two passes) |
 | saves | the folder holds the tensors of the source by name, shape and type, and those that were not pruned byte by byte |
