@@ -90,12 +90,12 @@ def carry_files(source: Path, target: Path, trust_remote_code: bool, leave_out: 
         source: Folder of the original.
         target: Folder of the checkpoint.
         trust_remote_code: Whether code may come along; where it may not, no config refers to it afterwards.
-        leave_out: Names of files that are written anew.
+        leave_out: Names of files and folders that are written anew.
     """
     names = [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()]
     for name in carried_names(names, trust_remote_code):
         path = source / name
-        if name in leave_out or _may_be_pickle(path) or not _is_inside(path, source):
+        if not {name, name.partition("/")[0]}.isdisjoint(leave_out) or _may_be_pickle(path) or not _is_inside(path, source):
             continue
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target / name)

@@ -132,6 +132,7 @@ def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     return (
         *tokenizer.vocab_files_names.values(),
         *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+        TEMPLATES,
     )
 
 

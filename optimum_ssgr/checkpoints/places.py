@@ -150,11 +150,12 @@ def check_put_back(
     state = {name: torch.empty_like(tensor, device="meta") for name, tensor in model.state_dict().items()}
     for block, names in pruned_parameters(model).items():
         of_block = {name: places[name if name in places else tied[name]] for name in names}
+        converted = {name: place for name, place in of_block.items() if place.converter is not None}
         try:
-            parts = take_apart(model, within(state, block), of_block)
+            parts = take_apart(model, within(state, block), converted)
         except (ValueError, RuntimeError, KeyError, NotImplementedError, AttributeError):  # what takes apart is not ours
             parts = {}
-        for key in (key for place in of_block.values() for key in place.stored_as):
+        for key in (key for place in converted.values() for key in place.stored_as):
             if key not in parts or tuple(parts[key].shape) != stored[key].shape:
                 raise ModelError(
                     f"the checkpoint {checkpoint} stores {key} in a form that cannot be written again after pruning; load the "

@@ -126,7 +126,7 @@ def _is_gate(name: str, parameter: nn.Parameter) -> bool:
 
 def _refuse_unknown(name: str, module: nn.Module) -> None:
     for key, parameter in module.named_parameters(recurse=False):
-        if parameter.ndim == 3 and min(parameter.shape[1:]) > 1 and not _is_gate(name, parameter):
+        if parameter.ndim == 3 and min(parameter.shape[1:]) > 1 and not _is_gate(f"{name}.{key}", parameter):
             raise ModelError(
                 f"{name}.{key} fuses the experts of a mixture-of-experts layer in a way that transformers does not let others "
                 f"run ({type(module).__name__}), so it cannot be pruned."
