@@ -26,7 +26,7 @@ from optimum_ssgr.errors import ModelError
 from optimum_ssgr.pruning.blocks import find_matrices
 from optimum_ssgr.pruning.layerwise import check_prunable, prune_layerwise
 
-from ..models import CONFIGS, SMALL, random_model, slow_but
+from ..models import CONFIGS, SMALL, random_model, randomize, slow_but
 from .naive import naive_magnitude
 from .test_layerwise import random_sequences
 
@@ -146,6 +146,7 @@ def test_small_layers_whose_inputs_cannot_be_seen_are_pruned_by_magnitude_and_na
     monkeypatch.setattr("optimum_ssgr.pruning.layerwise.logger.warning", told.append)
     config, layer = PARTLY_UNSEEN[name]
     model = build(config)
+    randomize(model)  # some are made with zeros
     dense = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     reports = prune_layerwise(model, random_sequences((60, 55, 58)), PruningConfig(true_sequential=true_sequential))
     fallen = [report for report in reports if report.method == "magnitude"]
@@ -153,7 +154,7 @@ def test_small_layers_whose_inputs_cannot_be_seen_are_pruned_by_magnitude_and_na
     for report in fallen:
         expected, _ = naive_magnitude(dense[report.name], sparsity=0.5)
         assert torch.equal(model.state_dict()[report.name].double(), expected)
-    assert all(report.zeros / report.weights == pytest.approx(0.5, abs=0.05) for report in reports)
+    assert all(abs(report.zeros - report.weights / 2) <= max(1, 0.02 * report.weights) for report in reports)
     [said] = told
     assert said.startswith(f"{len(fallen)} of {len(reports)} matrices were pruned by magnitude")
     assert all(report.name in said for report in fallen)
