@@ -5,11 +5,10 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from importlib.util import find_spec
 from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
-from transformers.utils import logging
+from transformers.utils import is_mistral_common_available, logging
 
 from ..compat import find_file
 from ..config import PromptConfig
@@ -61,12 +60,12 @@ def check_renders(tokenizer: PreTrainedTokenizerBase) -> None:
     """
     if renders(tokenizer):
         return
-    name, missing = tokenizer.name_or_path, find_spec("mistral_common") is None
+    name, missing = tokenizer.name_or_path, not is_mistral_common_available()
     with suppress(OSError, ValueError):  # there is no such model, or no Hub
         if missing and name and find_file(name, MISTRALS_OWN, revision=None, token=None):
             raise ModelError(
                 f"{name} has no chat template, but a tokenizer of Mistral's own ({MISTRALS_OWN}), whose conversations the "
-                "package mistral-common renders; install it with: pip install mistral-common"
+                "package mistral-common renders; install it with: pip install --upgrade mistral-common"
             )
     raise ModelError(
         f"the tokenizer of {name or 'the model'} has no chat template; use an instruction-tuned or reasoning model."
