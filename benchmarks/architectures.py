@@ -124,7 +124,12 @@ ARCHITECTURES = {
     "Mistral 3 (Small 3.1, Magistral)": Architecture(
         "mistral3", {"model_type": "mistral"}, {"vision_config": VISION | {"model_type": "pixtral"}}
     ),
-    "Mistral 4": Architecture("mistral4", EXPERTS | ROUTED | LATENT),
+    "Mistral 4": Architecture("mistral4", EXPERTS | ROUTED | LATENT | {"head_dim": 16}),  # of both its parts
+    "Mistral Small 4": Architecture(
+        "mistral3",
+        {"model_type": "mistral4", **EXPERTS, **ROUTED, **LATENT, "head_dim": 16},
+        {"vision_config": VISION | {"model_type": "pixtral"}},
+    ),
     "Mixtral": Architecture("mixtral", EXPERTS),
     "Gemma": Architecture("gemma", {}),
     "Gemma 2": Architecture("gemma2", SLIDING),
@@ -227,7 +232,7 @@ ARCHITECTURES = {
 
 
 def build_model(name: str, seed: int = 0) -> PreTrainedModel:
-    """Make a tiny model whose random weights are large enough for its outputs to depend on every one of them.
+    """Make a tiny model with random weights.
 
     Args:
         name: Its name in `ARCHITECTURES`.
@@ -243,10 +248,15 @@ def build_model(name: str, seed: int = 0) -> PreTrainedModel:
     takes_images = type(config) in AutoModelForImageTextToText._model_mapping
     factory = AutoModelForImageTextToText if takes_images else AutoModelForCausalLM
     model = factory.from_config(config).eval()
+    randomize(model)
+    model.tie_weights()
+    return model
+
+
+def randomize(model: PreTrainedModel) -> None:
+    """Give a model weights that are large enough for its outputs to depend on every one of them."""
     for parameter in model.parameters():
         if parameter.ndim == 1:
             torch.nn.init.uniform_(parameter, 0.3, 1.7)
         else:
             torch.nn.init.normal_(parameter, std=0.15)
-    model.tie_weights()
-    return model

@@ -82,6 +82,13 @@ class LoadingRules:
         self.model._weight_conversions = [rule for rule in self.rules if rule.was_used()]
 
 
+def target_names(first: str, converter: WeightConverter | None) -> list[str]:
+    """Return the names of all that a converter makes of what it calls by the first of them: several, where it splits."""
+    patterns = [] if converter is None else converter.target_patterns
+    before, found, after = first.partition(patterns[0]) if len(patterns) > 1 else (first, "", "")
+    return [before + pattern + after for pattern in patterns] if found else [first]
+
+
 def undo_conversion(model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return a model's tensors under the names and in the parts that its checkpoint has."""
     from transformers.core_model_loading import revert_weight_conversion

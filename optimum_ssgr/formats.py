@@ -248,6 +248,7 @@ class Provenance(_Record):
         calibration: Manifest of the calibration set; None when there was none, or tokens without a manifest.
         calibration_folder: Where the set is, beside this file; None where it is not kept there.
         sparsity: What `pruning.report.PruningReport.to_dict` returns.
+        takes_images: True for a model of images and text, which transformers loads by a class of its own; else None.
         inherited: What the base model's card states that also holds here: its licence and its languages.
         evaluation: What was measured on it and on the base model.
         held_out: What it gives to traces of the base model that it was not calibrated on, as
@@ -262,6 +263,7 @@ class Provenance(_Record):
     calibration: Manifest | None
     sparsity: dict[str, Any]
     calibration_folder: str | None = None
+    takes_images: bool | None = None
     inherited: dict[str, Any] | None = None
     evaluation: list[EvaluationRow] | None = None
     held_out: dict[str, Any] | None = None

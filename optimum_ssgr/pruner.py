@@ -20,8 +20,8 @@ from .calibration.strategies import Sources
 from .calibration.text import TextSource
 from .cards.metadata import inherited_metadata
 from .cards.render import dataset_card, model_card
-from .checkpoints.load import load_model, source_of
-from .checkpoints.original import find_source
+from .checkpoints.load import load_model, source_of, takes_images
+from .checkpoints.original import check_source, find_source
 from .checkpoints.save import check_generation_config, save_checkpoint, save_streamed
 from .checkpoints.streaming import StreamedWeights, load_streamed
 from .compat import model_commit, model_name
@@ -366,7 +366,8 @@ class SSGRPruner:
             calibration = load_calibration_set(calibration, with_rollouts=kept) if config.needs_calibration else None
         inputs = read_inputs(calibration, config, self.model, self.tokenizer)
         if not self.streamed:
-            self._source = self._source or find_source(self.model, trust_remote_code=self.trust_remote_code)
+            source = self._source or find_source(self.model, trust_remote_code=self.trust_remote_code)
+            self._source = source if source and check_source(self.model, source) else None
         decided_by = describe_run(self.model, config)
         held_out = self._hold_out(calibration)
         dense = trace_nll(self.model, held_out, TRACE_BATCH)
@@ -437,7 +438,7 @@ class SSGRPruner:
         evaluation: Sequence[EvaluationRow | Mapping[str, Any]] = (),
         calibration: CalibrationSet | None = None,
     ) -> None:
-        """Save the pruned model, its tokenizer, `ssgr_config.json` and a card; loads with `AutoModelForCausalLM` anywhere.
+        """Save the pruned model, its tokenizer, `ssgr_config.json` and a card, which says how to load it.
 
         Args:
             folder: Where to write; must be new or empty.
@@ -456,7 +457,8 @@ class SSGRPruner:
         check_generation_config(self.model)
         inherited = self._read_inherited() if self._inherited is None else self._inherited
         rows = [row if isinstance(row, EvaluationRow) else EvaluationRow.from_dict(row) for row in evaluation]
-        provenance = dataclasses.replace(self._provenance, inherited=inherited, evaluation=rows)
+        images = takes_images(self.model.config) or None
+        provenance = dataclasses.replace(self._provenance, takes_images=images, inherited=inherited, evaluation=rows)
         if calibration is not None:
             if not provenance.calibration or provenance.calibration.content_hash != calibration.manifest.content_hash:
                 raise ConfigError("the model was not pruned with this calibration set, so it cannot be kept with it.")

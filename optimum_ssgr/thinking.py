@@ -142,14 +142,20 @@ def split_thinking(prompt: str, response: str, style: ThinkingStyle = THINK) -> 
         style: How the model delimits its thinking.
 
     Returns:
-        The text after the thinking, or None when the thinking was never closed; and whether it was closed, or None when it was
-        not even opened.
+        The text after the thinking, of several thoughts after the last, or None when the thinking was never closed, or was
+        opened again and then not closed; and whether it was closed, or None when it was not even opened.
     """
     opened = style.opening in response or opens_thinking(prompt, style)  # elsewhere the question speaks of it
     before, closed, _ = response.rpartition(style.closing)
-    if closed:  # some write the closing delimiter only, and gpt-oss its final channel without having thought
+    if closed and not is_open(response, style):
+        # some write the closing delimiter only, and gpt-oss its final channel without having thought
         return final_part(response, style), True if opened or before.strip() else None
     return (None, False) if opened else (final_part(response, style), None)
+
+
+def is_open(text: str, style: ThinkingStyle) -> bool:
+    """Tell whether a thought was opened in a text and not closed since."""
+    return text.rfind(style.opening) > text.rfind(style.closing)
 
 
 def opens_thinking(prompt: str, style: ThinkingStyle) -> bool:
@@ -167,10 +173,13 @@ def final_part(response: str, style: ThinkingStyle) -> str:
 
 
 def thinking_part(response: str, style: ThinkingStyle) -> str:
-    """Return the thinking without its delimiters, whether it was closed or not; empty when there is none."""
+    """Return the thinking without its delimiters, whether it was closed or not; empty when there is none.
+
+    Of several thoughts it is all from the first to the last, with what stands between them.
+    """
     before, closed, _ = response.rpartition(style.closing)
-    if not closed:
-        before = response if response.lstrip().startswith(style.opening) else ""
-    if style.between:
-        before = before.replace(style.between, "\n")
+    if is_open(response, style) and (closed or response.lstrip().startswith(style.opening)):
+        before = response
+    for mark in filter(None, (style.between, style.closing)):
+        before = before.replace(mark, "\n")
     return before.replace(style.opening, "").strip()

@@ -20,6 +20,8 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
+from benchmarks.architectures import randomize
+
 
 SMALL = {
     "vocab_size": 704,
@@ -67,12 +69,3 @@ def random_model(name, seed=0):
     randomize(model)
     model.tie_weights()
     return model
-
-
-def randomize(model):
-    """Give a model weights that are large enough for its outputs to depend on every one of them."""
-    for parameter in model.parameters():
-        if parameter.ndim == 1:
-            torch.nn.init.uniform_(parameter, 0.3, 1.7)
-        else:
-            torch.nn.init.normal_(parameter, std=0.15)

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import pytest
 
 from optimum_ssgr.calibration.generate import generate_rollouts
+from optimum_ssgr.chat.answers import Answer
 from optimum_ssgr.config import CalibrationConfig, PromptConfig
 from optimum_ssgr.errors import ConfigError, ModelError
 from optimum_ssgr.evaluation.metrics import summarize
@@ -43,6 +44,7 @@ SWITCHED_OFF = TURNS + OPENS + "{% if thinking %}<think>{% else %}</think>{% end
 SWITCHED_ON = (
     TURNS + OPENS + "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
+EFFORT = "{% set effort = reasoning_effort or 'none' %}[MODEL_SETTINGS]{{ effort }}[/MODEL_SETTINGS]" + PLAIN + "{# [THINK] #}"
 # Style, template, tokens in the vocabulary, what the model writes up to its thought, and between that and the answer.
 STYLES = {
     "opened by the template": ("think", TURNS + OPENS + "<think>\n{% endif %}", ["<think>", "</think>"], "", "</think>\n"),
@@ -134,6 +136,31 @@ def test_what_stands_in_the_thought_is_not_the_answer(reasoner, case):
     assert summarize([item, *unclosed])["missing_think_end"] == 0.5
 
 
+@pytest.mark.parametrize("case", STYLES)
+def test_what_stands_in_a_thought_that_is_opened_again_is_not_the_answer(reasoner, case):
+    """As models do that think between steps; the answer stands behind the last thought, if that is closed."""
+    _, template, tokens, opening, closing = STYLES[case]
+    tokenizer = make_tokenizer(reasoner, template, tokens)
+    style = choose_style(tokenizer)
+    again = (style.between or "\n") + style.opening
+    first = rf"{opening}It is \boxed{{4}}.{closing}So \boxed{{6}}.{again}No, \boxed{{7}}."
+    [item] = grade(tokenizer, rf"{first}{closing}\boxed{{5}}")
+    assert (item.verdict.answer, item.verdict.thought) == ("5", True)
+    shown = thinking_part(item.text, style)
+    assert all(part in shown for part in ("4", "6", "7")) and "5" not in shown
+    assert style.opening not in shown and style.closing not in shown
+    [item] = grade(tokenizer, first)
+    assert (item.verdict.answer, item.verdict.correct, item.verdict.thought) == (None, False, False)
+    assert Answer(item.text if opening else style.opening + item.text, style=style).thinks
+
+
+def test_an_answers_tag_need_not_be_closed(reasoner):
+    """A server that stops at the closing tag leaves it out."""
+    tokenizer = make_tokenizer(reasoner, PLAIN, [])
+    [item] = grade(tokenizer, "<think>4?</think>\n<answer>\n5")
+    assert (item.verdict.answer, item.verdict.thought) == ("5", True)
+
+
 def test_a_response_without_a_thought_is_read_whole(reasoner):
     tokenizer = make_tokenizer(reasoner, *STYLES["gpt-oss"][1:3])
     [item] = grade(tokenizer, r"<|channel|>final<|message|>\boxed{5}<|return|>")
@@ -155,18 +182,32 @@ def test_delimiters_of_ones_own_and_those_that_a_system_message_asks_for(reasone
 
 @pytest.mark.parametrize(
     ("template", "switch"),
-    [(SWITCHED_OFF, "thinking"), (GEMMA, "enable_thinking"), (GRANITE, "thinking"), (SWITCHED_ON, None), (HARMONY, None)],
+    [
+        (SWITCHED_OFF, {"thinking": True}),
+        (GEMMA, {"enable_thinking": True}),
+        (GRANITE, {"thinking": True}),
+        (EFFORT, {"reasoning_effort": "high"}),
+        (SWITCHED_ON, {}),
+        (HARMONY, {}),
+    ],
 )
 def test_thinking_that_the_template_has_off_is_switched_on(reasoner, caplog, template, switch):
     tokenizer = make_tokenizer(reasoner, template, [], name=f"org/{abs(hash(template))}")
     resolved = resolve_prompting(tokenizer, PromptConfig())
-    assert resolved.template_kwargs == ({switch: True} if switch else {})
+    assert resolved.template_kwargs == switch
     assert resolve_prompting(tokenizer, resolved) == resolved
-    assert (f"rendered with {switch}=true" in caplog.text) == bool(switch)
-    if switch:
-        off = PromptConfig(template_kwargs={switch: False})
-        assert resolve_prompting(tokenizer, off).template_kwargs == {switch: False}
+    assert ("has thinking switched off" in caplog.text) == bool(switch)
+    for name, value in switch.items():
+        assert f"rendered with {name}={str(value).lower()};" in caplog.text
+        off = PromptConfig(template_kwargs={name: False if value is True else "none"})
+        assert resolve_prompting(tokenizer, off).template_kwargs == off.template_kwargs
         assert encode_prompts(tokenizer, [PROBLEM], prompting=off) != encode_prompts(tokenizer, [PROBLEM])
+
+
+def test_an_effort_that_is_given_does_not_leave_thinking_off(reasoner):
+    tokenizer = make_tokenizer(reasoner, SWITCHED_OFF + "{# reasoning_effort #}", ["<think>", "</think>"])
+    resolved = resolve_prompting(tokenizer, PromptConfig(template_kwargs={"reasoning_effort": "low"}))
+    assert resolved.template_kwargs == {"reasoning_effort": "low", "thinking": True}
 
 
 def test_variables_and_the_system_message_reach_the_prompt(reasoner):

@@ -89,7 +89,7 @@ def model_metadata(provenance: Provenance) -> ModelCardData:
         base_model=base,
         base_model_relation="finetune" if base else None,  # the nearest of the relations that the Hub knows
         library_name="transformers",
-        pipeline_tag="text-generation",
+        pipeline_tag="image-text-to-text" if provenance.takes_images else "text-generation",
         datasets=[calibration[0]] if calibration else None,
         tags=["pruned", "sparse", "ssgr", pruning.method] + ([pruning.pattern] if pruning.pattern else []),
         metrics=["accuracy"] if results else None,

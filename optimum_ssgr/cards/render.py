@@ -14,6 +14,7 @@ from ..checkpoints.runtimes import EXPECTATIONS, SAME_SIZE
 from ..config import CalibrationConfig, PruningConfig
 from ..errors import DataError
 from ..formats import CARD_FILE, MANIFEST_FILE, PROVENANCE_FILE, EvaluationRow, Manifest, Provenance
+from ..pruning.blocks import is_of_expert
 from ..thinking import make_style
 from .markdown import environment
 from .metadata import TAG, dataset_metadata, known_sources, model_metadata, split_card
@@ -53,10 +54,15 @@ def model_card(provenance: Provenance, repo_id: str | None = None) -> str:
     name, layers = provenance.base_model, provenance.sparsity["layers"]
     samplings = [row.sampling for row in rows if row.sampling is not None]
     calibration = manifest.config if manifest else None
+    fallen: dict[str, list[str]] = {"nothing to calibrate on": [], "no usable Hessian": []}  # back to magnitude
+    for layer in layers:
+        if layer["method"] != pruning.method:
+            fallen["nothing to calibrate on" if layer.get("damping") is None else "no usable Hessian"].append(layer["name"])
     return _render(
         "model_card.md.jinja",
         model_metadata(provenance).to_dict(),
         repo_id=repo_id or PLACEHOLDER.format("model"),
+        model_class="AutoModelForImageTextToText" if provenance.takes_images else "AutoModelForCausalLM",
         name=Path(public_name(name)).name,
         base_model=public_name(name),
         base=pinned({"id": name, "commit": provenance.base_commit}),
@@ -64,8 +70,9 @@ def model_card(provenance: Provenance, repo_id: str | None = None) -> str:
         target=pruning.pattern or f"{100 * pruning.sparsity:g} %",
         sparsity=provenance.sparsity,
         modules=_by_module(layers),
-        unseen=sum(layer["method"] != pruning.method and layer.get("damping") is None for layer in layers),
-        resisted=[layer["name"] for layer in layers if layer["method"] != pruning.method and layer.get("damping") is not None],
+        unreached=sum(is_of_expert(name) for name in fallen["nothing to calibrate on"]),
+        unseen=[name for name in fallen["nothing to calibrate on"] if not is_of_expert(name)],
+        resisted=fallen["no usable Hessian"],
         expectation=[*EXPECTATIONS[_kind(pruning)], SAME_SIZE],
         evaluation=_by_source(rows),
         by_kind=_by_kind(rows),

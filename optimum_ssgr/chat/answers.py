@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..thinking import STYLES, ThinkingStyle, final_part, recognize_style, thinking_part
+from ..thinking import STYLES, ThinkingStyle, final_part, is_open, recognize_style, thinking_part
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Answer:
     def thinks(self) -> bool:
         """Whether the thinking was opened and not yet closed."""
         style = self._style
-        return self.text.lstrip().startswith(style.opening) and style.closing not in self.text
+        return self.text.lstrip().startswith(style.opening) and is_open(self.text, style)
 
     @property
     def thinking(self) -> str:

@@ -14,7 +14,7 @@ from ..config import PromptConfig
 from ..errors import ModelError
 from ..rollouts.ends import end_token_ids
 from ..rollouts.local import check_scores, sample_tokens
-from ..rollouts.prompts import resolve_prompting
+from ..rollouts.prompts import check_renders, resolve_prompting
 from ..thinking import choose_style, opens_thinking
 from ..tokens import context_of
 from .backends import TOP_P, ChatRequest, Piece
@@ -38,8 +38,7 @@ class LocalBackend:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompting: PromptConfig | None = None
     ) -> None:
         name = model_name(model)
-        if not tokenizer.chat_template:
-            raise ModelError(f"the tokenizer of {name} has no chat template; use an instruction-tuned or reasoning model.")
+        check_renders(tokenizer)
         if not tokenizer.is_fast:
             raise ModelError(f"the tokenizer of {name} cannot decode a stream; convert it to a fast one (tokenizer.json).")
         self.model, self.tokenizer = model, tokenizer

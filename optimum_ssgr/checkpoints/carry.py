@@ -5,17 +5,19 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from glob import escape
 from pathlib import Path
+from typing import Any
 
+import httpx2
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors import safe_open
 from transformers.utils import logging
 
 from ..errors import DataError, OutputError
-from ..formats import CARD_FILE, PROVENANCE_FILE
+from ..formats import CALIBRATION_FOLDER, CARD_FILE, PROVENANCE_FILE
 from .inspect import INDEX, SINGLE, checkpoint_files, fetch_weights
 from .tensor_files import FLOATS, StoredTensor, bytes_of, read_header, same_bytes, write_tensors
 
@@ -23,7 +25,6 @@ from .tensor_files import FLOATS, StoredTensor, bytes_of, read_header, same_byte
 logger = logging.get_logger(__name__)
 
 CONFIG = "config.json"
-TEMPLATES = "additional_chat_templates"
 # Weights, in this or another format, or what may be a pickle: a copy of the dense model has no place beside the sparse one.
 _WEIGHTS = (
     *(".safetensors", ".index.json", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".gguf"),
@@ -50,35 +51,53 @@ def fetch_source(source: str, revision: str | None, token: str | bool | None, tr
         DataError: The index is damaged or leads elsewhere.
     """
     folder = fetch_weights(source, revision, token)
-    fetch = partial(snapshot_download, source, revision=folder.name, token=token)
-    unwanted = [f"*{suffix}" for suffix in _WEIGHTS if suffix != ".index.json"] + ([] if trust_remote_code else ["*.py"])
+    at_commit: dict[str, Any] = {"revision": folder.name, "token": token}
     try:
-        fetch(ignore_patterns=["*/*", ".*", *unwanted])
-        fetch(allow_patterns=[f"{TEMPLATES}/*"])
-    except LocalEntryNotFoundError:
+        names = carried_names(HfApi().list_repo_files(source, **at_commit), trust_remote_code)
+        snapshot_download(source, **at_commit, allow_patterns=list(map(escape, names)))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx2.ConnectError, httpx2.TimeoutException):
         logger.warning(f"The Hub cannot be reached; of {source} only those files are carried over that are in the cache.")
     return folder
 
 
-def carry_files(source: Path, target: Path, trust_remote_code: bool, leave_out: Sequence[str] = ()) -> None:
-    """Copy what is not weights: configs, tokenizer and processor files, licences; code only if it is trusted, no pickles.
+def carried_names(names: Collection[str], trust_remote_code: bool) -> list[str]:
+    """Return which of a model's files belong to what is made of it: all but weights, hidden files and what may be a pickle.
 
-    Of the folders in it, only that of further chat templates is a part of a model that transformers knows.
+    A folder with weights in it is this model in another format, or another model, and is left out with all that it holds.
+
+    Args:
+        names: Paths of the model's files within its folder.
+        trust_remote_code: Whether code may come along.
+    """
+    weights = {name for name in names if name.lower().endswith(_WEIGHTS)}
+    folders = {CALIBRATION_FOLDER} | {name.partition("/")[0] for name in weights if "/" in name}
+    unwanted = () if trust_remote_code else (".py",)
+    return [
+        name
+        for name in names
+        if name not in weights
+        and name not in _OWN
+        and not name.endswith(unwanted)
+        and not any(part.startswith(".") for part in name.split("/"))
+        and not ("/" in name and name.partition("/")[0] in folders)
+    ]
+
+
+def carry_files(source: Path, target: Path, trust_remote_code: bool, leave_out: Sequence[str] = ()) -> None:
+    """Copy what `carried_names` names, such as configs, tokenizer and processor files and licences, but for pickles.
 
     Args:
         source: Folder of the original.
         target: Folder of the checkpoint.
         trust_remote_code: Whether code may come along; where it may not, no config refers to it afterwards.
-        leave_out: Names of files, and of the folder, that are written anew.
+        leave_out: Names of files and folders that are written anew.
     """
-    unwanted, unwanted_names = (*_WEIGHTS, *(() if trust_remote_code else (".py",))), {*_OWN, *leave_out}
-    for path in (*source.iterdir(), *source.glob(f"{TEMPLATES}/*")):
-        name = path.relative_to(source).as_posix()
-        if not path.is_file() or path.name.startswith(".") or not unwanted_names.isdisjoint((name, name.split("/")[0])):
+    names = [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()]
+    for name in carried_names(names, trust_remote_code):
+        path = source / name
+        if not {name, name.partition("/")[0]}.isdisjoint(leave_out) or _may_be_pickle(path) or not _is_inside(path, source):
             continue
-        if path.name.lower().endswith(unwanted) or _may_be_pickle(path) or not _is_inside(path, source):
-            continue
-        (target / name).parent.mkdir(exist_ok=True)
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target / name)
         if path.suffix == ".json" and not trust_remote_code:
             _edit_json(target / name, lambda values: values.pop("auto_map", None))

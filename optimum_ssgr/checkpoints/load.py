@@ -150,6 +150,11 @@ def auto_class(config: PretrainedConfig) -> type[AutoModelForCausalLM] | type[Au
     return found
 
 
+def takes_images(config: PretrainedConfig) -> bool:
+    """Tell whether a config is that of a model of images and text, which has a class of its own."""
+    return auto_class(config) is AutoModelForImageTextToText
+
+
 def dtype_of(name: str | torch.dtype) -> torch.dtype:
     """Return the weight type of a name such as `bfloat16`.
 

@@ -12,14 +12,41 @@ from transformers.utils import logging
 from ..compat import model_commit, model_name, offloaded_state_dict
 from ..errors import DataError, ModelError, SSGRError
 from ..hub.client import call_hub
-from ..pruning.blocks import find_blocks, find_matrices
-from .carry import TEMPLATES, fetch_source, read_config
+from .carry import fetch_source, read_config, stored_tensors
 from .load import load_tokenizer, source_of
+from .places import check_put_back, find_places, pruned_parameters
 from .streaming import StreamedWeights
 from .tensor_files import FLOATS
 
 
 logger = logging.get_logger(__name__)
+
+TEMPLATES = "additional_chat_templates"
+"""Folder of a tokenizer's further chat templates."""
+
+
+def check_source(model: PreTrainedModel, source: Path) -> bool:
+    """See, before the work and by the headers of its files, whether what a model was loaded from can be written again.
+
+    Args:
+        model: The model, not pruned yet.
+        source: Folder that it was loaded from.
+
+    Returns:
+        Whether a checkpoint can hold all that is there; if not, a warning says why it will hold what the model has in memory.
+
+    Raises:
+        ModelError: What is stored is made of what is pruned in a way that cannot be undone.
+    """
+    try:
+        _refuse_quantized(source)
+        stored = stored_tensors(source)
+        places = find_places(stored, model, str(source))
+    except (ModelError, DataError) as error:
+        _warn_of_loss(source, error)
+        return False
+    check_put_back(stored, places, model, str(source))
+    return True
 
 
 def find_source(model: PreTrainedModel, token: str | bool | None = None, trust_remote_code: bool = False) -> Path | None:
@@ -49,28 +76,26 @@ def find_source(model: PreTrainedModel, token: str | bool | None = None, trust_r
 def open_source(model: PreTrainedModel, source: Path) -> StreamedWeights | None:
     """Return what reads the files of a model; None where it is not what they hold, but for what is pruned."""
     try:
-        config = read_config(source)
-        if any(part.get("quantization_config") for part in (config, config.get("text_config") or {})):
-            raise ModelError("its weights are quantized.")
+        _refuse_quantized(source)
         weights = StreamedWeights(source, model, torch.device("cpu"))
         pruned = {name for names in pruned_parameters(model).values() for name in names}
         for name, tensor in state_of(model).items():
             if name not in pruned and not torch.equal(tensor.cpu(), weights.read(name)):
                 raise ModelError(f"{name} was changed after it was loaded.")
     except (ModelError, DataError) as error:
-        logger.warning(f"The checkpoint holds what the model has in memory, and nothing else of {source}: {error}")
+        _warn_of_loss(source, error)
         return None
     return weights
 
 
-def pruned_parameters(model: PreTrainedModel) -> dict[str, list[str]]:
-    """Return the names of the parameters that hold the prunable matrices, by block."""
-    found = {}
-    for block_name, block in find_blocks(model).items():
-        matrices = find_matrices(block_name, block).values()
-        names = (matrix.name if matrix.expert is None else matrix.name.rpartition(".")[0] for matrix in matrices)
-        found[block_name] = list(dict.fromkeys(f"{block_name}.{name}" for name in names))
-    return found
+def _refuse_quantized(source: Path) -> None:
+    config = read_config(source)
+    if any(part.get("quantization_config") for part in (config, config.get("text_config") or {})):
+        raise ModelError("its weights are quantized.")
+
+
+def _warn_of_loss(source: Path, error: Exception) -> None:
+    logger.warning(f"The checkpoint holds what the model has in memory, and nothing else of {source}: {error}")
 
 
 def other_dtype(dtype: torch.dtype, source: Path, stored: set[str]) -> torch.dtype | None:
@@ -94,8 +119,12 @@ def is_as_loaded(tokenizer: PreTrainedTokenizerBase, source: Path, trust_remote_
         folders = [Path(name) / "given", Path(name) / "original"]
         for folder, saved in zip(folders, (tokenizer, original), strict=True):
             saved.save_pretrained(folder)
-        given, original = ({path.name: path.read_bytes() for path in folder.rglob("*.*")} for folder in folders)
-        return given == original
+        given, original = (
+            {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
+            for folder in folders
+        )
+    # transformers asks the Hub which further templates there are, and goes on without those that it cannot be told of
+    return given == {path: content for path, content in original.items() if path in given or path.parent.name != TEMPLATES}
 
 
 def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Save a pruned model so that it loads anywhere, and prove it before saying so."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..compat import undo_conversion
 from ..errors import ConfigError, OutputError
 from ..files import new_folder
 from ..formats import CARD_FILE, PROVENANCE_FILE, Provenance
@@ -21,10 +20,10 @@ from .original import (
     is_as_loaded,
     open_source,
     other_dtype,
-    pruned_parameters,
     state_of,
     tokenizer_files,
 )
+from .places import pruned_parameters, take_apart, within
 from .streaming import StreamedWeights, load_streamed
 
 
@@ -67,7 +66,7 @@ def save_checkpoint(
             tokenizer.save_pretrained(partial)
         else:
             tensors = state_of(model)
-            _carry(model, tokenizer, partial, weights, lambda block: _within(tensors, block), trust_remote_code)
+            _carry(model, tokenizer, partial, weights, lambda block: within(tensors, block), trust_remote_code)
         _write_beside(partial, provenance, card)
         keep(partial)
         _check_reload(model, tokenizer, partial, trust_remote_code)
@@ -129,29 +128,19 @@ def _carry(
 ) -> None:
     """Write weights, configs, tokenizer and all else of the original, with the pruned matrices in place of its own."""
     stored = stored_tensors(weights.folder)
-    pruned = pruned_parameters(model)
-    block_of = {key: block for block, names in pruned.items() for name in names for key in weights.stored_as(name)}
+    pruned = {block: {name: weights.place(name) for name in names} for block, names in pruned_parameters(model).items()}
+    block_of = {key: block for block, places in pruned.items() for place in places.values() for key in place.stored_as}
 
     @lru_cache(maxsize=1)  # one block is held at a time
     def parts_of(block: str) -> dict[str, torch.Tensor]:
-        tensors = read_block(block)
-        converted = any(weights.is_converted(name) for name in pruned[block])
-        parts = undo_conversion(model, tensors) if converted else {}
-        return parts | {weights.stored_as(name)[0]: tensors[name] for name in pruned[block] if not weights.is_converted(name)}
-
-    def read_pruned(key: str) -> torch.Tensor:
-        parts, prefix = parts_of(block_of[key]), f"{model.base_model_prefix}."
-        for name in (key, prefix + key, key.removeprefix(prefix)):  # which of them is stored, no rule of transformers says
-            if name in parts:
-                return parts[name]
-        raise OutputError(f"cannot take {key}, which the original stores, from the pruned model.")
+        return take_apart(model, read_block(block), pruned[block])
 
     dtype = other_dtype(model.dtype, weights.folder, {stored[key].dtype for key in block_of})
     wanted = stored
     if dtype is not None:
-        held_as = {key: name for name in weights.names for key in weights.stored_as(name)}
+        held_as = {key: name for name in weights.names for key in weights.place(name).stored_as}
         wanted = cast_all(stored, dtype, lambda key: weights.stays_in_float32(held_as.get(key, key)))
-    carry_weights(stored, target, wanted, block_of, read_pruned, blocks)
+    carry_weights(stored, target, wanted, block_of, lambda key: parts_of(block_of[key])[key], blocks)
 
     same_tokenizer = is_as_loaded(tokenizer, weights.folder, trust_remote_code)
     carry_files(weights.folder, target, trust_remote_code, () if same_tokenizer else tokenizer_files(tokenizer))
@@ -204,10 +193,6 @@ def _check_reload(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fo
     check_tokenizer(tokenizer, folder, trust_remote_code)
     ids = torch.tensor([tokenizer(CHECK_TEXT).input_ids], device=reloaded.device)
     reloaded.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)
-
-
-def _within(tensors: Mapping[str, torch.Tensor], block: str) -> dict[str, torch.Tensor]:
-    return {name: tensor for name, tensor in tensors.items() if name.startswith(f"{block}.")}
 
 
 def _differs(name: str) -> OutputError:

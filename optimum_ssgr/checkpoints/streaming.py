@@ -3,10 +3,8 @@
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from accelerate import init_empty_weights
@@ -15,7 +13,6 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForImageTextToText,
     AutoTokenizer,
     GenerationConfig,
     PretrainedConfig,
@@ -24,7 +21,6 @@ from transformers import (
 )
 
 from ..compat import (
-    LoadingRules,
     is_saved,
     kept_in_float32,
     own_buffers,
@@ -39,27 +35,8 @@ from ..pruning.blocks import find_blocks
 from ..pruning.weights import modules_outside
 from .carry import fetch_source, stored_tensors
 from .load import LOADING_ERRORS, auto_class, cannot_load, commit_of, dtype_of, revision_of, source_of
+from .places import SAVE_DEQUANTIZED, Place, check_put_back, find_places
 from .tensor_files import FLOATS, StoredTensor
-
-
-if TYPE_CHECKING:
-    from ..compat import WeightConverter
-
-
-_INSTEAD = "save it dequantized first, or load it without streaming, where transformers may dequantize it."
-
-
-@dataclass
-class Place:
-    """Where a tensor of the model is stored.
-
-    Args:
-        parts: Files, names in them, and which of the converter's patterns each name fits; one part without a converter.
-        converter: What puts the parts together, where transformers holds as one what the checkpoint stores in parts.
-    """
-
-    parts: list[tuple[Path, str, str | None]]
-    converter: "WeightConverter | None"
 
 
 class StreamedWeights:
@@ -78,10 +55,11 @@ class StreamedWeights:
         self.folder = folder
         self.device = device
         self.dtype = model.dtype
-        self.config = model.config
         self._model = model  # whose shapes some converters ask for
         self._kept_in_float32 = kept_in_float32(model)
-        self._places = find_places(_stored_tensors(folder), model, str(folder))
+        stored = _stored_tensors(folder)
+        self._places = find_places(stored, model, str(folder))
+        check_put_back(stored, self._places, model, str(folder))
         self._tied: dict[str, str] = dict(model.all_tied_weights_keys)
         for target, source in self._tied.items():
             if target in self._places and source in self._places and torch.equal(self.read(target), self.read(source)):
@@ -89,13 +67,9 @@ class StreamedWeights:
             elif source not in self._places:
                 self._places[source] = self._places.pop(target)
 
-    def stored_as(self, name: str) -> list[str]:
-        """Return the names under which the checkpoint stores a tensor, or the parts that it is put together of."""
-        return [key for _, key, _ in self._places[name].parts]
-
-    def is_converted(self, name: str) -> bool:
-        """Tell whether a tensor is put together of parts, or changed otherwise, when it is read."""
-        return self._places[name].converter is not None
+    def place(self, name: str) -> Place:
+        """Return where a tensor is stored."""
+        return self._places[name if name in self._places else self._tied[name]]
 
     def stays_in_float32(self, name: str) -> bool:
         """Tell whether transformers keeps a tensor in float32 in a model of lower precision."""
@@ -119,15 +93,7 @@ class StreamedWeights:
         Raises:
             ModelError: Its file is damaged.
         """
-        place = self._places[name if name in self._places else self._tied[name]]
-        if place.converter is None:
-            [(path, key, _)] = place.parts
-            tensor = _read_stored(path, key)
-        else:
-            converter = copy.deepcopy(place.converter)
-            for path, key, pattern in place.parts:
-                converter.add_tensor(name, key, pattern, partial(_read_stored, path, key))
-            tensor = converter.convert(name, model=self._model, config=self.config)[name]
+        tensor = self.place(name).read(name, self._model, _read_stored)
         dtype = torch.float32 if self._kept_in_float32(name) else self.dtype
         return tensor.to(self.device, dtype if tensor.is_floating_point() else None)
 
@@ -225,7 +191,6 @@ def load_streamed(
     try:
         config = AutoConfig.from_pretrained(source, revision=revision, **shared)
         _refuse_quantized(config, model_id)
-        _refuse_images(config, model_id)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, **shared)
         folder = Path(source)
         if not folder.is_dir():
@@ -261,54 +226,10 @@ def _stored_dtype(folder: Path) -> torch.dtype:
     return next((FLOATS[tensor.dtype] for tensor in _stored_tensors(folder).values() if tensor.dtype in FLOATS), torch.float32)
 
 
-def _refuse_images(config: PretrainedConfig, checkpoint: str) -> None:
-    # Streamed, their text models come out other than when they are pruned in memory, and why is not known yet.
-    if auto_class(config) is AutoModelForImageTextToText:
-        raise ModelError(
-            f"{checkpoint} is a model of images and text, whose text model cannot be streamed; load it without streaming."
-        )
-
-
 def _refuse_quantized(config: PretrainedConfig, checkpoint: str) -> None:
     for part in (config, config.get_text_config(decoder=True)):
         if getattr(part, "quantization_config", None) is not None:
-            raise ModelError(f"the checkpoint {checkpoint} is quantized, so it cannot be streamed; {_INSTEAD}")
-
-
-def find_places(stored: Mapping[str, StoredTensor], model: PreTrainedModel, checkpoint: str) -> dict[str, Place]:
-    """Find the stored tensors of every tensor of a model, by the rules that transformers itself loads with.
-
-    Like transformers, note in the model which of the rules were used: they are undone when its tensors are saved.
-
-    Args:
-        stored: All stored tensors by name.
-        model: The model on the meta device.
-        checkpoint: What to call the checkpoint in an error.
-
-    Raises:
-        ModelError: Some tensor is not stored, or stored quantized, or as a part of something larger.
-    """
-    wanted = model.state_dict()
-    rules = LoadingRules(model)
-    places: dict[str, Place] = {}
-    for key, name, pattern, converter in rules.match(stored, wanted):
-        if name in wanted:
-            if wanted[name].is_floating_point() and stored[key].dtype not in FLOATS:
-                raise ModelError(
-                    f"the checkpoint {checkpoint} holds {key} as {stored[key].dtype}, that is, quantized, so it cannot be "
-                    f"streamed; {_INSTEAD}"
-                )
-            place = places.setdefault(name, Place([], converter))
-            place.parts.append((stored[key].path, key, pattern))
-    rules.note_used()
-    tied = dict(model.all_tied_weights_keys)
-    for name in wanted:
-        if name not in places and tied.get(name) not in places and not any(tied.get(key) == name for key in places):
-            raise ModelError(
-                f"the checkpoint {checkpoint} does not hold {name} under that name, so it cannot be streamed; "
-                "load the model without streaming."
-            )
-    return places
+            raise ModelError(f"the checkpoint {checkpoint} is quantized, so it cannot be streamed; {SAVE_DEQUANTIZED}")
 
 
 @limited_silence()
@@ -327,7 +248,6 @@ def check_streamable(
     """
     _one_device(device_map)
     _refuse_quantized(skeleton.config, model_id)
-    _refuse_images(skeleton.config, model_id)
     source = source_of(model_id)
     if Path(source).is_dir():
         stored = _stored_tensors(Path(source))
@@ -342,7 +262,7 @@ def check_streamable(
             for name, file in files.items()
             for key, info in file.tensors.items()
         }
-    find_places(stored, skeleton, model_id)
+    check_put_back(stored, find_places(stored, skeleton, model_id), skeleton, model_id)
 
 
 def _one_device(device_map: str | None) -> torch.device:

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import ModelError
-from .experts import fused_parameters, is_fused
+from .experts import fused_parameters, is_fused, is_transposed
 
 
 # How architectures call what chooses between experts; a dense block may call a layer so too, and has it pruned.
@@ -67,6 +67,11 @@ class Matrix:
         return weight.T if self.transposed else weight
 
 
+def is_of_expert(name: str) -> bool:
+    """Tell by a matrix's name whether it is one expert's slice of a fused parameter."""
+    return name.rpartition(".")[2].isdigit()
+
+
 def find_matrices(block_name: str, block: nn.Module) -> dict[str, Matrix]:
     """Find the prunable weight matrices of a block: its linear layers and fused experts, but not the routers between experts.
 
@@ -84,7 +89,7 @@ def find_matrices(block_name: str, block: nn.Module) -> dict[str, Matrix]:
         _refuse_adapter(f"{block_name}.{name}")
         if name in experts:
             for key in fused_parameters(module):
-                count, transposed = len(getattr(module, key)), module.is_transposed
+                count, transposed = len(getattr(module, key)), is_transposed(module)
                 found += [Matrix(f"{name}.{key}.{e}", module, key, e, transposed) for e in range(count)]
         elif mixes and _in_router(name):
             continue
@@ -114,9 +119,14 @@ def _require_floats(name: str, weight: torch.Tensor) -> None:
         raise ModelError(f"{name} holds quantized weights; load the model unquantized to prune it.")
 
 
+def _is_gate(name: str, parameter: nn.Parameter) -> bool:
+    """Tell whether a 3-D parameter is block-diagonal, as the gates of linear recurrences are: part of no linear layer."""
+    return parameter.shape[1] == parameter.shape[2] and not any(part in name.lower() for part in ("expert", "moe"))
+
+
 def _refuse_unknown(name: str, module: nn.Module) -> None:
     for key, parameter in module.named_parameters(recurse=False):
-        if parameter.ndim == 3 and parameter.shape[1] > 1 and parameter.shape[2] > 1:
+        if parameter.ndim == 3 and min(parameter.shape[1:]) > 1 and not _is_gate(f"{name}.{key}", parameter):
             raise ModelError(
                 f"{name}.{key} fuses the experts of a mixture-of-experts layer in a way that transformers does not let others "
                 f"run ({type(module).__name__}), so it cannot be pruned."

@@ -1,7 +1,7 @@
 """What every block is called with: hidden states into the first one, all other arguments of each."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -15,6 +15,7 @@ from ..compat import tree_map_only
 from ..errors import ModelError
 from ..tokens import rotary_switch
 from .activations import Activation, ActivationStore
+from .forwards import replaced_forwards
 from .weights import onloaded
 
 
@@ -88,21 +89,6 @@ def make_batches(sequences: Sequence[TokenSequence], switch: int | None = None) 
         yield ids, weights
 
 
-@contextmanager
-def _replace_forwards(blocks: Sequence[nn.Module], forwards: Sequence[Any]) -> Iterator[None]:
-    previous = [block.__dict__.get("forward") for block in blocks]
-    for block, forward in zip(blocks, forwards, strict=True):
-        block.forward = forward
-    try:
-        yield
-    finally:
-        for block, forward in zip(blocks, previous, strict=True):
-            if forward is None:
-                del block.forward
-            else:
-                block.forward = forward
-
-
 def capture_arguments(
     model: PreTrainedModel, blocks: Sequence[nn.Module], outputs: Sequence[Any], ids: torch.Tensor
 ) -> tuple[torch.Tensor, list[Arguments]]:
@@ -130,7 +116,7 @@ def capture_arguments(
 
         return forward
 
-    with _replace_forwards(blocks, [passthrough(index) for index in range(len(blocks))]), suppress(_LastBlockReached):
+    with replaced_forwards(blocks, [passthrough(index) for index in range(len(blocks))]), suppress(_LastBlockReached):
         model(ids, use_cache=ids.is_meta)  # see `probe_outputs`
     return calls[0][0], [arguments for _, arguments in calls]
 

@@ -41,6 +41,8 @@ class HookPoint:
     groups: tuple[InputGroup, ...]
 
 
+# Of a block's weights, the most that may be in layers whose inputs cannot be seen; these are pruned by magnitude.
+MAX_UNSEEN = 0.05
 # Called with a hook point's number, the inputs of each group [tokens, in], and which tokens of the batch those are (None: all).
 Observer = Callable[[int, list[torch.Tensor], list[torch.Tensor] | None], None]
 
@@ -53,10 +55,11 @@ def trace_input_groups(matrices: Mapping[str, Mapping[str, Matrix]]) -> Iterator
         matrices: For every block's name its prunable matrices by name.
 
     Yields:
-        For every block's name its hook points in the order of the forward pass; filled in at the end.
+        For every block's name its hook points in the order of the forward pass; filled in at the end. Without the matrices
+        whose inputs cannot be seen at once: of layers that are called more than once, or whose weights are used elsewhere.
 
     Raises:
-        ModelError: A matrix is never used, so that there would be nothing to calibrate it on, or more than once.
+        ModelError: These are more than a small part of a block.
     """
     # Which matrices share their inputs is not read off the architecture but seen: they are called with the same tensor object.
     events: dict[str, list[tuple[int, tuple[str, ...]]]] = {name: [] for name in matrices}
@@ -79,8 +82,10 @@ def trace_input_groups(matrices: Mapping[str, Mapping[str, Matrix]]) -> Iterator
                 stack.enter_context(observe_experts(module, partial(record_experts, block, members)))
         yield points
     for block, found in matrices.items():
-        points[block] = _make_hook_points(found, events[block])
-        _check_each_runs_once(block, found, points[block])
+        times = Counter(name for _, names in events[block] for name in names)
+        once = {name for name, count in times.items() if count == 1}
+        _check_nearly_all_seen(block, found, times)
+        points[block] = _make_hook_points(found, [event for event in events[block] if once.issuperset(event[1])])
 
 
 def _by_module(matrices: Mapping[str, Matrix]) -> dict[nn.Module, list[Matrix]]:
@@ -108,12 +113,14 @@ def _make_hook_points(matrices: Mapping[str, Matrix], events: list[tuple[int, tu
     return points
 
 
-def _check_each_runs_once(block: str, matrices: Mapping[str, Matrix], points: Sequence[HookPoint]) -> None:
-    used = Counter(name for point in points for group in point.groups for name in group.matrices)
-    if repeated := [name for name, times in used.items() if times > 1]:
-        raise ModelError(f"{block}.{repeated[0]} is run more than once in its block; its inputs cannot be seen at once.")
-    if missing := set(matrices) - set(used):
-        raise ModelError(f"{block}.{min(missing)} is not run as a layer of its own, so its inputs cannot be seen.")
+def _check_nearly_all_seen(block: str, matrices: Mapping[str, Matrix], times: Counter[str]) -> None:
+    """Refuse a block of which more than a small part is not run, or more than once; an embedded router may be."""
+    sizes = {name: matrix.weight().numel() for name, matrix in matrices.items()}
+    unseen = {name: size for name, size in sizes.items() if times[name] != 1}
+    if sum(unseen.values()) > MAX_UNSEEN * sum(sizes.values()):
+        largest = max(unseen, key=unseen.__getitem__)
+        how = "is run more than once in its block" if times[largest] else "is not run as a layer of its own"
+        raise ModelError(f"{block}.{largest} {how}, so its inputs cannot be seen at once; prune the model by magnitude.")
 
 
 @contextmanager

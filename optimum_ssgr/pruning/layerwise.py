@@ -291,9 +291,10 @@ def prune_block(
     Yields:
         Reports in the order of the matrices.
     """
-    reports: dict[str, LayerReport] = {}
-    if config.method == "magnitude":
-        reports = {key: prune_by_magnitude(name, matrix, pattern) for key, matrix in matrices.items()}
+    looks = config.method != "magnitude"
+    seen = {key for point in points for group in point.groups for key in group.matrices} if looks else set()
+    reports = {key: prune_by_magnitude(name, matrix, pattern) for key, matrix in matrices.items() if key not in seen}
+    if not looks:
         advance(index, block, batches)
     else:
         traverse = traverse_in_two_passes if config.true_sequential is False else traverse_in_one_pass
@@ -307,12 +308,19 @@ def prune_block(
 
 
 def _warn_of_fallbacks(reports: Sequence[LayerReport], config: PruningConfig) -> None:
-    resisted = [report.name for report in reports if report.resisted]
-    unseen = [report.name for report in reports if report.method != config.method and not report.resisted]
+    fallen = [report for report in reports if report.method != config.method]
+    resisted = [report.name for report in fallen if report.resisted]
+    unreached = [report.name for report in fallen if report.of_expert and not report.resisted]
+    unseen = [report.name for report in fallen if not report.of_expert and not report.resisted]
     if unseen:
         logger.warning(
-            f"{len(unseen)} of {len(reports)} matrices belong to experts that fewer than {MIN_EXPERT_TOKENS} calibration "
-            f"tokens were routed to, and were pruned by magnitude, the first being {unseen[0]}; "
+            f"{len(unseen)} of {len(reports)} matrices were pruned by magnitude, since their layers are run more than once in "
+            f"a block or not as layers of their own, so that their inputs cannot be seen: {', '.join(unseen)}."
+        )
+    if unreached:
+        logger.warning(
+            f"{len(unreached)} of {len(reports)} matrices belong to experts that fewer than {MIN_EXPERT_TOKENS} calibration "
+            f"tokens were routed to, and were pruned by magnitude, the first being {unreached[0]}; "
             "more calibration tokens would reach more experts."
         )
     if resisted:

@@ -86,23 +86,25 @@ def make_plan(
     longest = torch.zeros(1, max([4, *lengths]), dtype=torch.long, device="meta")
     ids = longest[:, :TIMED_TOKENS]
     called_with: dict[str, Arguments] = {}
-    shared, seconds = 0, 0.0
+    shared, seconds, text = 0, 0.0, skeleton.config.get_text_config()
+    states = torch.empty(1, ids.shape[1], text.hidden_size, device="meta")  # hidden states between blocks
     with use_observable_experts(skeleton):
         # 1. How the model is wired, which shows without weights, and what its blocks are called with.
         with trace_input_groups(matrices) as points:
             outputs = probe_outputs(skeleton, list(blocks.values()), ids)
         if config.needs_calibration:
             shared = count_argument_bytes(capture_arguments(skeleton, list(blocks.values()), outputs, longest)[1])
-            called_with = dict(zip(blocks, capture_arguments(skeleton, list(blocks.values()), outputs, ids)[1], strict=True))
+            states, arguments = capture_arguments(skeleton, list(blocks.values()), outputs, ids)
+            called_with = dict(zip(blocks, arguments, strict=True))
         # 2. Time one block of each kind.
         for name, count in _count_kinds(blocks).items():
             called = called_with.get(name, ((), {}))
-            taken = _time_block(name, blocks[name], called, points[name], config, dtype, device, ids.shape[1], sum(lengths))
+            taken = _time_block(name, blocks[name], called, points[name], config, dtype, device, states.shape, sum(lengths))
             seconds += count * (taken + _time_files(name, blocks[name], dtype, streaming))
     # 3. Count bytes.
-    size, text = dtype.itemsize, skeleton.config.get_text_config()
+    size = dtype.itemsize
     whole = size * skeleton.num_parameters()
-    hidden = sum(lengths) * text.hidden_size * size
+    hidden = sum(lengths) * states.numel() // ids.shape[1] * size
     routes = getattr(text, "num_experts_per_tok", None) or 1
     counted = [
         _BlockBytes(
@@ -209,10 +211,13 @@ def _time_block(
     config: PruningConfig,
     dtype: torch.dtype,
     device: torch.device,
-    positions: int,
+    shape: Sequence[int],
     tokens: int,
 ) -> float:
-    """Prune a block of random weights with few tokens and with twice as many, and reckon the seconds for all of them."""
+    """Prune a block of random weights with few tokens and with twice as many, and reckon the seconds for all of them.
+
+    The shape is that of the hidden states of the few tokens, [..., tokens, hidden].
+    """
     block = copy.deepcopy(skeleton).to(dtype).to_empty(device=device)
     for parameter in block.parameters():
         nn.init.normal_(parameter, std=0.02)
@@ -224,8 +229,7 @@ def _time_block(
     twofold = 2 * [(args, {key: None if key == "past_key_values" else value for key, value in kwargs.items()})]
 
     def seconds(batches: int) -> float:
-        width = next(iter(matrices.values())).weight().shape[1]
-        hidden = torch.randn(batches, 1, positions, width, device=device).to(dtype)
+        hidden = torch.randn(batches, *shape, device=device).to(dtype)
         waiting = [MicroBatch(Activation(part, None, False), None, twofold) for part in hidden]
         start = time.perf_counter()
         if config.allocation == "owl":
@@ -239,8 +243,8 @@ def _time_block(
         return seconds(0)
     seconds(1)  # warms up
     once, twice = seconds(1), seconds(2)
-    per_token = max(twice - once, 0.0) / positions
-    return max(once - per_token * positions, 0.0) + per_token * tokens
+    per_token = max(twice - once, 0.0) / shape[-2]
+    return max(once - per_token * shape[-2], 0.0) + per_token * tokens
 
 
 def _time_files(name: str, skeleton: nn.Module, dtype: torch.dtype, streaming: bool) -> float:

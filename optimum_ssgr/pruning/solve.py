@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 from ..config import PruningConfig
 from ..errors import NumericalError
-from .blocks import Matrix
+from .blocks import Matrix, is_of_expert
 from .distributed import all_reduce, broadcast, rank, world_size
 from .patterns import NofM, Pattern, Unstructured
 from .solvers.alps import alps, decompose
@@ -37,10 +37,10 @@ class LayerReport:
         shape: Rows (outputs) and columns (inputs).
         zeros: Weights that are zero now.
         tokens: Calibration tokens its statistics come from; 0 for magnitude pruning.
-        method: Method that was used; `magnitude` instead of the one asked for where an expert saw too few tokens, or where no
-            damping made the Hessian usable.
+        method: Method that was used; `magnitude` instead of the one asked for where an expert saw too few tokens, where no
+            damping made the Hessian usable, or where the inputs of a layer cannot be seen.
         damping: Damping that made the Hessian usable, or, where the method fell back to magnitude, the most that was tried in
-            vain; None for methods without one, and experts that saw too few tokens.
+            vain; None for methods without one, and where there was nothing to calibrate on.
     """
 
     name: str
@@ -54,6 +54,11 @@ class LayerReport:
     def weights(self) -> int:
         """Number of weights."""
         return self.shape[0] * self.shape[1]
+
+    @property
+    def of_expert(self) -> bool:
+        """Whether it is an expert's part of a fused parameter."""
+        return is_of_expert(self.name)
 
     @property
     def resisted(self) -> bool:

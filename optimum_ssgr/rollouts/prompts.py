@@ -1,13 +1,16 @@
 """From problems to prompts: token ids by the model's own chat template, with thinking switched on."""
 
 import dataclasses
+import json
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
-from transformers.utils import logging
+from transformers.utils import is_mistral_common_available, logging
 
+from ..compat import find_file
 from ..config import PromptConfig
 from ..errors import ConfigError, ModelError
 from ..records import Problem
@@ -17,8 +20,13 @@ from ..tokens import context_of, renders
 
 logger = logging.get_logger(__name__)
 
-SWITCHES = ("enable_thinking", "thinking")
-"""Variables by which chat templates switch thinking on: Qwen3, Gemma 4, EXAONE 4, Nemotron; DeepSeek-V3.1, Granite."""
+SWITCHES = {"enable_thinking": True, "thinking": True, "reasoning_effort": "high"}
+"""By which chat templates switch thinking on: Qwen3, Gemma 4, EXAONE 4, Nemotron; DeepSeek-V3.1, Granite; Mistral Small 4."""
+OFF = {"reasoning_effort": "none"}
+"""What the usual prompt is rendered with where thinking is off; others are on with lower values, as gpt-oss."""
+
+MISTRALS_OWN = "tekken.json"
+"""A tokenizer that has no chat template, since code renders conversations for it."""
 
 
 def check_lengths(config: PretrainedConfig, prompts: Iterable[Sequence[int]], max_new_tokens: int) -> None:
@@ -44,6 +52,26 @@ def check_lengths(config: PretrainedConfig, prompts: Iterable[Sequence[int]], ma
         )
 
 
+def check_renders(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer that renders no conversations, and say what is missing.
+
+    Raises:
+        ModelError: It has no chat template, or is one of Mistral's own without the package that renders for it.
+    """
+    if renders(tokenizer):
+        return
+    name, missing = tokenizer.name_or_path, not is_mistral_common_available()
+    with suppress(OSError, ValueError):  # there is no such model, or no Hub
+        if missing and name and find_file(name, MISTRALS_OWN, revision=None, token=None):
+            raise ModelError(
+                f"{name} has no chat template, but a tokenizer of Mistral's own ({MISTRALS_OWN}), whose conversations the "
+                "package mistral-common renders; install it with: pip install --upgrade mistral-common"
+            )
+    raise ModelError(
+        f"the tokenizer of {name or 'the model'} has no chat template; use an instruction-tuned or reasoning model."
+    )
+
+
 def resolve_prompting(tokenizer: PreTrainedTokenizerBase, prompting: PromptConfig) -> PromptConfig:
     """Decide what the settings leave open: whether thinking has to be switched on, and how it is delimited.
 
@@ -58,11 +86,12 @@ def resolve_prompting(tokenizer: PreTrainedTokenizerBase, prompting: PromptConfi
     """
     switch = _find_switch(tokenizer, prompting)
     if switch:
+        on, off = (json.dumps(value).strip('"') for value in (SWITCHES[switch], OFF.get(switch, False)))
         logger.warning_once(
-            f"the chat template of {tokenizer.name_or_path} has thinking switched off, so it is rendered with {switch}=true; "
-            f"--template-kwargs {switch}=false leaves it off (template_kwargs of PromptConfig in Python)."
+            f"the chat template of {tokenizer.name_or_path} has thinking switched off, so it is rendered with {switch}={on}; "
+            f"--template-kwargs {switch}={off} leaves it off (template_kwargs of PromptConfig in Python)."
         )
-        prompting = dataclasses.replace(prompting, template_kwargs={**prompting.template_kwargs, switch: True})
+        prompting = dataclasses.replace(prompting, template_kwargs={**prompting.template_kwargs, switch: SWITCHES[switch]})
     found = None if prompting.thinking else detect_style(tokenizer, prompting.system)
     return dataclasses.replace(prompting, thinking=(found.name,)) if found else prompting
 
@@ -89,8 +118,7 @@ def encode_prompts(
         ModelError: The tokenizer has no chat template or cannot render with it.
         ConfigError: The template has no such variable.
     """
-    if not renders(tokenizer):
-        raise ModelError("the model's tokenizer has no chat template; use an instruction-tuned or reasoning model.")
+    check_renders(tokenizer)
     prompting = resolve_prompting(tokenizer, prompting or PromptConfig())
     unknown = [name for name in prompting.template_kwargs if not _names(tokenizer, name)]
     if unknown and template_text(tokenizer):  # Mistral's own tokenizers show none
@@ -120,18 +148,21 @@ def _names(tokenizer: PreTrainedTokenizerBase, variable: str) -> bool:
 
 def _find_switch(tokenizer: PreTrainedTokenizerBase, prompting: PromptConfig) -> str | None:
     """The variable that switches a template's thinking on; None when it is on, has no such variable, or one was set."""
-    candidates = [name for name in SWITCHES if _names(tokenizer, name)]
-    if not candidates or set(SWITCHES) & set(prompting.template_kwargs):
+    given = prompting.template_kwargs
+    candidates = [name for name in SWITCHES if name not in given and _names(tokenizer, name)]
+    if not candidates or any(isinstance(given.get(name), bool) for name in SWITCHES):
         return None
     messages = prompting.messages(("user", "Is it so?"))
 
     def render(**more: Any) -> str:
-        given = {**prompting.template_kwargs, **more}
-        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **given)
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **{**given, **more})
+
+    def is_off(name: str) -> bool:
+        return render(**{name: SWITCHES[name]}) != usual and (name not in OFF or render(**{name: OFF[name]}) == usual)
 
     try:
         usual = render()
-        return next((name for name in candidates if render(**{name: True}) != usual), None)
+        return next(filter(is_off, candidates), None)
     except Exception:  # templates raise whatever jinja2 raises; whoever renders the questions is told
         return None
 

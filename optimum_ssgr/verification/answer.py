@@ -28,7 +28,8 @@ _WITH_UNIT = re.compile(r"[-+]?\d[\d.,/ ]*(?: [^\W\d_]+){1,2}")
 def find_answer(text: str, kind: str) -> str | None:
     r"""Find the final answer in the text after the thinking.
 
-    Where the text holds `<answer>...</answer>`, only what stands in the last one is read. Then the first of these counts:
+    Where the text holds `<answer>...</answer>`, only what stands in the last one is read; one that the text begins with need
+    not be closed, since servers leave out what they stop at. Then the first of these counts:
 
     1. for a multiple choice, the letter that the boxes of the closing sentence agree on;
     2. for a multiple choice, the letter that is stated in the text, by the order that `letter.py` writes down;
@@ -44,6 +45,8 @@ def find_answer(text: str, kind: str) -> str | None:
         The answer, or None when there is none that can be read.
     """
     text = _without_end_marks(text)
+    if text.lstrip().startswith(ANSWER_START) and ANSWER_END not in text:
+        text += ANSWER_END
     marked = text.rpartition(ANSWER_END)[0].rpartition(ANSWER_START) if ANSWER_END in text else ("", "", "")
     text = marked[2] if marked[1] else text.removesuffix(ANSWER_END)
     boxes = closing_boxes(text)

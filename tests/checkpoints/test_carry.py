@@ -15,9 +15,13 @@ from transformers import (
     Glm4MoeConfig,
     Qwen3_5Config,
     Qwen3_5ForConditionalGeneration,
+    conversion_mapping,
 )
+from transformers.core_model_loading import ConversionOps, Split, WeightConverter
 
 from optimum_ssgr.checkpoints.carry import carry_files
+from optimum_ssgr.checkpoints.load import load_skeleton
+from optimum_ssgr.checkpoints.streaming import check_streamable
 from optimum_ssgr.checkpoints.tensor_files import read_header
 from optimum_ssgr.config import PruningConfig
 from optimum_ssgr.errors import ModelError, OutputError
@@ -26,6 +30,7 @@ from optimum_ssgr.pruner import SSGRPruner
 from optimum_ssgr.reasoner import WEIGHTS
 
 from ..models import EXPERTS, SMALL, random_model
+from ..pruning.naive import naive_magnitude
 from ..pruning.test_architectures import LINEAR, WORKING, build
 
 
@@ -36,6 +41,7 @@ BESIDE = {
     "generation_config.json": b'{"temperature":  0.6, "do_sample": true, "eos_token_id": [2, 5]}',
     "LICENSE": b"as it was",
     "additional_chat_templates/tool_use.jinja": b"{{ messages }}",
+    "assets/figures/a plot [1].png": b"\x89PNG",
 }
 LEFT_OUT = {
     "pytorch_model.bin": b"cos\nsystem\n",
@@ -46,8 +52,12 @@ LEFT_OUT = {
     "consolidated.safetensors": b"",
     "adapter_config.json": b"{}",
     ".hidden": b"",
-    "runs/events": b"",
     "modeling_x.py": b"raise SystemExit",
+    "assets/code.py": b"raise SystemExit",
+    "assets/.cache/x": b"",
+    "onnx/model.onnx": b"",
+    "onnx/config.json": b"{}",
+    "calibration/manifest.json": b"{}",
 }
 PREDICTION = {"mtp.fc.weight": torch.randn(32, 64), "mtp.layers.0.mlp.up_proj.weight": torch.randn(64, 32)}
 PREDICTION |= {"mtp.layers.0.norm.weight": torch.randn(32, dtype=torch.float64), "mtp.steps": torch.arange(3)}
@@ -117,7 +127,7 @@ def write_original(name, folder, shard="50KB", beside=True):
     for file in TOKENIZER:  # written otherwise than transformers would
         (folder / file).write_bytes((WEIGHTS / file).read_bytes() + (b"  \n" if file.endswith(".json") else b""))
     for file, content in (BESIDE | LEFT_OUT).items() if beside else ():
-        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_bytes(content)
     return str(folder)
 
@@ -176,6 +186,85 @@ def test_all_but_the_pruned_matrices_is_as_it_was(tmp_path, name):
     blocks = {key for key, tensor in saved[False].items() if not is_same(tensor, original[key])}
     assert len(blocks) >= 8
     assert all(is_same(tensor, saved[False][key]) for key, tensor in saved[True].items())
+
+
+class Scrambled(ConversionOps):
+    """What nobody knows how to undo."""
+
+    def convert(self, input_dict, target_patterns, **_):
+        [tensors] = input_dict.values()
+        return {target_patterns[0]: tensors[0].flip(0)}
+
+
+def fuse(tensors, block):
+    return {f"{block}self_attn.qkv.weight": torch.cat([tensors.pop(f"{block}self_attn.{n}_proj.weight") for n in "qkv"])}
+
+
+def scramble(tensors, block):
+    return {f"{block}mlp.up.weight": tensors.pop(f"{block}mlp.up_proj.weight").flip(0).contiguous()}
+
+
+# How a file stores what the model has, and the rule of transformers that makes the model's out of it.
+STORED_OTHERWISE = {
+    "matrices in one": (
+        fuse,
+        WeightConverter("self_attn.qkv", [f"self_attn.{n}_proj" for n in "qkv"], [Split(dim=0)]),
+    ),
+    "what cannot be undone": (
+        scramble,
+        WeightConverter("mlp.up.weight", "mlp.up_proj.weight", [Scrambled()]),
+    ),
+}
+
+
+@pytest.fixture
+def stored_otherwise(monkeypatch, tmp_path, request):
+    """A llama whose files do not store its tensors as it has them."""
+    change, rule = STORED_OTHERWISE[request.param]
+    source = write_original("llama", tmp_path / "dense", shard="1GB", beside=False)
+    monkeypatch.setitem(conversion_mapping._checkpoint_conversion_mapping_cache, "llama", [rule])
+    tensors = load_file(tmp_path / "dense" / "model.safetensors")
+    for block in range(2):
+        tensors |= change(tensors, f"model.layers.{block}.")
+    save_file(tensors, tmp_path / "dense" / "model.safetensors", {"format": "pt"})
+    return source
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("stored_otherwise", ["matrices in one"], indirect=True)
+def test_what_is_stored_in_one_is_put_back_in_one(tmp_path, stored_otherwise, streaming):
+    original, saved = tensors_of(tmp_path / "dense"), tensors_of(prune(stored_otherwise, tmp_path, streaming))
+    assert {key: tensor.shape for key, tensor in saved.items()} == {key: tensor.shape for key, tensor in original.items()}
+    for block in range(2):
+        dense, sparse = (tensors[f"model.layers.{block}.self_attn.qkv.weight"] for tensors in (original, saved))
+        for before, after in zip(dense.split([32, 16, 16]), sparse.split([32, 16, 16]), strict=True):  # each as a matrix
+            assert torch.equal(after.double(), naive_magnitude(before, sparsity=0.5)[0])
+
+
+@pytest.mark.parametrize("stored_otherwise", ["what cannot be undone"], indirect=True)
+def test_what_cannot_be_put_back_is_refused_before_the_work(tmp_path, stored_otherwise):
+    said = r"stores model\.layers\.0\.mlp\.up\.weight in a form that cannot be written again after pruning"
+    with pytest.raises(ModelError, match=said):
+        SSGRPruner.from_pretrained(stored_otherwise, streaming=True)
+    with pytest.raises(ModelError, match=said):
+        check_streamable(stored_otherwise, load_skeleton(stored_otherwise))
+    pruner = SSGRPruner.from_pretrained(stored_otherwise)
+    before = {key: tensor.clone() for key, tensor in pruner.model.state_dict().items()}
+    with pytest.raises(ModelError, match=said):
+        pruner.prune(config=HALF)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in pruner.model.state_dict().items())
+
+
+def test_further_templates_are_kept_though_transformers_was_not_told_of_them(tmp_path):
+    """As where the Hub lists none of them when the tokenizer is loaded."""
+    source = write_original("llama", tmp_path / "dense")
+    pruner = SSGRPruner.from_pretrained(source)
+    assert pruner.tokenizer.chat_template.keys() == {"default", "tool_use"}
+    pruner.tokenizer.chat_template = pruner.tokenizer.chat_template["default"]
+    pruner.prune(config=HALF)
+    pruner.save_pretrained(tmp_path / "sparse")
+    for file in (*TOKENIZER, *BESIDE):
+        assert (tmp_path / "sparse" / file).read_bytes() == (tmp_path / "dense" / file).read_bytes(), file
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, SiglipConfig
 
+from optimum_ssgr.cards.render import PLACEHOLDER
 from optimum_ssgr.checkpoints.load import load_model, load_skeleton
 from optimum_ssgr.checkpoints.streaming import load_streamed
 from optimum_ssgr.config import PruningConfig, SamplingConfig
@@ -78,26 +80,38 @@ def stored(folder):
 def test_the_text_model_is_pruned_and_the_rest_left_alone(tmp_path, name):
     built = build(name)
     source = save(built, tmp_path / "dense")
-    pruner = SSGRPruner.from_pretrained(source)
-    assert type(pruner.model) is type(built)
-    pruner.prune(DATA, PruningConfig(sparsity=0.5))
-    pruner.save_pretrained(tmp_path / "sparse")
-    dense, sparse = stored(tmp_path / "dense"), stored(tmp_path / "sparse")
-    assert sparse.keys() == dense.keys()
-    changed = {key for key, tensor in dense.items() if not torch.equal(tensor, sparse[key])}
+    dense, sparse = stored(tmp_path / "dense"), {}
+    for streaming in (False, True):
+        pruner = SSGRPruner.from_pretrained(source, streaming=streaming)
+        assert type(pruner.model) is type(built)
+        pruner.prune(DATA, PruningConfig(sparsity=0.5, true_sequential=True), journal_dir=tmp_path / f"journal-{streaming}")
+        pruner.save_pretrained(tmp_path / f"sparse-{streaming}")
+        sparse[streaming] = stored(tmp_path / f"sparse-{streaming}")
+        assert sparse[streaming].keys() == dense.keys()
+    assert all(torch.equal(tensor, sparse[True][key]) for key, tensor in sparse[False].items())
+    changed = {key for key, tensor in dense.items() if not torch.equal(tensor, sparse[False][key])}
     assert changed and not any("vision" in key or "visual" in key for key in changed)
 
-    model, _ = load_model(str(tmp_path / "sparse"))
+    model, _ = load_model(str(tmp_path / "sparse-False"))
     assert type(model) is type(built)
     for block_name, block in find_blocks(model).items():
         for matrix_name, matrix in find_matrices(block_name, block).items():
             assert (matrix.weight() == 0).float().mean() == pytest.approx(0.5, abs=0.02), matrix_name
 
 
-def test_streaming_is_refused_in_a_sentence(tmp_path):
+def test_the_card_loads_it_by_its_own_class(tmp_path):
     source = save(build("qwen3_vl"), tmp_path / "dense")
-    with pytest.raises(ModelError, match="is a model of images and text, whose text model cannot be streamed"):
-        load_streamed(source)
+    pruner = SSGRPruner.from_pretrained(source)
+    pruner.prune(config=PruningConfig(method="magnitude"))
+    pruner.save_pretrained(tmp_path / "sparse")
+    text = (tmp_path / "sparse" / "README.md").read_text()
+    assert ModelCard(text).data.pipeline_tag == "image-text-to-text"
+    code = text.partition("```python\n")[2].partition("```")[0]
+    placeholder = PLACEHOLDER.format("model")
+    assert placeholder in code
+    values = {}
+    exec(code.replace(placeholder, str(tmp_path / "sparse")).replace("max_new_tokens=512", "max_new_tokens=2"), values)
+    assert type(values["model"]) is type(pruner.model) and len(values["response"]) == 2
 
 
 @pytest.mark.parametrize("name", slow_but(TYPES, ["qwen3_vl"]))

@@ -63,8 +63,15 @@ def test_a_gated_models_licence_is_read_with_the_token_that_loaded_it(hub, gated
 @pytest.mark.parametrize("streaming", [False, True])
 def test_all_of_a_gated_model_is_carried_over_with_the_token_that_loaded_it(hub, gated, tmp_path, streaming):
     weights = load_file(WEIGHTS / "model.safetensors") | {"mtp.fc.weight": torch.randn(4, 4)}
-    beside = {"LICENSE": b"Ask first.", "preprocessor_config.json": b"{}"}
-    left_out = {"optimizer.pt": b"cos", "original/params.json": b"{}", "code.py": b"1 / 0", ".gitattributes": b"* text"}
+    beside = {"LICENSE": b"Ask first.", "preprocessor_config.json": b"{}", "additional_chat_templates/tool.jinja": b"{{ a }}"}
+    beside |= {"assets/a plot [1].png": b"PNG"}
+    left_out = {
+        "optimizer.pt": b"cos",
+        "original/x.pth": b"",
+        "original/params.json": b"{}",
+        "code.py": b"1 / 0",
+        ".gitattributes": b"* text",
+    }
     files = beside | left_out | {"model.safetensors": save(weights, {"format": "pt"})}
     stored = dict(gated.at().files) | {name: hub.store(content) for name, content in files.items()}
     gated.add_commit("main", "all of it", stored)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from transformers.utils import hub
 
 from .server import HubServer
 
@@ -21,3 +22,4 @@ def turn_clients(patch: pytest.MonkeyPatch, server: HubServer, home: Path) -> No
     patch.setattr(constants, "HF_HUB_DISABLE_XET", server.mode != "xet")
     patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
     patch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+    patch.setattr(hub, "_hf_api", None)  # transformers keeps the first client that it makes, with its Hub's address

@@ -17,6 +17,7 @@ from transformers import (
     PhimoeConfig,
     Qwen2MoeConfig,
     Qwen3NextConfig,
+    RecurrentGemmaConfig,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
@@ -25,7 +26,7 @@ from optimum_ssgr.errors import ModelError
 from optimum_ssgr.pruning.blocks import find_matrices
 from optimum_ssgr.pruning.layerwise import check_prunable, prune_layerwise
 
-from ..models import CONFIGS, SMALL, random_model, slow_but
+from ..models import CONFIGS, SMALL, random_model, randomize, slow_but
 from .naive import naive_magnitude
 from .test_layerwise import random_sequences
 
@@ -86,6 +87,32 @@ WORKING = {
     "state space": Mamba2Config(vocab_size=704, hidden_size=32, num_hidden_layers=2, num_heads=8, head_dim=8, n_groups=1),
 }
 
+# A config, and what is pruned by magnitude.
+PARTLY_UNSEEN = {
+    "weight used apart": (
+        JambaConfig(
+            **SMALL,
+            **{"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2},
+            **{"mamba_d_state": 4, "mamba_dt_rank": 4, "use_mamba_kernels": False},
+        ),
+        "mamba.dt_proj",
+    ),
+    "layer run twice": (
+        Gemma3nTextConfig(
+            **FOUR_BLOCKS | {"intermediate_size": [64] * 4},
+            layer_types=ALTERNATING,
+            vocab_size_per_layer_input=704,
+            hidden_size_per_layer_input=8,
+            laurel_rank=4,
+            activation_sparsity_pattern=[0.0] * 4,
+        ),
+        "altup.modality_router",
+    ),
+}
+GRIFFIN = RecurrentGemmaConfig(
+    **SMALL, head_dim=8, block_types=["recurrent", "attention"], lru_width=32, attention_window_size=8
+)
+
 
 def build(config):
     torch.manual_seed(0)
@@ -112,24 +139,58 @@ def test_what_is_reported_is_pruned_and_nothing_else(name, true_sequential):
     assert not any(part in key for key in changed for part in ("vision", "embed", "lm_head", "router", ".gate."))
 
 
-def test_layers_run_twice_in_a_block_are_refused():
-    config = Gemma3nTextConfig(
-        **FOUR_BLOCKS | {"intermediate_size": [64] * 4},
-        layer_types=ALTERNATING,
-        vocab_size_per_layer_input=704,
-        hidden_size_per_layer_input=8,
-        laurel_rank=4,
-        activation_sparsity_pattern=[0.0] * 4,
-    )
-    with pytest.raises(ModelError, match="is run more than once in its block"):
-        prune_layerwise(build(config), random_sequences(), PruningConfig())
+@pytest.mark.parametrize("true_sequential", [True, False])
+@pytest.mark.parametrize("name", slow_but(PARTLY_UNSEEN, ["weight used apart"]))
+def test_small_layers_whose_inputs_cannot_be_seen_are_pruned_by_magnitude_and_named(monkeypatch, name, true_sequential):
+    told = []
+    monkeypatch.setattr("optimum_ssgr.pruning.layerwise.logger.warning", told.append)
+    config, layer = PARTLY_UNSEEN[name]
+    model = build(config)
+    randomize(model)  # some are made with zeros
+    dense = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    reports = prune_layerwise(model, random_sequences((60, 55, 58)), PruningConfig(true_sequential=true_sequential))
+    fallen = [report for report in reports if report.method == "magnitude"]
+    assert fallen and all(layer in report.name and report.tokens == 0 for report in fallen)
+    for report in fallen:
+        expected, _ = naive_magnitude(dense[report.name], sparsity=0.5)
+        assert torch.equal(model.state_dict()[report.name].double(), expected)
+    assert all(abs(report.zeros - report.weights / 2) <= max(1, 0.02 * report.weights) for report in reports)
+    [said] = told
+    assert said.startswith(f"{len(fallen)} of {len(reports)} matrices were pruned by magnitude")
+    assert all(report.name in said for report in fallen)
 
 
-def test_layers_whose_weights_are_used_apart_from_them_are_refused():
-    layers = {"attn_layer_period": 2, "attn_layer_offset": 1}
-    config = JambaConfig(**SMALL, **layers, num_experts=2, mamba_d_state=4, mamba_dt_rank=4, use_mamba_kernels=False)
-    with pytest.raises(ModelError, match=r"mamba\.dt_proj\.weight is not run as a layer of its own"):
-        prune_layerwise(build(config), random_sequences(), PruningConfig())
+class AsFunctions(nn.Module):
+    """A layer of a block whose weights are used without calling it."""
+
+    def __init__(self, mlp):
+        super().__init__()
+        self.up_proj, self.down_proj = mlp.up_proj, mlp.down_proj
+
+    def forward(self, hidden):
+        return self.down_proj(nn.functional.linear(hidden, self.up_proj.weight))
+
+
+def test_blocks_of_which_much_cannot_be_seen_are_refused():
+    model = random_model("llama")
+    for layer in model.model.layers:
+        layer.mlp = AsFunctions(layer.mlp)
+    with pytest.raises(ModelError, match=r"layers\.0\.mlp\.up_proj\.weight is not run as a layer of its own, so its inputs"):
+        prune_layerwise(model, random_sequences(), PruningConfig())
+
+
+def test_block_diagonal_gates_are_no_experts():
+    """Griffin's; they stay dense as other parameters that are no linear layers do."""
+    model = build(GRIFFIN)
+    dense = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    prune_layerwise(model, random_sequences((60, 55)), PruningConfig())
+    changed = {key for key, tensor in model.state_dict().items() if not torch.equal(tensor, dense[key])}
+    assert changed and not any("rg_lru" in key for key in changed)
+    layer = nn.Module()
+    layer.experts = nn.Module()
+    layer.experts.up = nn.Parameter(torch.zeros(4, 8, 8))
+    with pytest.raises(ModelError, match=r"experts\.up fuses the experts"):
+        find_matrices("block", layer)
 
 
 def test_layers_called_like_routers_are_pruned_where_there_are_no_experts():

@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Qwen3MoeConfig
+from transformers import AutoModelForCausalLM, Llama4TextConfig, Qwen3MoeConfig
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from optimum_ssgr.config import PruningConfig
@@ -14,7 +14,7 @@ from optimum_ssgr.pruning.blocks import find_blocks, find_matrices
 from optimum_ssgr.pruning.experts import observe_experts, use_observable_experts
 from optimum_ssgr.pruning.layerwise import prune_layerwise
 
-from ..models import MIXTURES, SMALL, random_model
+from ..models import MIXTURES, SMALL, random_model, randomize
 from .naive import naive_sparsegpt, naive_wanda
 from .test_layerwise import random_sequences
 
@@ -82,6 +82,47 @@ def test_experts_stay_observable_while_any_context_is_open():
     assert seen == 2 * ["gate_up_proj", "down_proj"]
     assert (dict(ALL_EXPERTS_FUNCTIONS), first.config._experts_implementation) == (before, implementation)
     assert second.config._experts_implementation == implementation
+
+
+def build_batched():
+    """Llama 4 runs every expert on all tokens, with zeros for those that are not routed to it."""
+    torch.manual_seed(0)
+    config = Llama4TextConfig(**SMALL, num_local_experts=4, num_experts_per_tok=1, head_dim=8, intermediate_size_mlp=64)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    randomize(model)
+    return model
+
+
+def test_experts_that_run_on_all_tokens_are_pruned_on_those_routed_to_them():
+    model, dense, seen = build_batched(), build_batched(), {e: [] for e in range(4)}
+
+    def note(module, args):
+        for e, rows in enumerate(args[0].view(4, -1, 32)):
+            seen[e].append(rows[rows.abs().sum(dim=1) > 0])
+
+    hook = dense.model.layers[0].feed_forward.experts.register_forward_pre_hook(note)
+    with torch.no_grad():
+        for sequence in SEQUENCES:
+            dense(torch.tensor([sequence]), use_cache=False)
+    hook.remove()
+    inputs = {e: torch.cat(rows) for e, rows in seen.items()}
+    assert sum(map(len, inputs.values())) == sum(map(len, SEQUENCES))
+
+    reports = prune_layerwise(model, SEQUENCES, PruningConfig(method="wanda", sparsity=0.5, true_sequential=False))
+    assert all(report.zeros / report.weights == pytest.approx(0.5, abs=0.02) for report in reports)
+    found, given = (of.model.layers[0].feed_forward.experts for of in (model, dense))
+    assert "forward" not in vars(found)
+    compared = 0
+    for e, rows in inputs.items():
+        [into] = [r for r in reports if r.name == f"model.layers.0.feed_forward.experts.gate_up_proj.{e}"]
+        assert into.tokens == len(rows)
+        if into.method != "magnitude":
+            compared += 1
+            gate, up = (rows @ given.gate_up_proj[e]).chunk(2, dim=-1)
+            for key, of in (("gate_up_proj", rows), ("down_proj", up * torch.nn.functional.silu(gate))):
+                theirs = naive_wanda(getattr(given, key)[e].T, of, sparsity=0.5)[0]
+                assert ((getattr(found, key)[e].T == 0) == (theirs == 0)).all(dim=1).float().mean() >= 0.99
+    assert compared
 
 
 @pytest.mark.slow
