@@ -55,7 +55,8 @@ def measure_damage(
         with _restored(model, folder / "dense"):
             with open_run(folder / "probe", describe_run(model, config), probe, model, None, 0) as (journal, _):
                 dense = _dense_nll(model, traces, folder / "probe" / DENSE_NLL_FILE)
-                prune_layerwise(model, probe.sequences, config, token_weights=probe.token_weights, journal=journal)
+                settings = {"token_weights": probe.token_weights, "prompts": probe.prompts, "journal": journal}
+                prune_layerwise(model, probe.sequences, config, **settings)
             sparse = response_nll(model, traces, desc="measure damage")
     rise = iter(after - before for before, after in zip(dense, sparse, strict=True))
     return [dataclasses.replace(item, damage=next(rise)) if item.verdict.correct else item for item in rollouts]

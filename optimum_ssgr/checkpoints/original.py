@@ -13,6 +13,7 @@ from ..compat import model_commit, model_name, offloaded_state_dict
 from ..errors import DataError, ModelError, SSGRError
 from ..hub.client import call_hub
 from ..pruning.blocks import find_blocks, find_matrices
+from ..pruning.refine import fitted_parameters
 from .carry import TEMPLATES, fetch_source, read_config
 from .load import load_tokenizer, source_of
 from .streaming import StreamedWeights
@@ -46,14 +47,14 @@ def find_source(model: PreTrainedModel, token: str | bool | None = None, trust_r
         return None
 
 
-def open_source(model: PreTrainedModel, source: Path) -> StreamedWeights | None:
-    """Return what reads the files of a model; None where it is not what they hold, but for what is pruned."""
+def open_source(model: PreTrainedModel, source: Path, refined: bool) -> StreamedWeights | None:
+    """Return what reads the files of a model; None where it is not what they hold, but for what is pruned or refined."""
     try:
         config = read_config(source)
         if any(part.get("quantization_config") for part in (config, config.get("text_config") or {})):
             raise ModelError("its weights are quantized.")
         weights = StreamedWeights(source, model, torch.device("cpu"))
-        pruned = {name for names in pruned_parameters(model).values() for name in names}
+        pruned = {name for names in changed_parameters(model, refined).values() for name in names}
         for name, tensor in state_of(model).items():
             if name not in pruned and not torch.equal(tensor.cpu(), weights.read(name)):
                 raise ModelError(f"{name} was changed after it was loaded.")
@@ -63,12 +64,16 @@ def open_source(model: PreTrainedModel, source: Path) -> StreamedWeights | None:
     return weights
 
 
-def pruned_parameters(model: PreTrainedModel) -> dict[str, list[str]]:
-    """Return the names of the parameters that hold the prunable matrices, by block."""
+def changed_parameters(model: PreTrainedModel, refined: bool) -> dict[str, list[str]]:
+    """Return the names of the parameters that pruning changes, by block: those with prunable matrices; what is refined, too."""
     found = {}
     for block_name, block in find_blocks(model).items():
-        matrices = find_matrices(block_name, block).values()
-        names = (matrix.name if matrix.expert is None else matrix.name.rpartition(".")[0] for matrix in matrices)
+        matrices = find_matrices(block_name, block)
+        if refined:
+            names = list(fitted_parameters(block, matrices))
+        else:
+            of = matrices.values()
+            names = [matrix.name if matrix.expert is None else matrix.name.rpartition(".")[0] for matrix in of]
         found[block_name] = list(dict.fromkeys(f"{block_name}.{name}" for name in names))
     return found
 

@@ -17,11 +17,11 @@ from ..pruning.blocks import find_blocks
 from .carry import carry_files, carry_weights, cast_all, set_dtype, stored_tensors
 from .load import auto_class
 from .original import (
+    changed_parameters,
     has_generation_config,
     is_as_loaded,
     open_source,
     other_dtype,
-    pruned_parameters,
     state_of,
     tokenizer_files,
 )
@@ -60,14 +60,15 @@ def save_checkpoint(
     Raises:
         OutputError: The folder is in use or cannot be written, or the reloaded checkpoint differs.
     """
-    weights = None if source is None else open_source(model, source)
+    refined = "blocks" in provenance.config.refine
+    weights = None if source is None else open_source(model, source, refined)
     with new_folder(folder) as partial:
         if weights is None:
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
         else:
             tensors = state_of(model)
-            _carry(model, tokenizer, partial, weights, lambda block: _within(tensors, block), trust_remote_code)
+            _carry(model, tokenizer, partial, weights, lambda block: _within(tensors, block), refined, trust_remote_code)
         _write_beside(partial, provenance, card)
         keep(partial)
         _check_reload(model, tokenizer, partial, trust_remote_code)
@@ -105,7 +106,8 @@ def save_streamed(
         raise OutputError("pruned blocks are missing from the journal; run the same command again to prune them anew.")
     files = dict(zip(names, blocks, strict=True))
     with new_folder(folder) as partial:
-        _carry(model, tokenizer, partial, weights, lambda block: load_file(files[block]), trust_remote_code, blocks)
+        refined = "blocks" in provenance.config.refine
+        _carry(model, tokenizer, partial, weights, lambda block: load_file(files[block]), refined, trust_remote_code, blocks)
         _write_beside(partial, provenance, card)
         keep(partial)
         check_tokenizer(tokenizer, partial, trust_remote_code)
@@ -124,12 +126,13 @@ def _carry(
     target: Path,
     weights: StreamedWeights,
     read_block: Callable[[str], dict[str, torch.Tensor]],
+    refined: bool,
     trust_remote_code: bool,
     blocks: Sequence[Path] = (),
 ) -> None:
     """Write weights, configs, tokenizer and all else of the original, with the pruned matrices in place of its own."""
     stored = stored_tensors(weights.folder)
-    pruned = pruned_parameters(model)
+    pruned = changed_parameters(model, refined)
     block_of = {key: block for block, names in pruned.items() for name in names for key in weights.stored_as(name)}
 
     @lru_cache(maxsize=1)  # one block is held at a time
@@ -146,7 +149,10 @@ def _carry(
                 return parts[name]
         raise OutputError(f"cannot take {key}, which the original stores, from the pruned model.")
 
-    dtype = other_dtype(model.dtype, weights.folder, {stored[key].dtype for key in block_of})
+    matrices = (name for names in changed_parameters(model, refined=False).values() for name in names)
+    dtype = other_dtype(
+        model.dtype, weights.folder, {stored[key].dtype for name in matrices for key in weights.stored_as(name)}
+    )
     wanted = stored
     if dtype is not None:
         held_as = {key: name for name in weights.names for key in weights.stored_as(name)}

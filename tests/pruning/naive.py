@@ -145,3 +145,36 @@ def naive_owl(ratios, sizes, sparsity, spread=0.08):
     kept = [(ratio - min(ratios)) / (max(ratios) - min(ratios)) * 2 * spread for ratio in ratios]
     mean = sum(share * size for share, size in zip(kept, sizes, strict=True)) / sum(sizes)
     return [1 - (share - mean + 1 - sparsity) for share in kept]
+
+
+def naive_swaps(dense, sparse, gram, size=None, moves=False, least_gain=1e-6, times=100):
+    """Try every exchange of a kept and a pruned weight, by the whole error of the row, and take the best while there is one.
+
+    Where weights move, the one that comes back takes the value that suits the others best.
+    """
+    dense, result, gram = dense.double(), sparse.double().clone(), gram.double()
+
+    def error(row, weights):
+        return ((row - weights) @ gram @ (row - weights)).item()
+
+    for row, weights in zip(dense, result, strict=True):
+        enough = least_gain * error(row, weights)
+        for _ in range(times):
+            now, best = error(row, weights), None
+            for out in weights.nonzero()[:, 0].tolist():
+                for into in ((weights == 0) & (row != 0)).nonzero()[:, 0].tolist():
+                    if size is not None and out // size != into // size:
+                        continue
+                    tried = weights.clone()
+                    tried[out] = 0
+                    tried[into] = row[into]
+                    if moves:
+                        tried[into] = 0
+                        tried[into] = ((row - tried) @ gram[into]) / gram[into, into]
+                    gain = now - error(row, tried)
+                    if best is None or gain > best[0]:
+                        best = gain, tried
+            if best is None or best[0] <= enough:
+                break
+            weights.copy_(best[1])
+    return result

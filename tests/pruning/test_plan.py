@@ -73,8 +73,8 @@ def test_a_dense_model_takes_its_weights_its_statistics_and_its_activations(true
 def test_the_largest_block_decides_on_memory_and_each_on_disk_and_time(monkeypatch):
     """What differs between methods is the solver's: the statistics of 64 experts, though the first block has none."""
     timed = []
-    monkeypatch.setattr(plan, "_time_block", lambda name, *_: timed.append(name) or (1.0 if name.endswith("0") else 10.0))
-    monkeypatch.setattr(plan, "_time_files", lambda *_: 0.5)
+    monkeypatch.setattr(plan, "time_block", lambda name, *_: timed.append(name) or (1.0 if name.endswith("0") else 10.0))
+    monkeypatch.setattr(plan, "time_files", lambda *_: 0.5)
     second_order, wanda = (planned(DEEPSEEK, streaming=True, method=method) for method in ("sparsegpt", "wanda"))
     # q_a/kv_a see the hidden states, q_b and kv_b their bottlenecks, o the heads; the shared expert, and all others
     inputs = [32, 16, 16, 32, 32, 16, *64 * [32, 16]]
@@ -92,7 +92,7 @@ def test_the_largest_block_decides_on_memory_and_each_on_disk_and_time(monkeypat
 @pytest.mark.parametrize("vocabulary", [64, 7040])
 def test_what_fused_experts_are_put_together_from_is_counted(monkeypatch, vocabulary):
     """As they are written, when the block is held twice; as they are read, beside the embeddings to check what was written."""
-    monkeypatch.setattr(plan, "_time_block", lambda *_: 0.0)
+    monkeypatch.setattr(plan, "time_block", lambda *_: 0.0)
     config = DeepseekV3Config(**DEEPSEEK.to_diff_dict() | {"vocab_size": vocabulary})
     block = 4 * sum(parameter.numel() for parameter in find_blocks(skeleton(config))["model.layers.1"].parameters())
     fused = 4 * 64 * 2 * 32 * 16  # gate and up are one parameter, down is half as large
