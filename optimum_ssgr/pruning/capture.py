@@ -49,11 +49,18 @@ class Target:
         hidden: Hidden states of the dense model at the same depth as those of the micro-batch.
         weights: Importance of the flattened tokens, float [tokens], 0 on padding and prompts.
         held_out: Whether nothing is fitted to them; they only tell how well it went.
+        arguments: For every block, what it is called with besides the hidden states. The tensors are those of the micro-batch;
+            what blocks hand on to later ones by writing to an argument (keys and values) is the dense model's own.
     """
 
     hidden: Activation
     weights: torch.Tensor
     held_out: bool
+    arguments: list[Arguments]
+
+    def run(self, index: int, block: nn.Module) -> torch.Tensor:
+        """Call a dense block on the hidden states and return what comes out."""
+        return _run_block(block, self.hidden, self.arguments[index])
 
 
 @dataclass
@@ -74,14 +81,13 @@ class MicroBatch:
 
     def run(self, index: int, block: nn.Module) -> torch.Tensor:
         """Call a block on the hidden states and return what comes out."""
-        return self.run_on(self.hidden, index, block)
+        return _run_block(block, self.hidden, self.arguments[index])
 
-    def run_on(self, hidden: Activation, index: int, block: nn.Module) -> torch.Tensor:
-        """Call a block on other hidden states of the same tokens and return what comes out."""
-        device = next(block.parameters()).device
-        args, kwargs = self.arguments[index]
-        output = block(hidden.read(device), *args, **kwargs)
-        return output[0] if isinstance(output, tuple) else output
+
+def _run_block(block: nn.Module, hidden: Activation, arguments: Arguments) -> torch.Tensor:
+    args, kwargs = arguments
+    output = block(hidden.read(next(block.parameters()).device), *args, **kwargs)
+    return output[0] if isinstance(output, tuple) else output
 
 
 class _LastBlockReached(Exception):
@@ -259,7 +265,8 @@ def capture_inputs(
             batch = MicroBatch(store.add(hidden), importance, arguments)
             if with_targets:
                 on_responses = _without_prompts(chosen, weights).flatten().to(hidden.device)
-                batch.target = Target(store.add(hidden), on_responses, part is held_out)
+                hidden, arguments = capture_arguments(model, blocks, outputs, ids.to(device))
+                batch.target = Target(store.add(hidden), on_responses, part is held_out, _deduplicate(arguments, held))
             batches.append(batch)
     return batches
 

@@ -71,7 +71,7 @@ def time_refinement(
         waiting = _make_waiting(matrices, twofold, steps + 1, positions)
         ones = torch.ones(positions, device=device)
         for number, batch in enumerate(waiting):
-            batch.target = Target(batch.hidden, ones, held_out=number == 0)
+            batch.target = Target(batch.hidden, ones, number == 0, batch.arguments)
         return refine_block(0, block, matrices, waiting, epochs=1).seconds
 
     seconds(1)  # warms up

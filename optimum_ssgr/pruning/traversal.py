@@ -146,7 +146,7 @@ def advance(index: int, block: nn.Module, batches: Sequence[MicroBatch]) -> None
 def advance_targets(index: int, block: nn.Module, batches: Sequence[MicroBatch]) -> None:
     """Replace the dense model's hidden states by what a block makes of them, which must be dense still."""
     for batch in batches:
-        _write_outputs(index, batch.target.hidden, batch.run_on(batch.target.hidden, index, block))
+        _write_outputs(index, batch.target.hidden, batch.target.run(index, block))
 
 
 def _with_needed_outputs(index: int, batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:

@@ -32,10 +32,10 @@ from optimum_ssgr.pruning.distributed import rank, start_processes
 from optimum_ssgr.pruning.layerwise import prune_layerwise
 from tests.models import random_model
 from tests.pruning.test_distributed import SEQUENCES
-name, method, sequential, folder = sys.argv[1:]
+name, method, sequential, folder, *refine = sys.argv[1:]
 start_processes()
 model = random_model(name)
-config = PruningConfig(method=method, sparsity=0.5, true_sequential=sequential == "True")
+config = PruningConfig(method=method, sparsity=0.5, true_sequential=sequential == "True", refine=tuple(refine))
 reports = prune_layerwise(model, SEQUENCES, config)
 tokens = {report.tokens for report in reports if "experts" not in report.name}
 assert tokens == {sum(map(len, SEQUENCES))}, tokens
@@ -79,6 +79,31 @@ def test_processes_end_with_the_masks_of_one(tmp_path, name, method, true_sequen
     else:
         assert different <= 2
         torch.testing.assert_close(logits, expected, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.slow
+def test_processes_refine_together(tmp_path):
+    """One of them has fewer sequences to fit to, and none that is held out."""
+    (tmp_path / "job.py").write_text(SCRIPT)
+    command = [sys.executable, "-m", "tests.pruning.launch", "2"]
+    arguments = [tmp_path / "job.py", "llama", "wanda", True, tmp_path, "swaps", "blocks"]
+    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    off = []
+    for refine in ((), ("swaps", "blocks")):
+        alone = random_model("llama")
+        prune_layerwise(alone, SEQUENCES, PruningConfig(method="wanda", sparsity=0.5, refine=refine))
+        off.append(distance(alone))
+    alone.load_state_dict(first)
+    assert distance(alone) < off[1] + 0.3 * (off[0] - off[1])  # nearly as close to the dense model as one process comes
+
+
+def distance(model):
+    """How far the logits are from the dense model's."""
+    ids = torch.tensor(random_sequences((60, 50), seed=7)[0])[None]
+    return float((model(ids).logits - random_model("llama")(ids).logits).norm())
 
 
 # Prunes three times with the others, writing down what it reports and factorizes; the second time, no Hessian will do for

@@ -119,3 +119,20 @@ def test_every_mixture_is_timed_with_its_experts_seen(name, true_sequential, mon
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     prune_layerwise(model, random_sequences(LENGTHS), PruningConfig(sparsity=0.5, true_sequential=true_sequential))
     assert {len(statistics.hessian) for statistics in made} == of_plan
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda"])
+def test_what_refining_takes_is_counted(method):
+    """Swaps need second moments; fitting needs Adam's numbers, and the dense model's hidden states all along."""
+    plain, swaps, blocks = (
+        planned(CONFIGS["llama"], streaming=True, method=method, refine=refine) for refine in ((), ("swaps",), ("blocks",))
+    )
+    squares = 4 * (3 * 32**2 + 64**2)
+    assert swaps.memory > squares
+    weights = sum(parameter.numel() for parameter in find_blocks(skeleton(CONFIGS["llama"]))["model.layers.0"].parameters())
+    hidden = 4 * TOKENS * 32
+    assert blocks.memory > 4 * weights + 17 * weights + 2 * hidden
+    assert blocks.memory > plain.memory
+    assert blocks.seconds > plain.seconds
+    spilled = planned(CONFIGS["llama"], streaming=True, method=method, refine=("blocks",), activation_bytes=0)
+    assert spilled.disk - blocks.disk == blocks.memory - spilled.memory == 2 * hidden

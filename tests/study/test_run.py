@@ -82,3 +82,11 @@ def test_settings_are_refused_where_they_are_made(changes, words):
 def test_cells_and_seeds_follow_from_the_settings():
     made = study(calibration=CalibrationConfig(num_sequences=None, num_tokens=200, seed=5), seeds=2, patterns=("2:4",))
     assert [(cell.calibration, cell.target, cell.seed) for cell in made.cells] == [("self", "2:4", 5), ("self", "2:4", 6)]
+    refined = study(methods=("wanda", "magnitude+blocks+swaps"), seeds=1)
+    assert [cell.pruning for cell in refined.cells] == [
+        PruningConfig(method="wanda", sparsity=0.5),
+        PruningConfig(method="magnitude", sparsity=0.5, refine=("swaps", "blocks")),
+    ]
+    assert [cell.name for cell in refined.cells] == ["wanda-0.5-self-0", "magnitude+blocks+swaps-0.5-self-0"]
+    with pytest.raises(ConfigError, match="unknown refinement 'rows'"):
+        study(methods=("wanda+rows",))
