@@ -1,6 +1,7 @@
 """Save a pruned model so that it loads anywhere, and prove it before saying so."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..compat import undo_conversion
-from ..errors import ConfigError, OutputError
+from ..errors import ConfigError, ModelError, OutputError
 from ..files import new_folder
 from ..formats import CARD_FILE, PROVENANCE_FILE, Provenance
 from ..pruning.blocks import find_blocks
@@ -111,13 +112,8 @@ def save_streamed(
         _write_beside(partial, provenance, card)
         keep(partial)
         check_tokenizer(tokenizer, partial, trust_remote_code)
-        again, _, written = load_streamed(str(partial), dtype=model.dtype, trust_remote_code=trust_remote_code)
-        if not written.run(again, torch.tensor([tokenizer(CHECK_TEXT).input_ids])).isfinite().all():
-            raise OutputError("the saved checkpoint does not run: its outputs are not finite.")
-        for path in blocks:
-            for name, tensor in load_file(path).items():
-                if not torch.equal(tensor, written.read(name)):
-                    raise _differs(name)
+        held = (item for path in blocks for item in load_file(path).items())
+        _check_by_blocks(model, tokenizer, partial, trust_remote_code, held)
 
 
 def _carry(
@@ -201,15 +197,43 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, trust_remo
 
 
 def _check_reload(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, trust_remote_code: bool) -> None:
-    """Load the folder as a user would, compare every weight, and generate a few tokens."""
+    """Load the folder, run it and compare every weight: block by block, so that the model is not held twice.
+
+    What cannot be read so, as models of images and text, is loaded whole.
+    """
+    check_tokenizer(tokenizer, folder, trust_remote_code)
+    with suppress(ModelError):
+        _check_by_blocks(model, tokenizer, folder, trust_remote_code, state_of(model).items())
+        return
     reloaded = auto_class(model.config).from_pretrained(folder, dtype=model.dtype, trust_remote_code=trust_remote_code)
     theirs = reloaded.state_dict()
     for name, tensor in state_of(model).items():
         if name not in theirs or not torch.equal(tensor.cpu(), theirs[name].cpu()):
             raise _differs(name)
-    check_tokenizer(tokenizer, folder, trust_remote_code)
     ids = torch.tensor([tokenizer(CHECK_TEXT).input_ids], device=reloaded.device)
     reloaded.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)
+
+
+def _check_by_blocks(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    trust_remote_code: bool,
+    held: Iterable[tuple[str, torch.Tensor]],
+) -> None:
+    """Run what was written, holding one block at a time, and compare tensors with it.
+
+    Raises:
+        ModelError: It cannot be read tensor by tensor.
+        OutputError: It does not run, or a tensor differs.
+    """
+    again, _, written = load_streamed(str(folder), dtype=model.dtype, trust_remote_code=trust_remote_code)
+    if not written.run(again, torch.tensor([tokenizer(CHECK_TEXT).input_ids])).isfinite().all():
+        raise OutputError("the saved checkpoint does not run: its outputs are not finite.")
+    known = again.state_dict().keys()
+    for name, tensor in held:
+        if name not in known or not torch.equal(tensor.cpu(), written.read(name)):
+            raise _differs(name)
 
 
 def _within(tensors: Mapping[str, torch.Tensor], block: str) -> dict[str, torch.Tensor]:

@@ -123,9 +123,10 @@ def make_plan(
 
 def _count_resident(blocks: Sequence[_BlockBytes], whole: int) -> tuple[int, int]:
     """Count memory and disk of pruning a model in memory, with the blocks in the journal."""
-    # The saved checkpoint is loaded next to the model and compared with it.
-    loading = whole + sum(sum(block.fused) for block in blocks)
-    memory = whole + max(*(block.pruning for block in blocks), loading)
+    # The saved checkpoint is read next to the model and compared with it, one block at a time.
+    outside = whole - sum(block.weights for block in blocks)
+    reading = max(outside + block.weights + max(block.fused, default=0) for block in blocks)
+    memory = whole + max(*(block.pruning for block in blocks), reading)
     return memory, whole + sum(block.weights for block in blocks)
 
 

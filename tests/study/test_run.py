@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from optimum_ssgr import CalibrationConfig, SamplingConfig, StudyConfig
+from optimum_ssgr import CalibrationConfig, PruningConfig, SamplingConfig, StudyConfig
 from optimum_ssgr.errors import ConfigError
 from optimum_ssgr.problems.options import ProblemOptions
 
