@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from optimum_ssgr.config import PruningConfig
 from optimum_ssgr.errors import OutputError
 from optimum_ssgr.pruner import SSGRPruner
+from optimum_ssgr.pruning import refine
 from optimum_ssgr.pruning.block_store import open_block_store
 from optimum_ssgr.reasoner import NAME, WEIGHTS
 
@@ -33,7 +34,9 @@ def run(folder, mode="resident"):
     pruner = SSGRPruner.from_pretrained(NAME, streaming=mode == "streaming")
     data = Dataset.from_dict({"input_ids": SEQUENCES})
     config = PruningConfig(method="sparsegpt", sparsity=0.5, refine=("swaps", "blocks") if mode == "refined" else ())
-    pruner.prune(data, config, journal_dir=folder / "journal")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(refine, "MOST_EPOCHS", 2)
+        pruner.prune(data, config, journal_dir=folder / "journal")
     pruner.save_pretrained(folder / "out")
 
 
