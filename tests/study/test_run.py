@@ -21,7 +21,7 @@ config = StudyConfig(
     calibration=CalibrationConfig(num_sequences=None, num_tokens=200, samples_per_problem=2, max_new_tokens=160),
     evaluation=SamplingConfig(temperature=0.0, max_new_tokens=160),
     strategies=("self",),
-    methods=("wanda", "magnitude"),
+    methods=("wanda+swaps", "magnitude"),
     seeds=1,
     num_evaluation_problems=4,
     reading=ProblemOptions(limit=8),
@@ -36,16 +36,17 @@ print([(row["method"], row["calibration"], row["n"]) for row in report.rows])
 def test_two_cells_from_python(tmp_path):
     done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "[('wanda', 'self', 4), ('magnitude', None, 4)]"
+    assert done.stdout.splitlines()[-1] == "[('wanda+swaps', 'self', 4), ('magnitude', None, 4)]"
     out = tmp_path / "out"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
     assert {path.name for path in (out / "cells").iterdir()} == {
         "dense.json",
-        "wanda-0.5-self-0.json",
+        "wanda+swaps-0.5-self-0.json",
         "magnitude-0.5-none-0.json",
     }
     report = json.loads((out / "report.json").read_text())
-    assert [row["method"] for row in report["rows"]] == ["wanda", "magnitude"]
+    assert [row["method"] for row in report["rows"]] == ["wanda+swaps", "magnitude"]
+    assert "| Wanda + swaps | self |" in (out / "report.md").read_text()
     assert (out / "checkpoints" / "self" / "model.safetensors").is_file()  # of the first method alone
     assert len(list((out / "checkpoints").iterdir())) == 1
     assert (out / "calibration" / "rollouts" / "train.parquet").is_file()
