@@ -20,6 +20,7 @@ IN_PROCESS = "transformers"
 STRATEGIES = ("cover", "ssgr", "self", "rac", "resp", "obc", "mix", "prompts", "text")
 METHODS = ("magnitude", "wanda", "sparsegpt", "alps")
 ALLOCATIONS = ("uniform", "owl")
+REFINEMENTS = ("swaps", "blocks")
 # What is published of each paper's own settings. Of SSGR (arXiv 2511.18864) it is the nearest public reading; RAC (arXiv
 # 2509.12464) says temperatures of 0.6 to 0.7; what RESP (arXiv 2512.02185) shares with it, and OBC-Prune (arXiv 2609.17890)
 # with SSGR, is taken from there.
@@ -244,6 +245,8 @@ class PruningConfig(_JSONConfig):
             takes True, or False when the model is streamed.
         allocation: `uniform` gives every block the same sparsity, `owl` leaves more weights to blocks with more outliers
             (arXiv 2310.05175).
+        refine: What follows the method: `swaps` exchanges pruned and kept weights of a row while that lowers the error of its
+            output (arXiv 2512.10922), `blocks` fits what is left of each block to the dense block's outputs (arXiv 2510.14444).
 
     Raises:
         ConfigError: A value is unknown or out of range.
@@ -256,6 +259,7 @@ class PruningConfig(_JSONConfig):
     damping: float = 0.01
     true_sequential: bool | None = None
     allocation: str = "uniform"
+    refine: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require(self.method in METHODS, f"unknown method '{self.method}'; choose one of {', '.join(METHODS)}.")
@@ -268,6 +272,11 @@ class PruningConfig(_JSONConfig):
             self.allocation in ALLOCATIONS,
             f"unknown allocation '{self.allocation}'; choose one of {', '.join(ALLOCATIONS)}.",
         )
+        _require(not isinstance(self.refine, str), f"refine must be a list of refinements, such as ['{self.refine}'].")
+        for name in self.refine:
+            _require(name in REFINEMENTS, f"unknown refinement '{name}'; choose among {', '.join(REFINEMENTS)}.")
+        # In the order they are done in, so that the same settings are equal.
+        object.__setattr__(self, "refine", tuple(name for name in REFINEMENTS if name in self.refine))
         if self.pattern is None:
             if self.sparsity is None:
                 object.__setattr__(self, "sparsity", 0.5)
@@ -296,7 +305,14 @@ class PruningConfig(_JSONConfig):
     @property
     def needs_calibration(self) -> bool:
         """Whether anything depends on the model's activations."""
-        return self.method != "magnitude" or self.allocation != "uniform"
+        return self.method != "magnitude" or self.allocation != "uniform" or bool(self.refine)
+
+    @property
+    def calibrated(self) -> str:
+        """What of the settings needs a calibration set, in words."""
+        if self.method != "magnitude":
+            return f"the method {self.method}"
+        return f"the allocation {self.allocation}" if self.allocation != "uniform" else f"refining {self.refine[0]}"
 
     @property
     def target_sparsity(self) -> float:

@@ -72,8 +72,9 @@ def measure_damage(
                 return _shared_out(traces, lambda mine: streamed_nll(model, mine, streamed, pruned, activation_gb, desc))
 
             dense = _dense_nll(journal.folder / DENSE_NLL_FILE, lambda: measure(None, "measure dense"))
+            settings = {"token_weights": probe.token_weights, "prompts": probe.prompts}
             kept = {"journal": journal, "weights": streamed, "store": store}
-            prune_layerwise(model, probe.sequences, config, token_weights=probe.token_weights, **kept)
+            prune_layerwise(model, probe.sequences, config, **settings, **kept)
             sparse = measure(journal, "measure damage")
     rise = iter(after - before for before, after in zip(dense, sparse, strict=True))
     return [dataclasses.replace(item, damage=next(rise)) if item.verdict.correct else item for item in rollouts]

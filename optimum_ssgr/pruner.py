@@ -378,6 +378,7 @@ class SSGRPruner:
                 inputs.sequences,
                 config,
                 token_weights=inputs.token_weights,
+                prompts=inputs.prompts,
                 journal=journal,
                 weights=self.streamed,
                 store=store,

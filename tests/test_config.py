@@ -15,6 +15,7 @@ from optimum_ssgr.errors import ConfigError
         PruningConfig(pattern="2:4"),
         PruningConfig(method="wanda", sparsity=0.7),
         PruningConfig(true_sequential=False),
+        PruningConfig(refine=("swaps", "blocks")),
         SamplingConfig(seed=3),
     ],
 )
@@ -36,6 +37,8 @@ def test_round_trip(tmp_path, config):
         (lambda: PruningConfig(pattern="2-4"), "for example 2:4, not '2-4'"),
         (lambda: PruningConfig(pattern="2:4", sparsity=0.5), "not both"),
         (lambda: PruningConfig(damping=0), "damping"),
+        (lambda: PruningConfig(refine=("swap",)), "unknown refinement 'swap'; choose among swaps, blocks"),
+        (lambda: PruningConfig(refine="swaps"), r"refine must be a list of refinements, such as \['swaps'\]"),
         (lambda: PruningConfig(true_sequential="staged"), "true_sequential must be true or false, not 'staged'"),
         (lambda: CalibrationConfig(strategy="best"), "unknown strategy 'best'; choose one of cover"),
         (lambda: CalibrationConfig(num_sequences=None), "no size"),
@@ -61,6 +64,11 @@ def test_missing_and_damaged_files(tmp_path):
     (tmp_path / "pruning_config.json").write_text("{")
     with pytest.raises(ConfigError, match="not valid JSON"):
         PruningConfig.from_pretrained(tmp_path)
+
+
+def test_refinements_are_done_in_one_order_and_need_calibration():
+    assert PruningConfig(refine=["blocks", "swaps"]) == PruningConfig(refine=("swaps", "blocks"))
+    assert [PruningConfig(method="magnitude", refine=of).needs_calibration for of in ((), ("swaps",))] == [False, True]
 
 
 def test_target_sparsity():

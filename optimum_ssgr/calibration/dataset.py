@@ -86,6 +86,11 @@ class CalibrationSet:
         return read_token_weights(self.dataset)
 
     @property
+    def prompts(self) -> list[int]:
+        """How many of each sequence's first tokens are its prompt."""
+        return [len(ids) for ids in self.dataset["prompt_ids"]]
+
+    @property
     def config(self) -> CalibrationConfig:
         """The settings the set was made with."""
         return self.manifest.config

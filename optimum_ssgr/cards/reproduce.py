@@ -94,6 +94,7 @@ def pruning_commands(provenance: Provenance) -> list[str]:
 def _pruning(config: PruningConfig) -> list[tuple[Any, ...]]:
     flags: list[tuple[Any, ...]] = [("--method", config.method)]
     flags += _settings(config, PruningConfig(), ("damping", "allocation"))
+    flags += [("--refine", *config.refine)] if config.refine else []
     flags.append(("--pattern", config.pattern) if config.pattern else ("--sparsity", config.sparsity))
     return [*flags, ("--no-true-sequential",)] if config.true_sequential is False else flags
 

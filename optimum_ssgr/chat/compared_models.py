@@ -96,7 +96,7 @@ def describe_model(source: str) -> ComparedModel:
         )
         sparsity = float(provenance["sparsity"]["sparsity_of_prunable"])
         amount = pruning.get("pattern") or f"{sparsity:.0%}"
-        method = METHOD_LABELS.get(pruning["method"], str(pruning["method"]))
+        method = " + ".join([METHOD_LABELS.get(pruning["method"], str(pruning["method"])), *pruning.get("refine", ())])
         calibrated = STRATEGY_LABELS.get(strategy, f"calibrated by {strategy}") if strategy else None
         title = f"Pruned · {calibrated}" if calibrated else f"Pruned · {method}"
         return ComparedModel(source, title, f"{method}, {amount} of the weights removed", sparsity, provenance)

@@ -14,7 +14,7 @@ from ..errors import DataError, ModelError, SSGRError
 from ..hub.client import call_hub
 from .carry import fetch_source, read_config, stored_tensors
 from .load import load_tokenizer, source_of
-from .places import check_put_back, find_places, pruned_parameters
+from .places import changed_parameters, check_put_back, find_places
 from .streaming import StreamedWeights
 from .tensor_files import FLOATS
 
@@ -73,12 +73,12 @@ def find_source(model: PreTrainedModel, token: str | bool | None = None, trust_r
         return None
 
 
-def open_source(model: PreTrainedModel, source: Path) -> StreamedWeights | None:
-    """Return what reads the files of a model; None where it is not what they hold, but for what is pruned."""
+def open_source(model: PreTrainedModel, source: Path, refined: bool) -> StreamedWeights | None:
+    """Return what reads the files of a model; None where it is not what they hold, but for what is pruned or refined."""
     try:
         _refuse_quantized(source)
         weights = StreamedWeights(source, model, torch.device("cpu"))
-        pruned = {name for names in pruned_parameters(model).values() for name in names}
+        pruned = {name for names in changed_parameters(model, refined).values() for name in names}
         for name, tensor in state_of(model).items():
             if name not in pruned and not torch.equal(tensor.cpu(), weights.read(name)):
                 raise ModelError(f"{name} was changed after it was loaded.")

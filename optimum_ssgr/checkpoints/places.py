@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from ..compat import LoadingRules, target_names, undo_conversion
 from ..errors import ModelError
 from ..pruning.blocks import find_blocks, find_matrices
+from ..pruning.refine import fitted_parameters
 from .tensor_files import FLOATS, StoredTensor
 
 
@@ -97,12 +98,16 @@ def find_places(stored: Mapping[str, StoredTensor], model: PreTrainedModel, chec
     return places
 
 
-def pruned_parameters(model: PreTrainedModel) -> dict[str, list[str]]:
-    """Return the names of the parameters that hold the prunable matrices, by block."""
+def changed_parameters(model: PreTrainedModel, refined: bool) -> dict[str, list[str]]:
+    """Return the names of the parameters that pruning changes, by block: those with prunable matrices; what is refined, too."""
     found = {}
     for block_name, block in find_blocks(model).items():
-        matrices = find_matrices(block_name, block).values()
-        names = (matrix.name if matrix.expert is None else matrix.name.rpartition(".")[0] for matrix in matrices)
+        matrices = find_matrices(block_name, block)
+        if refined:
+            names = list(fitted_parameters(block, matrices))
+        else:
+            of = matrices.values()
+            names = [matrix.name if matrix.expert is None else matrix.name.rpartition(".")[0] for matrix in of]
         found[block_name] = list(dict.fromkeys(f"{block_name}.{name}" for name in names))
     return found
 
@@ -148,7 +153,7 @@ def check_put_back(
     """
     tied = dict(model.all_tied_weights_keys)
     state = {name: torch.empty_like(tensor, device="meta") for name, tensor in model.state_dict().items()}
-    for block, names in pruned_parameters(model).items():
+    for block, names in changed_parameters(model, refined=False).items():
         of_block = {name: places[name if name in places else tied[name]] for name in names}
         converted = {name: place for name, place in of_block.items() if place.converter is not None}
         try:

@@ -1,6 +1,7 @@
 """Save a pruned model so that it loads anywhere, and prove it before saying so."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,13 +10,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import ConfigError, OutputError
+from ..errors import ConfigError, ModelError, OutputError
 from ..files import new_folder
 from ..formats import CARD_FILE, PROVENANCE_FILE, Provenance
 from ..pruning.blocks import find_blocks
 from .carry import carry_files, carry_weights, cast_all, set_dtype, stored_tensors
 from .load import auto_class
 from .original import (
+    changed_parameters,
     has_generation_config,
     is_as_loaded,
     open_source,
@@ -23,7 +25,7 @@ from .original import (
     state_of,
     tokenizer_files,
 )
-from .places import pruned_parameters, take_apart, within
+from .places import take_apart, within
 from .streaming import StreamedWeights, load_streamed
 
 
@@ -59,14 +61,15 @@ def save_checkpoint(
     Raises:
         OutputError: The folder is in use or cannot be written, or the reloaded checkpoint differs.
     """
-    weights = None if source is None else open_source(model, source)
+    refined = "blocks" in provenance.config.refine
+    weights = None if source is None else open_source(model, source, refined)
     with new_folder(folder) as partial:
         if weights is None:
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
         else:
             tensors = state_of(model)
-            _carry(model, tokenizer, partial, weights, lambda block: within(tensors, block), trust_remote_code)
+            _carry(model, tokenizer, partial, weights, lambda block: within(tensors, block), refined, trust_remote_code)
         _write_beside(partial, provenance, card)
         keep(partial)
         _check_reload(model, tokenizer, partial, trust_remote_code)
@@ -104,17 +107,13 @@ def save_streamed(
         raise OutputError("pruned blocks are missing from the journal; run the same command again to prune them anew.")
     files = dict(zip(names, blocks, strict=True))
     with new_folder(folder) as partial:
-        _carry(model, tokenizer, partial, weights, lambda block: load_file(files[block]), trust_remote_code, blocks)
+        refined = "blocks" in provenance.config.refine
+        _carry(model, tokenizer, partial, weights, lambda block: load_file(files[block]), refined, trust_remote_code, blocks)
         _write_beside(partial, provenance, card)
         keep(partial)
         check_tokenizer(tokenizer, partial, trust_remote_code)
-        again, _, written = load_streamed(str(partial), dtype=model.dtype, trust_remote_code=trust_remote_code)
-        if not written.run(again, torch.tensor([tokenizer(CHECK_TEXT).input_ids])).isfinite().all():
-            raise OutputError("the saved checkpoint does not run: its outputs are not finite.")
-        for path in blocks:
-            for name, tensor in load_file(path).items():
-                if not torch.equal(tensor, written.read(name)):
-                    raise _differs(name)
+        held = (item for path in blocks for item in load_file(path).items())
+        _check_by_blocks(model, tokenizer, partial, trust_remote_code, held)
 
 
 def _carry(
@@ -123,19 +122,24 @@ def _carry(
     target: Path,
     weights: StreamedWeights,
     read_block: Callable[[str], dict[str, torch.Tensor]],
+    refined: bool,
     trust_remote_code: bool,
     blocks: Sequence[Path] = (),
 ) -> None:
     """Write weights, configs, tokenizer and all else of the original, with the pruned matrices in place of its own."""
     stored = stored_tensors(weights.folder)
-    pruned = {block: {name: weights.place(name) for name in names} for block, names in pruned_parameters(model).items()}
+    changed = changed_parameters(model, refined)
+    pruned = {block: {name: weights.place(name) for name in names} for block, names in changed.items()}
     block_of = {key: block for block, places in pruned.items() for place in places.values() for key in place.stored_as}
 
     @lru_cache(maxsize=1)  # one block is held at a time
     def parts_of(block: str) -> dict[str, torch.Tensor]:
         return take_apart(model, read_block(block), pruned[block])
 
-    dtype = other_dtype(model.dtype, weights.folder, {stored[key].dtype for key in block_of})
+    matrices = (name for names in changed_parameters(model, refined=False).values() for name in names)
+    dtype = other_dtype(
+        model.dtype, weights.folder, {stored[key].dtype for name in matrices for key in weights.place(name).stored_as}
+    )
     wanted = stored
     if dtype is not None:
         held_as = {key: name for name in weights.names for key in weights.place(name).stored_as}
@@ -184,15 +188,43 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, trust_remo
 
 
 def _check_reload(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, trust_remote_code: bool) -> None:
-    """Load the folder as a user would, compare every weight, and generate a few tokens."""
+    """Load the folder, run it and compare every weight: block by block, so that the model is not held twice.
+
+    What cannot be read so, as models of images and text, is loaded whole.
+    """
+    check_tokenizer(tokenizer, folder, trust_remote_code)
+    with suppress(ModelError):
+        _check_by_blocks(model, tokenizer, folder, trust_remote_code, state_of(model).items())
+        return
     reloaded = auto_class(model.config).from_pretrained(folder, dtype=model.dtype, trust_remote_code=trust_remote_code)
     theirs = reloaded.state_dict()
     for name, tensor in state_of(model).items():
         if name not in theirs or not torch.equal(tensor.cpu(), theirs[name].cpu()):
             raise _differs(name)
-    check_tokenizer(tokenizer, folder, trust_remote_code)
     ids = torch.tensor([tokenizer(CHECK_TEXT).input_ids], device=reloaded.device)
     reloaded.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)
+
+
+def _check_by_blocks(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    trust_remote_code: bool,
+    held: Iterable[tuple[str, torch.Tensor]],
+) -> None:
+    """Run what was written, holding one block at a time, and compare tensors with it.
+
+    Raises:
+        ModelError: It cannot be read tensor by tensor.
+        OutputError: It does not run, or a tensor differs.
+    """
+    again, _, written = load_streamed(str(folder), dtype=model.dtype, trust_remote_code=trust_remote_code)
+    if not written.run(again, torch.tensor([tokenizer(CHECK_TEXT).input_ids])).isfinite().all():
+        raise OutputError("the saved checkpoint does not run: its outputs are not finite.")
+    known = again.state_dict().keys()
+    for name, tensor in held:
+        if name not in known or not torch.equal(tensor.cpu(), written.read(name)):
+            raise _differs(name)
 
 
 def _differs(name: str) -> OutputError:

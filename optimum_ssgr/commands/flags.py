@@ -267,6 +267,12 @@ def add_pruning(parser: ArgumentParser) -> None:
     group.add_argument(
         "--allocation", default="uniform", help=f"{' or '.join(ALLOCATIONS)}: sparsity of the blocks (default: %(default)s)"
     )
+    group.add_argument(
+        "--refine",
+        nargs="+",
+        help="swaps: exchange pruned and kept weights while that lowers a layer's error; blocks: fit what is left of each "
+        "block to the dense block's outputs (default: neither)",
+    )
     group.add_argument("--pattern", help="N:M pattern such as 2:4: N of every M weights stay")
     group.add_argument(
         "--damping", type=float, default=PruningConfig.damping, help="damping of the Hessian (default: %(default)s)"

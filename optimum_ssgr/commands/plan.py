@@ -53,6 +53,9 @@ def print_pruning_plan(args: Namespace, config: PruningConfig, skeleton: "PreTra
     say(f"model        {args.model}, {skeleton.num_parameters():,} parameters")
     say(f"prunes       {len(layers)} linear layers in {len(linears)} blocks, {weights:,} weights")
     say(f"method       {config.method}, {config.pattern or f'{config.sparsity:.0%}'}")
+    if config.refine:
+        beside = ", with the dense model's hidden states held beside the sparse one's" if "blocks" in config.refine else ""
+        say(f"refines      {' and '.join(config.refine)}{beside}")
     say(f"removes      {int(weights * config.target_sparsity):,} weights ({config.target_sparsity:.0%} of them)")
     say(f"writes       {args.output}, about {skeleton.get_memory_footprint() / 1e6:,.0f} MB")
 

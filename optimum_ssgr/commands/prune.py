@@ -100,7 +100,7 @@ def check_building(args: Namespace, config: PruningConfig, calibration_config: C
         ConfigError: It cannot.
     """
     if not args.problems and args.text is None:
-        raise ConfigError(f"the method {config.method} needs --calibration, or --problems to make a calibration set.")
+        raise ConfigError(f"{config.calibrated} needs --calibration, or --problems to make a calibration set.")
     if args.streaming:
         raise ConfigError("--streaming needs --calibration: a model larger than memory cannot write its own traces here.")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

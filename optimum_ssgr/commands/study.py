@@ -29,7 +29,12 @@ class StudyCommand(SSGRSubcommand):
         flags.add_rollouts(parser)
         flags.add_selection(parser, several=True)
         group = parser.add_argument_group("study")
-        group.add_argument("--methods", nargs="+", default=["sparsegpt"], help=f"{', '.join(METHODS)} (default: sparsegpt)")
+        group.add_argument(
+            "--methods",
+            nargs="+",
+            default=["sparsegpt"],
+            help=f"{', '.join(METHODS)}, each perhaps refined, as wanda+swaps or wanda+swaps+blocks (default: sparsegpt)",
+        )
         group.add_argument("--sparsities", nargs="+", type=float, default=[], help="shares of weights to remove (default: 0.5)")
         group.add_argument("--patterns", nargs="+", default=[], help="N:M patterns such as 2:4")
         group.add_argument(

@@ -17,7 +17,7 @@ from ..errors import OutputError
 from ..files import locked_folder, write_whole
 from ..resume import FINGERPRINT
 from .distributed import rank
-from .solve import LayerReport
+from .report import LayerReport
 
 
 HASHED_BYTES = 2**24  # read at a time
@@ -68,7 +68,7 @@ class BlockStore:
         try:
             record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             dense, whole = record["dense"], record["sha256"]
-            reports = [LayerReport(**{**layer, "shape": tuple(layer["shape"])}) for layer in record["layers"]]
+            reports = [LayerReport.from_dict(layer) for layer in record["layers"]]
             if _hash_file(path) != whole:
                 raise damaged
             return dense, reports, load_file(path)

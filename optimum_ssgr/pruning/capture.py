@@ -21,6 +21,8 @@ from .weights import onloaded
 
 # Enough for fast matrix products, few enough that what a block makes of them inside stays small.
 BATCH_TOKENS = 2048
+# Of so many sequences one only tells how well blocks are fitted to the others.
+HELD_OUT = 8
 # What a block is called with besides the hidden states.
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -32,10 +34,34 @@ class TokenSequence:
     Args:
         ids: Token ids.
         weights: Importance of each token in the statistics, 0 or more; None counts every token once.
+        prompt: How many of the first tokens blocks are not fitted to.
     """
 
     ids: Sequence[int]
     weights: Sequence[float] | None = None
+    prompt: int = 0
+
+
+@dataclass
+class Target:
+    """What a pruned block's outputs are fitted to.
+
+    Args:
+        hidden: Hidden states of the dense model at the same depth as those of the micro-batch.
+        weights: Importance of the flattened tokens, float [tokens], 0 on padding and prompts.
+        held_out: Whether nothing is fitted to them; they only tell how well it went.
+        arguments: For every block, what it is called with besides the hidden states. The tensors are those of the micro-batch;
+            what blocks hand on to later ones by writing to an argument (keys and values) is the dense model's own.
+    """
+
+    hidden: Activation
+    weights: torch.Tensor
+    held_out: bool
+    arguments: list[Arguments]
+
+    def run(self, index: int, block: nn.Module) -> torch.Tensor:
+        """Call a dense block on the hidden states and return what comes out."""
+        return _run_block(block, self.hidden, self.arguments[index])
 
 
 @dataclass
@@ -46,33 +72,38 @@ class MicroBatch:
         hidden: Input of the next block, float [sequences, positions, hidden].
         weights: Importance of the flattened tokens, float [tokens], 0 on padding; None when all count once.
         arguments: For every block, what it is called with besides the hidden states.
+        target: What blocks are fitted to; None when they are not.
     """
 
     hidden: Activation
     weights: torch.Tensor | None
     arguments: list[Arguments]
+    target: Target | None = None
 
     def run(self, index: int, block: nn.Module) -> torch.Tensor:
         """Call a block on the hidden states and return what comes out."""
-        device = next(block.parameters()).device
-        args, kwargs = self.arguments[index]
-        output = block(self.hidden.read(device), *args, **kwargs)
-        return output[0] if isinstance(output, tuple) else output
+        return _run_block(block, self.hidden, self.arguments[index])
+
+
+def _run_block(block: nn.Module, hidden: Activation, arguments: Arguments) -> torch.Tensor:
+    args, kwargs = arguments
+    output = block(hidden.read(next(block.parameters()).device), *args, **kwargs)
+    return output[0] if isinstance(output, tuple) else output
 
 
 class _LastBlockReached(Exception):
     """Ends a forward pass at the last block, since nobody needs what comes after."""
 
 
-def make_batches(sequences: Sequence[TokenSequence], switch: int | None = None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Group sequences of similar length, padded on the right: a causal model's real tokens never see that padding.
+def make_batches(sequences: Sequence[TokenSequence], switch: int | None = None) -> Iterator[list[TokenSequence]]:
+    """Group sequences of similar length, the longest first.
 
     Args:
         sequences: The sequences.
         switch: A length that no group has shorter and longer sequences than; see `tokens.rotary_switch`.
 
     Yields:
-        Token ids, int64 [sequences, positions], and their weights, float of the same shape, 0 on padding.
+        Sequences to run together.
     """
     waiting = sorted(sequences, key=lambda sequence: len(sequence.ids))
     while waiting:  # the longest come first
@@ -81,12 +112,22 @@ def make_batches(sequences: Sequence[TokenSequence], switch: int | None = None) 
         if switch is not None and longest > switch:
             count = min(count, sum(len(sequence.ids) > switch for sequence in waiting))
         chosen, waiting = waiting[-count:], waiting[:-count]
-        ids = torch.zeros(len(chosen), longest, dtype=torch.long)
-        weights = torch.zeros(len(chosen), longest)
-        for row, sequence in enumerate(chosen):
-            ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
-            weights[row, : len(sequence.ids)] = 1.0 if sequence.weights is None else torch.tensor(sequence.weights)
-        yield ids, weights
+        yield chosen
+
+
+def _pad(sequences: Sequence[TokenSequence]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad sequences on the right: a causal model's real tokens never see that padding.
+
+    Returns:
+        Token ids, int64 [sequences, positions], and their weights, float of the same shape, 0 on padding.
+    """
+    longest = max(len(sequence.ids) for sequence in sequences)
+    ids = torch.zeros(len(sequences), longest, dtype=torch.long)
+    weights = torch.zeros(len(sequences), longest)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
+        weights[row, : len(sequence.ids)] = 1.0 if sequence.weights is None else torch.tensor(sequence.weights)
+    return ids, weights
 
 
 def capture_arguments(
@@ -184,6 +225,7 @@ def capture_inputs(
     outputs: Sequence[Any],
     sequences: Sequence[TokenSequence],
     store: ActivationStore,
+    with_targets: bool = False,
 ) -> list[MicroBatch]:
     """Run the part of the model before the blocks and record what each block is called with.
 
@@ -193,16 +235,43 @@ def capture_inputs(
         outputs: What `probe_outputs` returned.
         sequences: What to calibrate on.
         store: Where to keep the hidden states.
+        with_targets: Whether blocks are going to be fitted to the dense ones, whose hidden states are kept, too.
     """
     device = find_model_device(model)
     batches: list[MicroBatch] = []
     held: list[torch.Tensor] = []  # masks and rotary tables of the longest sequences, which come first
-    for ids, weights in make_batches(sequences, rotary_switch(model.config)):
-        hidden, arguments = capture_arguments(model, blocks, outputs, ids.to(device))
-        arguments = _deduplicate(arguments, held)
-        importance = None if bool((weights == 1).all()) else weights.flatten().to(hidden.device)
-        batches.append(MicroBatch(store.add(hidden), importance, arguments))
+    switch = rotary_switch(model.config)
+    fitted, held_out = _hold_out(sequences) if with_targets else (sequences, [])
+    for part in (fitted, held_out):
+        for chosen in make_batches(part, switch):
+            ids, weights = _pad(chosen)
+            hidden, arguments = capture_arguments(model, blocks, outputs, ids.to(device))
+            arguments = _deduplicate(arguments, held)
+            importance = None if bool((weights == 1).all()) else weights.flatten().to(hidden.device)
+            batch = MicroBatch(store.add(hidden), importance, arguments)
+            if with_targets:
+                on_responses = _without_prompts(chosen, weights).flatten().to(hidden.device)
+                hidden, arguments = capture_arguments(model, blocks, outputs, ids.to(device))
+                batch.target = Target(store.add(hidden), on_responses, part is held_out, _deduplicate(arguments, held))
+            batches.append(batch)
     return batches
+
+
+def _hold_out(sequences: Sequence[TokenSequence]) -> tuple[list[TokenSequence], list[TokenSequence]]:
+    """Part sequences into those that blocks are fitted to and one in `HELD_OUT`, of all lengths, or at least one of two."""
+    ordered = sorted(range(len(sequences)), key=lambda number: len(sequences[number].ids))
+    out = set(ordered[min(HELD_OUT // 2, len(ordered) - 2) :: HELD_OUT] if len(ordered) > 1 else ())
+    fitted = [sequence for number, sequence in enumerate(sequences) if number not in out]
+    return fitted, [sequences[number] for number in sorted(out)]
+
+
+def _without_prompts(sequences: Sequence[TokenSequence], weights: torch.Tensor) -> torch.Tensor:
+    """Return the weights of the tokens with 0 on prompts; of all tokens, where there are none behind the prompt."""
+    weights = weights.clone()
+    for row, sequence in zip(weights, sequences, strict=True):
+        if row[sequence.prompt :].any():
+            row[: sequence.prompt] = 0
+    return weights
 
 
 def find_model_device(model: PreTrainedModel) -> torch.device:

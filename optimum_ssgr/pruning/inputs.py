@@ -20,11 +20,13 @@ class PruningInputs:
         sequences: Token ids of every sequence; none for a method that needs no calibration.
         token_weights: How much every token counts; None when all count once.
         manifest: How the calibration set came about; None for tokens without a manifest.
+        prompts: How many of each sequence's first tokens are its prompt; None when that is not known, or does not matter.
     """
 
     sequences: list[list[int]]
     token_weights: list[list[float]] | None = None
     manifest: Manifest | None = None
+    prompts: list[int] | None = None
 
 
 class TokenSet(Protocol):
@@ -39,6 +41,10 @@ class TokenSet(Protocol):
     @property
     def token_weights(self) -> list[list[float]] | None:
         """How much every token counts; None when all count once."""
+
+    @property
+    def prompts(self) -> list[int]:
+        """How many of each sequence's first tokens are its prompt."""
 
 
 def read_inputs(
@@ -63,12 +69,12 @@ def read_inputs(
     if not config.needs_calibration:
         return PruningInputs([])
     if calibration is None:
-        asking = f"the allocation {config.allocation}" if config.method == "magnitude" else f"the method {config.method}"
-        raise ConfigError(f"{asking} needs a calibration set.")
+        raise ConfigError(f"{config.calibrated} needs a calibration set.")
     if isinstance(calibration, Dataset):
         return _read_dataset(calibration, model)
     check_fits(calibration, model, tokenizer)
-    return PruningInputs(calibration.sequences, calibration.token_weights, calibration.manifest)
+    prompts = calibration.prompts if "blocks" in config.refine else None
+    return PruningInputs(calibration.sequences, calibration.token_weights, calibration.manifest, prompts)
 
 
 def check_fits(calibration: TokenSet, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

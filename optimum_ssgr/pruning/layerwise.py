@@ -1,5 +1,6 @@
 """Prune a model block by block, each on the outputs of the pruned blocks before it."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,16 +22,23 @@ from .experts import use_observable_experts
 from .input_groups import HookPoint, trace_input_groups
 from .memory import trim_heap
 from .patterns import Pattern
+from .refine import refine_block
+from .report import LayerReport
 from .solve import (
     MAX_DAMPING,
     MIN_EXPERT_TOKENS,
-    SECOND_ORDER,
-    LayerReport,
     make_pattern,
+    needs_second_moments,
     prune_by_magnitude,
     prune_groups,
 )
-from .traversal import advance, gather_dense_statistics, traverse_in_one_pass, traverse_in_two_passes
+from .traversal import (
+    advance,
+    advance_targets,
+    gather_dense_statistics,
+    traverse_in_one_pass,
+    traverse_in_two_passes,
+)
 from .weights import ResidentWeights, Weights, check_in_memory
 
 
@@ -112,6 +120,7 @@ def prune_layerwise(
     config: PruningConfig,
     *,
     token_weights: Sequence[Sequence[float]] | None = None,
+    prompts: Sequence[int] | None = None,
     journal: BlockStore | None = None,
     weights: Weights | None = None,
     store: ActivationStore | None = None,
@@ -123,6 +132,8 @@ def prune_layerwise(
         sequences: Token ids of the calibration sequences; unused by magnitude pruning.
         config: Method, sparsity, damping, and whether to run every block once or twice.
         token_weights: Importance of every token in the statistics, 0 or more; None counts every token once.
+        prompts: How many of each sequence's first tokens are its prompt, which blocks are not fitted to (`refine`); None fits
+            them to all tokens.
         journal: Where finished blocks are kept, and found again after an interruption; None keeps none.
         weights: Where the model's weights are; in the model when None.
         store: Where to keep the hidden states between blocks; in memory when None.
@@ -146,13 +157,13 @@ def prune_layerwise(
         # 2. Bring the calibration sequences up to the first block, and give every block its sparsity.
         calibration, patterns = _Calibration([], {}), dict.fromkeys(blocks, make_pattern(config))
         if config.needs_calibration:
-            shard = take_shard(_make_token_sequences(sequences, token_weights))
+            shard = take_shard(_make_token_sequences(sequences, token_weights, prompts))
             if config.allocation == "owl":
                 calibration = _calibrate(model, blocks, matrices, shard, weights, store)
                 patterns = _allocate_sparsities(blocks, matrices, calibration, config, weights)
                 del calibration  # its hidden states, which are at the last block now, are not held besides the next ones
                 store.clear()
-            calibration = _calibrate(model, blocks, matrices, shard, weights, store)
+            calibration = _calibrate(model, blocks, matrices, shard, weights, store, "blocks" in config.refine)
         # 3. Prune block after block. Each takes the hidden states from where the pruned block before it left them.
         reports: list[LayerReport] = []
         progress = tqdm(blocks.items(), desc=f"prune ({config.method})", unit="block", disable=None if rank() == 0 else True)
@@ -164,17 +175,21 @@ def prune_layerwise(
 
 
 def _make_token_sequences(
-    sequences: Sequence[Sequence[int]], token_weights: Sequence[Sequence[float]] | None
+    sequences: Sequence[Sequence[int]],
+    token_weights: Sequence[Sequence[float]] | None,
+    prompts: Sequence[int] | None,
 ) -> list[TokenSequence]:
     """Pair sequences with their weights, and refuse what cannot be calibrated on."""
+    prompts = [0] * len(sequences) if prompts is None else prompts
     if token_weights is None:
-        found = [TokenSequence(ids) for ids in sequences if len(ids)]
+        found = [TokenSequence(ids, None, prompt) for ids, prompt in zip(sequences, prompts, strict=True) if len(ids)]
     else:
         if [len(ids) for ids in sequences] != [len(of) for of in token_weights]:
             raise DataError("every calibration sequence needs as many token weights as tokens.")
         if any(weight < 0 for of in token_weights for weight in of):
             raise DataError("token weights must be 0 or more.")
-        found = [TokenSequence(ids, of) for ids, of in zip(sequences, token_weights, strict=True) if any(of)]
+        together = zip(sequences, token_weights, prompts, strict=True)
+        found = [TokenSequence(ids, of, prompt) for ids, of, prompt in together if any(of)]
     if not found:
         raise DataError("the calibration set is empty.")
     return found
@@ -187,6 +202,7 @@ def _calibrate(
     sequences: Sequence[TokenSequence],
     weights: Weights,
     store: ActivationStore,
+    with_targets: bool = False,
 ) -> _Calibration:
     """Learn how the blocks use their matrices, and bring the sequences up to the first block."""
     # 1. See how the model is wired: what shares inputs, and what the blocks return. A few tokens show it.
@@ -200,7 +216,7 @@ def _calibrate(
         check_chain(model, list(blocks.values()), outputs, ids)
     # 2. Run what comes before the blocks on all sequences.
     with weights.onload_embeddings(model):
-        batches = capture_inputs(model, list(blocks.values()), outputs, sequences, store)
+        batches = capture_inputs(model, list(blocks.values()), outputs, sequences, store, with_targets)
     return _Calibration(batches, points)
 
 
@@ -255,6 +271,8 @@ def _prune_or_restore(
             journal.write(index, name, block, dense_hash, reports)
         barrier()
         return reports
+    if "blocks" in config.refine and index < len(calibration.points) - 1:
+        advance_targets(index, block, calibration.batches)
     journaled_hash, reports, tensors = finished
     if journaled_hash != dense_hash:
         raise OutputError(
@@ -291,19 +309,27 @@ def prune_block(
     Yields:
         Reports in the order of the matrices.
     """
-    looks = config.method != "magnitude"
+    looks, refines = config.method != "magnitude" or "swaps" in config.refine, "blocks" in config.refine
+    if refines:
+        advance_targets(index, block, batches)
     seen = {key for point in points for group in point.groups for key in group.matrices} if looks else set()
     reports = {key: prune_by_magnitude(name, matrix, pattern) for key, matrix in matrices.items() if key not in seen}
     if not looks:
-        advance(index, block, batches)
+        if not refines:
+            advance(index, block, batches)
     else:
         traverse = traverse_in_two_passes if config.true_sequential is False else traverse_in_one_pass
-        for point, statistics in traverse(index, block, matrices, points, batches, full=config.method in SECOND_ORDER):
+        full = needs_second_moments(config)
+        for point, statistics in traverse(index, block, matrices, points, batches, full, write_outputs=not refines):
             trim_heap()  # of what the forward pass freed: solving takes large matrices of other sizes
             for seen in statistics:
                 seen.finish()
             groups = [[matrices[member] for member in group.matrices] for group in point.groups]
             reports |= prune_groups(name, groups, statistics, config, pattern)
+    if refines:
+        refined = refine_block(index, block, matrices, batches)
+        reports = {key: dataclasses.replace(report, block=refined) for key, report in reports.items()}
+        advance(index, block, batches)
     yield from (reports[key] for key in matrices)
 
 

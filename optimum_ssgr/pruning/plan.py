@@ -1,27 +1,21 @@
 """What a pruning run will take, told before it: memory and disk by counting, time by timing one block of each kind here."""
 
-import copy
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..compat import tree_leaves, tree_map_only
+from ..compat import tree_leaves
 from ..config import PruningConfig
-from .activations import Activation
-from .block_store import BlockStore, hash_block
 from .blocks import Matrix, find_blocks, find_matrices
-from .capture import BATCH_TOKENS, Arguments, MicroBatch, capture_arguments, probe_outputs
+from .capture import BATCH_TOKENS, Arguments, capture_arguments, probe_outputs
 from .experts import use_observable_experts
 from .input_groups import HookPoint, trace_input_groups
-from .layerwise import measure_outliers, prune_block
-from .solve import SECOND_ORDER, make_pattern
+from .solve import needs_second_moments
+from .timing import time_block, time_files, time_refinement
 
 
 # Tokens of the micro-batch that is timed.
@@ -99,33 +93,42 @@ def make_plan(
         # 2. Time one block of each kind.
         for name, count in _count_kinds(blocks).items():
             called = called_with.get(name, ((), {}))
-            taken = _time_block(name, blocks[name], called, points[name], config, dtype, device, states.shape, sum(lengths))
-            seconds += count * (taken + _time_files(name, blocks[name], dtype, streaming))
+            taken = time_block(name, blocks[name], called, points[name], config, dtype, device, states.shape, sum(lengths))
+            if "blocks" in config.refine:
+                taken += time_refinement(name, blocks[name], called, dtype, device, states.shape, lengths)
+            seconds += count * (taken + time_files(name, blocks[name], dtype, streaming))
     # 3. Count bytes.
     size = dtype.itemsize
     whole = size * skeleton.num_parameters()
     hidden = sum(lengths) * states.numel() // ids.shape[1] * size
+    targets = hidden if "blocks" in config.refine else 0  # the dense model's hidden states, beside the sparse one's
     routes = getattr(text, "num_experts_per_tok", None) or 1
     counted = [
         _BlockBytes(
             size * sum(parameter.numel() for parameter in block.parameters()),
             _count_fused_bytes(matrices[name], size),
             shared
-            + _count_activation_bytes(points[name], matrices[name], lengths, hidden, size, config, routes)
-            + _count_solver_bytes(points[name], matrices[name], config),
+            + targets
+            + max(
+                _count_activation_bytes(points[name], matrices[name], lengths, hidden, size, config, routes)
+                + _count_solver_bytes(points[name], matrices[name], config),
+                hidden + _count_refinement_bytes(block, matrices[name], lengths, size, routes) if targets else 0,
+            ),
         )
         for name, block in blocks.items()
     ]
     if streaming:
-        return Plan(*_count_streamed(counted, whole, shared, hidden, spilled=max(0, hidden - activation_bytes)), seconds)
+        kept = hidden + targets
+        return Plan(*_count_streamed(counted, whole, shared, kept, spilled=max(0, kept - activation_bytes)), seconds)
     return Plan(*_count_resident(counted, whole), seconds)
 
 
 def _count_resident(blocks: Sequence[_BlockBytes], whole: int) -> tuple[int, int]:
     """Count memory and disk of pruning a model in memory, with the blocks in the journal."""
-    # The saved checkpoint is loaded next to the model and compared with it.
-    loading = whole + sum(sum(block.fused) for block in blocks)
-    memory = whole + max(*(block.pruning for block in blocks), loading)
+    # The saved checkpoint is read next to the model and compared with it, one block at a time.
+    outside = whole - sum(block.weights for block in blocks)
+    reading = max(outside + block.weights + max(block.fused, default=0) for block in blocks)
+    memory = whole + max(*(block.pruning for block in blocks), reading)
     return memory, whole + sum(block.weights for block in blocks)
 
 
@@ -193,72 +196,28 @@ def _count_fused_bytes(matrices: Mapping[str, Matrix], size: int) -> list[int]:
 
 def _count_solver_bytes(points: Sequence[HookPoint], matrices: Mapping[str, Matrix], config: PruningConfig) -> int:
     """Count the statistics that are held together, and what solving the largest of them takes."""
-    if config.method not in SECOND_ORDER:
+    if not needs_second_moments(config):
         return max(matrix.weight().numel() for matrix in matrices.values()) * 4 * 3
     squares = [[matrices[group.first].weight().shape[1] ** 2 for group in point.groups] for point in points]
     held = sum(map(sum, squares)) if config.true_sequential is False else max(map(sum, squares))
     groups = [group for point in points for group in point.groups]
     stacked = max(sum(matrices[name].weight().numel() for name in group.matrices) for group in groups)
-    factors = 2 if config.method == "sparsegpt" else 8  # ALPS decomposes in float64
-    return 4 * (held + factors * max(map(max, squares)) + 2 * stacked)
+    factors = 8 if config.method == "alps" else 2  # ALPS decomposes in float64
+    copies = 5 if "swaps" in config.refine else 2
+    return 4 * (held + factors * max(map(max, squares)) + copies * stacked)
 
 
-def _time_block(
-    name: str,
-    skeleton: nn.Module,
-    arguments: Arguments,
-    points: Sequence[HookPoint],
-    config: PruningConfig,
-    dtype: torch.dtype,
-    device: torch.device,
-    shape: Sequence[int],
-    tokens: int,
-) -> float:
-    """Prune a block of random weights with few tokens and with twice as many, and reckon the seconds for all of them.
-
-    The shape is that of the hidden states of the few tokens, [..., tokens, hidden].
-    """
-    block = copy.deepcopy(skeleton).to(dtype).to_empty(device=device)
-    for parameter in block.parameters():
-        nn.init.normal_(parameter, std=0.02)
-    for buffer in block.buffers():
-        buffer.zero_()
-    matrices = find_matrices(name, block)
-    args, kwargs = tree_map_only(torch.Tensor, lambda tensor: torch.ones_like(tensor, device=device), arguments)
-    # For two blocks, because the last is run less.
-    twofold = 2 * [(args, {key: None if key == "past_key_values" else value for key, value in kwargs.items()})]
-
-    def seconds(batches: int) -> float:
-        hidden = torch.randn(batches, *shape, device=device).to(dtype)
-        waiting = [MicroBatch(Activation(part, None, False), None, twofold) for part in hidden]
-        start = time.perf_counter()
-        if config.allocation == "owl":
-            measure_outliers(0, block, matrices, points, waiting)
-        list(prune_block(0, name, block, matrices, points, waiting, config, make_pattern(config)))
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    if not config.needs_calibration:
-        return seconds(0)
-    seconds(1)  # warms up
-    once, twice = seconds(1), seconds(2)
-    per_token = max(twice - once, 0.0) / shape[-2]
-    return max(once - per_token * shape[-2], 0.0) + per_token * tokens
-
-
-def _time_files(name: str, skeleton: nn.Module, dtype: torch.dtype, streaming: bool) -> float:
-    """Write and read a block, and reckon the seconds for all that is done with its files."""
-    block = copy.deepcopy(skeleton).to(dtype).to_empty(device="cpu")
-    with tempfile.TemporaryDirectory() as folder:
-        journal = BlockStore(Path(folder))
-        start = time.perf_counter()
-        hash_block(block)
-        hashed = time.perf_counter()
-        journal.write(0, name, block, "", [])
-        written = time.perf_counter()
-        journal.read(0)
-        read = time.perf_counter()
-    # To the journal and the checkpoint, which is then loaded; a streamed run links the files and reads the original ones.
-    writes, reads = (1, 2) if streaming else (2, 1)
-    return (hashed - start) + writes * (written - hashed) + reads * (read - written)
+def _count_refinement_bytes(
+    block: nn.Module, matrices: Mapping[str, Matrix], lengths: Sequence[int], size: int, routes: int
+) -> int:
+    """Count what fitting a block takes beside it: Adam's numbers for each weight, and what a backward pass keeps."""
+    weights = sum(parameter.numel() for parameter in block.parameters())
+    # Gradient, its two moments and the best so far in float32, and the mask; the float32 originals and the gradient in the
+    # block's own type, where that is another.
+    adam = weights * (4 * 4 + 1 + (4 + size if size < 4 else 0))
+    widths = [(matrix.weight().shape, 1 if matrix.expert is None else routes) for matrix in matrices.values()]
+    tokens = min(sum(lengths), max(BATCH_TOKENS, *lengths))
+    # Inputs and outputs of every matrix wait for the backward pass; of the experts those that a token goes to.
+    dense = sum(out + into for (out, into), times in widths if times == 1)
+    experts = max((routes * 2 * (out + into) for (out, into), times in widths if times > 1), default=0)
+    return adam + tokens * 2 * size * (dense + experts)

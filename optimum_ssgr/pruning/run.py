@@ -64,7 +64,8 @@ def open_run(
         if rank() == 0:
             hashed = content_hash(inputs.sequences, inputs.token_weights)
             circumstances = _describe_circumstances(model, streamed)
-            check_fingerprint(journal.folder, {**decided_by, "calibration": hashed, **circumstances})
+            prompts = {} if inputs.prompts is None else {"prompts": inputs.prompts}
+            check_fingerprint(journal.folder, {**decided_by, "calibration": hashed, **prompts, **circumstances})
         barrier()  # the folder is there, and nobody else's
         yield journal, ActivationStore(journal.make_activation_folder(), int(activation_gb * 1e9)) if streamed else None
 

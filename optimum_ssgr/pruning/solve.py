@@ -1,8 +1,8 @@
 """Prune the weight matrices that share one input, with whichever method is asked for."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import chain
 
 import torch
@@ -10,12 +10,14 @@ from transformers.utils import logging
 
 from ..config import PruningConfig
 from ..errors import NumericalError
-from .blocks import Matrix, is_of_expert
+from .blocks import Matrix
 from .distributed import all_reduce, broadcast, rank, world_size
 from .patterns import NofM, Pattern, Unstructured
+from .report import LayerReport, Refinement
 from .solvers.alps import alps, decompose
 from .solvers.magnitude import magnitude
 from .solvers.sparsegpt import factorize, sparsegpt
+from .solvers.swaps import relative_error, swap, swap_and_refit
 from .solvers.wanda import wanda
 from .statistics import InputStatistics, remedy_for_overflow
 
@@ -28,42 +30,9 @@ MIN_EXPERT_TOKENS = 32
 SECOND_ORDER = ("sparsegpt", "alps")
 
 
-@dataclass(frozen=True)
-class LayerReport:
-    """What became of one weight matrix.
-
-    Args:
-        name: Name of the matrix in the model.
-        shape: Rows (outputs) and columns (inputs).
-        zeros: Weights that are zero now.
-        tokens: Calibration tokens its statistics come from; 0 for magnitude pruning.
-        method: Method that was used; `magnitude` instead of the one asked for where an expert saw too few tokens, where no
-            damping made the Hessian usable, or where the inputs of a layer cannot be seen.
-        damping: Damping that made the Hessian usable, or, where the method fell back to magnitude, the most that was tried in
-            vain; None for methods without one, and where there was nothing to calibrate on.
-    """
-
-    name: str
-    shape: tuple[int, int]
-    zeros: int
-    tokens: int
-    method: str
-    damping: float | None
-
-    @property
-    def weights(self) -> int:
-        """Number of weights."""
-        return self.shape[0] * self.shape[1]
-
-    @property
-    def of_expert(self) -> bool:
-        """Whether it is an expert's part of a fused parameter."""
-        return is_of_expert(self.name)
-
-    @property
-    def resisted(self) -> bool:
-        """Whether no damping made the Hessian usable."""
-        return self.method == "magnitude" and self.damping is not None
+def needs_second_moments(config: PruningConfig) -> bool:
+    """Tell whether the full second moments of the inputs are needed, or their diagonal is enough."""
+    return config.method in SECOND_ORDER or "swaps" in config.refine
 
 
 def make_pattern(config: PruningConfig, sparsity: float | None = None) -> Pattern:
@@ -108,20 +77,24 @@ def prune_groups(
         if not seen.is_finite():
             dtype = groups[0][0].weight().dtype
             raise NumericalError(f"the inputs of {label} are not finite in {dtype}; {remedy_for_overflow(dtype)}.")
-    methods = [
-        "magnitude" if group[0].expert is not None and seen.tokens < MIN_EXPERT_TOKENS else config.method
+    unseen = dataclasses.replace(config, method="magnitude", refine=())
+    configs = [
+        unseen if group[0].expert is not None and seen.tokens < MIN_EXPERT_TOKENS else config
         for group, seen in zip(groups, statistics, strict=True)
     ]
     # 2. Each solves its own matrices.
     owners = {matrix.name: number % world_size() for number, matrix in enumerate(chain.from_iterable(groups))}
-    outcomes = _solve_own(labels, groups, owners, statistics, methods, config.damping, pattern)
+    outcomes = _solve_own(labels, groups, owners, statistics, configs, pattern)
     # 3. All get all of them.
     reports = {}
-    for group, seen, method in zip(groups, statistics, methods, strict=True):
+    for group, seen, asked in zip(groups, statistics, configs, strict=True):
         for matrix in group:
             broadcast(matrix.weight(), owners[matrix.name])
-            used, damping = outcomes[matrix.name] if method in SECOND_ORDER else (method, None)
-            reports[matrix.name] = _make_report(block_name, matrix, seen.tokens, used, damping)
+            damping, fell_back, _, *errors = outcomes[matrix.name].tolist()
+            method = "magnitude" if fell_back else asked.method
+            swaps = Refinement(*errors) if "swaps" in asked.refine else None
+            damping = damping if asked.method in SECOND_ORDER else None
+            reports[matrix.name] = _make_report(block_name, matrix, seen.tokens, method, damping, swaps)
     return reports
 
 
@@ -130,50 +103,51 @@ def _solve_own(
     groups: Sequence[Sequence[Matrix]],
     owners: Mapping[str, int],
     statistics: Sequence[InputStatistics],
-    methods: Sequence[str],
-    damping: float,
+    configs: Sequence[PruningConfig],
     pattern: Pattern,
-) -> dict[str, tuple[str, float]]:
+) -> dict[str, torch.Tensor]:
     """Prune the matrices that this process owns.
 
     Returns:
-        For every matrix, in whichever process, the method that was used in the end and the damping it took, 0 for none.
+        For every matrix, in whichever process, five numbers: the damping it took in the end, 0 for none; 1 where it fell back
+        to magnitude; 0; and the relative error of its outputs before and after swaps, 0 without.
 
     Raises:
         NumericalError: Here or in another process: none may wait in a collective for one that gave up.
     """
     rows = {name: row for row, name in enumerate(owners)}
-    outcomes = torch.zeros(len(owners), 3, dtype=torch.float64)  # of each matrix its damping, whether it fell back, or failed
+    outcomes = torch.zeros(len(owners), 5, dtype=torch.float64)  # the third is 1 where a process failed
     failure = None
-    for label, group, seen, method in zip(labels, groups, statistics, methods, strict=True):
+    for label, group, seen, config in zip(labels, groups, statistics, configs, strict=True):
         mine = [matrix for matrix in group if owners[matrix.name] == rank()]
         if not mine:
             continue
         own_rows = [rows[matrix.name] for matrix in mine]
         try:
-            used, taken = _solve_group(label, mine, seen, method, damping, pattern)
+            used, taken, errors = _solve_group(label, mine, seen, config, pattern)
         except NumericalError as error:
             failure, outcomes[own_rows, 2] = error, 1
             break
-        outcomes[own_rows, 0], outcomes[own_rows, 1] = taken, used != method
+        outcomes[own_rows, 0], outcomes[own_rows, 1] = taken, used != config.method
+        outcomes[own_rows, 3:] = torch.tensor(errors, dtype=torch.float64)
     all_reduce(outcomes)
     if failure:
         raise failure
     for label, group in zip(labels, groups, strict=True):
         if any(outcomes[rows[matrix.name], 2] for matrix in group):
             raise NumericalError(f"another process could not prune {label}; its own error says why.")
-    return {
-        matrix.name: ("magnitude" if outcomes[rows[matrix.name], 1] else method, outcomes[rows[matrix.name], 0].item())
-        for group, method in zip(groups, methods, strict=True)
-        for matrix in group
-    }
+    return {name: outcomes[row] for name, row in rows.items()}
 
 
 def _solve_group(
-    label: str, matrices: Sequence[Matrix], statistics: InputStatistics, method: str, damping: float, pattern: Pattern
-) -> tuple[str, float]:
-    """Prune in place matrices that share one input, and return the method in the end and the damping it took, 0 for none."""
-    weights, taken = [matrix.weight() for matrix in matrices], 0.0
+    label: str, matrices: Sequence[Matrix], statistics: InputStatistics, config: PruningConfig, pattern: Pattern
+) -> tuple[str, float, list[tuple[float, float]]]:
+    """Prune in place matrices that share one input.
+
+    Returns:
+        The method in the end; the damping it took, 0 for none; and the errors of each before and after swaps, 0 without.
+    """
+    weights, taken, method = [matrix.weight() for matrix in matrices], 0.0, config.method
     if not all(weight.isfinite().all() for weight in weights):
         raise NumericalError(f"the weights of {label} are not finite, so the model cannot be pruned; load a sound one.")
 
@@ -184,21 +158,45 @@ def _solve_group(
         return [alps(weight, spectrum, pattern) for weight in weights]
 
     if method in SECOND_ORDER:
-        pruned, taken = solve_with_damping(solve, label, damping, weights[0].dtype)
+        pruned, taken = solve_with_damping(solve, label, config.damping, weights[0].dtype)
         method = method if pruned else "magnitude"
     elif method == "wanda":
         pruned = [wanda(weight.float(), statistics.squared_norms, pattern) for weight in weights]
     if method == "magnitude":
         pruned = [magnitude(weight, pattern) for weight in weights]
-    for weight, result in zip(weights, pruned, strict=True):
+    errors = [(0.0, 0.0)] * len(weights)
+    for number, (weight, result) in enumerate(zip(weights, pruned, strict=True)):
+        if "swaps" in config.refine:
+            result, errors[number] = _swap(weight, result, statistics.hessian, method, taken, pattern)
         weight.copy_(result)
-    return method, taken
+    return method, taken, errors
 
 
-def _make_report(block_name: str, matrix: Matrix, tokens: int, method: str, damping: float | None) -> LayerReport:
+def _swap(
+    weight: torch.Tensor, pruned: torch.Tensor, hessian: torch.Tensor, method: str, damping: float, pattern: Pattern
+) -> tuple[torch.Tensor, tuple[float, float]]:
+    """Refine the mask of one matrix, and the weights where the method moves them; never to a larger error.
+
+    Returns:
+        The weights, in the type that they are kept in; and the relative errors of their outputs before and after.
+    """
+    dense, sparse = weight.float(), pruned.float()
+    if method in SECOND_ORDER:
+        found = swap_and_refit(dense, sparse, hessian, damping, pattern)
+    else:
+        found = swap(dense, sparse, hessian, pattern)
+    results = [pruned.to(weight.dtype), found.to(weight.dtype)]
+    before, after = (relative_error(dense, result.float(), hessian) for result in results)
+    # What rounding, or an input that is damped away, makes worse is not taken; nor what overflows, whose error is no number.
+    return (results[1], (before, after)) if after < before else (results[0], (before, before))
+
+
+def _make_report(
+    block_name: str, matrix: Matrix, tokens: int, method: str, damping: float | None, swaps: Refinement | None = None
+) -> LayerReport:
     weight = matrix.weight()
     zeros = weight.numel() - int(weight.count_nonzero())
-    return LayerReport(f"{block_name}.{matrix.name}", tuple(weight.shape), zeros, tokens, method, damping)
+    return LayerReport(f"{block_name}.{matrix.name}", tuple(weight.shape), zeros, tokens, method, damping, swaps)
 
 
 def solve_with_damping(

@@ -12,6 +12,7 @@ from greenlet import getcurrent, greenlet
 from torch import nn
 
 from ..errors import NumericalError
+from .activations import Activation
 from .blocks import Matrix
 from .capture import MicroBatch
 from .input_groups import HookPoint, hook_input_groups
@@ -25,6 +26,7 @@ def traverse_in_two_passes(
     points: Sequence[HookPoint],
     batches: Sequence[MicroBatch],
     full: bool,
+    write_outputs: bool = True,
 ) -> Iterator[tuple[HookPoint, list[InputStatistics]]]:
     """Gather the statistics of all hook points from the dense block, then run the pruned block for its outputs.
 
@@ -33,8 +35,9 @@ def traverse_in_two_passes(
         block: The block.
         matrices: Its prunable matrices by name.
         points: Its hook points.
-        batches: What to run through it; their hidden states are those of the pruned block at the end.
+        batches: What to run through it.
         full: Whether the full second moments are wanted, or their diagonal.
+        write_outputs: Whether the hidden states become those of the pruned block at the end; else they stay.
 
     Yields:
         Every hook point with the statistics of its groups.
@@ -42,7 +45,8 @@ def traverse_in_two_passes(
     statistics = gather_dense_statistics(index, block, matrices, points, batches, full, write_outputs=False)
     for point in points:
         yield point, statistics.pop(0)  # each is freed once its matrices are pruned
-    advance(index, block, batches)
+    if write_outputs:
+        advance(index, block, batches)
 
 
 def traverse_in_one_pass(
@@ -52,6 +56,7 @@ def traverse_in_one_pass(
     points: Sequence[HookPoint],
     batches: Sequence[MicroBatch],
     full: bool,
+    write_outputs: bool = True,
 ) -> Iterator[tuple[HookPoint, list[InputStatistics]]]:
     """Run the block once, holding every micro-batch at each hook point until the point's matrices are pruned.
 
@@ -63,8 +68,9 @@ def traverse_in_one_pass(
         block: The block.
         matrices: Its prunable matrices by name.
         points: Its hook points.
-        batches: What to run through it; their hidden states are those of the pruned block at the end.
+        batches: What to run through it.
         full: Whether the full second moments are wanted, or their diagonal.
+        write_outputs: Whether the hidden states become those of the pruned block at the end; else they stay.
 
     Yields:
         Every hook point with the statistics of its groups.
@@ -86,9 +92,9 @@ def traverse_in_one_pass(
                 current = batch  # the one that `observe` is called for
                 forward.switch(*(() if forward else (index, block)))  # a greenlet is true once it was started
             yield point, statistics
-        needed = _with_needed_outputs(index, batches)
+        needed = _with_needed_outputs(index, batches) if write_outputs else []
         for batch, forward in zip(needed, passes, strict=False):
-            _write_outputs(index, batch, forward.switch())
+            _write_outputs(index, batch.hidden, forward.switch())
         for forward in passes[len(needed) :]:
             forward.throw()  # ends it where it waits, which frees what it holds
 
@@ -127,14 +133,20 @@ def gather_dense_statistics(
     with hook_input_groups(matrices, points, observe):
         for batch in batches:
             with suppress(LastPointReached):
-                _write_outputs(index, batch, batch.run(index, block))
+                _write_outputs(index, batch.hidden, batch.run(index, block))
     return statistics
 
 
 def advance(index: int, block: nn.Module, batches: Sequence[MicroBatch]) -> None:
     """Replace the hidden states of all micro-batches by what a block makes of them."""
     for batch in _with_needed_outputs(index, batches):
-        _write_outputs(index, batch, batch.run(index, block))
+        _write_outputs(index, batch.hidden, batch.run(index, block))
+
+
+def advance_targets(index: int, block: nn.Module, batches: Sequence[MicroBatch]) -> None:
+    """Replace the dense model's hidden states by what a block makes of them, which must be dense still."""
+    for batch in batches:
+        _write_outputs(index, batch.target.hidden, batch.target.run(index, block))
 
 
 def _with_needed_outputs(index: int, batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
@@ -143,12 +155,12 @@ def _with_needed_outputs(index: int, batches: Sequence[MicroBatch]) -> Sequence[
     return batches[:1] if last else batches
 
 
-def _write_outputs(index: int, batch: MicroBatch, output: torch.Tensor) -> None:
+def _write_outputs(index: int, hidden: Activation, output: torch.Tensor) -> None:
     # What is not finite shows in the sum, which takes a fraction of the time that looking at every number takes.
     if not output.sum(dtype=torch.float32).isfinite():
         remedy = remedy_for_overflow(output.dtype)
         raise NumericalError(f"the output of block {index} is not finite in {output.dtype}; {remedy}.")
-    batch.hidden.write(output)
+    hidden.write(output)
 
 
 def _new_statistics(point: HookPoint, matrices: Mapping[str, Matrix], full: bool) -> list[InputStatistics]:

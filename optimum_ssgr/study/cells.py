@@ -17,7 +17,7 @@ class Cell:
     """One pruned model of the study.
 
     Args:
-        method: Pruning method.
+        method: Pruning method, perhaps with what refines it, such as `wanda+swaps+blocks`.
         target: Sparsity such as `0.5`, or N:M pattern such as `2:4`.
         calibration: Strategy, or band such as `length:shortest`; None for a method without calibration.
         seed: Seed of the rollouts and of the selection.
@@ -45,9 +45,10 @@ def pruning_of(method: str, target: str) -> PruningConfig:
     Raises:
         ConfigError: The method is unknown, or the target is out of range.
     """
+    method, *refine = method.split("+")
     if ":" in target:
-        return PruningConfig(method=method, pattern=target)
-    return PruningConfig(method=method, sparsity=float(target))
+        return PruningConfig(method=method, pattern=target, refine=tuple(refine))
+    return PruningConfig(method=method, sparsity=float(target), refine=tuple(refine))
 
 
 def bands_of(quantities: Sequence[str]) -> list[str]:

@@ -27,7 +27,7 @@ class StudyConfig:
             first seed. Its strategy is replaced by each of `strategies` in turn.
         evaluation: How responses are sampled in evaluation.
         strategies: Calibration strategies; `cover+damage` is `cover` with `damage`.
-        methods: Pruning methods.
+        methods: Pruning methods, each perhaps with what refines it, such as `wanda+swaps+blocks`.
         sparsities: Shares of weights to remove; one half when there are no patterns either.
         patterns: N:M patterns.
         bands: `difficulty`, `length`: also calibrate on correct traces from thirds of each, with the first method.

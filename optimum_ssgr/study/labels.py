@@ -3,7 +3,13 @@
 from .statistics import StudyReport
 
 
-METHOD_LABELS = {"sparsegpt": "SparseGPT", "wanda": "Wanda", "alps": "ALPS", "magnitude": "magnitude"}
+_LABELS = {"sparsegpt": "SparseGPT", "wanda": "Wanda", "alps": "ALPS", "magnitude": "magnitude"}
+
+
+def label_method(method: str) -> str:
+    """Write the name of a method, and what refines it."""
+    name, *refine = method.split("+")
+    return " + ".join((_LABELS[name], *refine))
 
 
 def label_target(target: str) -> str:

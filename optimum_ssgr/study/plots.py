@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ..evaluation.intervals import student_quantile
 from .cells import BANDS, bands_of
-from .labels import METHOD_LABELS, describe_errors, label_target
+from .labels import describe_errors, label_method, label_target
 from .statistics import StudyReport
 
 
@@ -157,7 +157,7 @@ def plot_bands(report: StudyReport, problems: str, quantity: str) -> Figure:
     axis.set_xticks(range(len(names)), [f"{band}\n{text}" for band, text in zip(BANDS[quantity], made, strict=True)])
     axis.set_xlabel("traces calibrated on")
     axis.set_ylabel("problems solved (%)")
-    axis.set_title(METHOD_LABELS[rows[0]["method"]], fontsize=10)
+    axis.set_title(label_method(rows[0]["method"]), fontsize=10)
     axis.grid(axis="x", visible=False)
     axis.margins(x=0.12)
     low, high = axis.get_ylim()
@@ -181,7 +181,7 @@ def plot_reconstruction(report: StudyReport) -> Figure:
         axis.set_yscale("log")
         axis.set_xlabel("layer")
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.set_title(f"{METHOD_LABELS[method]}, {label_target(target)}", fontsize=10)
+        axis.set_title(f"{label_method(method)}, {label_target(target)}", fontsize=10)
     axes[0][0].set_ylabel("relative squared error")
     _legend(figure, axes)
     return figure
@@ -233,7 +233,7 @@ def _lines(
         axis.set_xticks(range(len(targets)), list(map(label_target, targets)))
         axis.set_xlim(-0.5, len(targets) - 0.5)
         axis.set_xlabel("weights removed")
-        axis.set_title(METHOD_LABELS[method], fontsize=10)
+        axis.set_title(label_method(method), fontsize=10)
         axis.grid(axis="x", visible=False)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..evaluation.intervals import format_difference, format_share
 from ..likelihood import format_rise
 from .cells import Cell, bands_of
-from .labels import METHOD_LABELS, describe_errors, label_target
+from .labels import describe_errors, label_method, label_target
 from .statistics import StudyReport, make_report
 
 
@@ -115,7 +115,7 @@ def model_table(report: StudyReport, problems: str) -> Table:
         table = [(*table[0][:3], "worst kind (%)", *table[0][3:])]
     for row in (dense, *(row for row in report.rows if row["problems"] == problems)):
         worst = (_worst(row),) if "kinds" in row else ()
-        names = (METHOD_LABELS[row["method"]], row["calibration"] or "-") if row is not dense else ("dense", "-")
+        names = (label_method(row["method"]), row["calibration"] or "-") if row is not dense else ("dense", "-")
         perplexity = "-" if row["text_perplexity"] is None else f"{row['text_perplexity']:.1f}"
         shown = (f"{row['mean_tokens']:.0f}", f"{100 * row['truncated']:.1f}", _risen(row), perplexity)
         table.append((*names, _solved(row), *worst, *shown))
@@ -140,7 +140,7 @@ def kind_table(report: StudyReport, problems: str) -> Table:
     for method, calibration in dict.fromkeys(key[:2] for key in found):
         for kind, of in dense.items():
             cells = (_solved(found[method, calibration, target]["kinds"][kind]) for target in targets)
-            names = (METHOD_LABELS[method], calibration or "-", kind)
+            names = (label_method(method), calibration or "-", kind)
             table.append((*names, str(of["problems"]), _solved(of), *cells))
     return table
 
@@ -184,7 +184,7 @@ def difference_table(report: StudyReport, problems: str, bands: bool) -> Table:
     targets = report.settings["targets"]
     table: Table = [("method", "calibrated on", "minus", *map(label_target, targets))]
     for (method, first, second), cells in found.items():
-        table.append((METHOD_LABELS[method], first, second, *(cells[target] for target in targets)))
+        table.append((label_method(method), first, second, *(cells[target] for target in targets)))
     return table
 
 
@@ -346,7 +346,7 @@ def _by_target(report: StudyReport, problems: str, cell: Any) -> Table:
     found = {(row["method"], row["calibration"], row["target"]): row for row in report.rows if row["problems"] == problems}
     for method, calibration in dict.fromkeys(key[:2] for key in found):
         cells = (cell(found[method, calibration, target]) for target in targets)
-        table.append((METHOD_LABELS[method], calibration or "-", *cells))
+        table.append((label_method(method), calibration or "-", *cells))
     return table
 
 

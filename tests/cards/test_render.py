@@ -365,6 +365,7 @@ def test_the_commands_ask_for_the_same_settings(provenance, manifest):
     manifest |= {"model": "org/model", "model_commit": COMMIT, "instruction": "Think.\nIt's 'hard': \\boxed{} \t!"}
     provenance |= {"calibration": manifest, "base_model": "org/model", "base_commit": COMMIT}
     provenance["pruning"] |= {"true_sequential": False, "allocation": "owl", "sparsity": 0.3, "damping": 0.02}
+    provenance["pruning"]["refine"] = ["swaps", "blocks"]
     calibrate, prune = commands(model_card(provenance))
     assert commands(dataset_card(manifest)) == [calibrate]
     args = arguments(calibrate, CalibrateCommand)
@@ -374,6 +375,7 @@ def test_the_commands_ask_for_the_same_settings(provenance, manifest):
     args = arguments(prune, PruneCommand)
     assert pruning_config(args).to_dict() == provenance["pruning"]
     assert (args.model, str(args.calibration)) == (f"org/model@{COMMIT}", "calibration")
+    assert "refined by `swaps` ([arXiv 2512.10922](" in model_card(provenance)
 
 
 def test_how_the_model_was_addressed_is_on_the_card_and_asked_for_again(provenance, manifest):

@@ -145,3 +145,33 @@ def naive_owl(ratios, sizes, sparsity, spread=0.08):
     kept = [(ratio - min(ratios)) / (max(ratios) - min(ratios)) * 2 * spread for ratio in ratios]
     mean = sum(share * size for share, size in zip(kept, sizes, strict=True)) / sum(sizes)
     return [1 - (share - mean + 1 - sparsity) for share in kept]
+
+
+def naive_swaps(dense, sparse, gram, size=None, moves=False, least_gain=1e-6, times=100):
+    """Try every exchange of a kept and a pruned weight, by the whole error of the row, and take the best while there is one.
+
+    Where weights move, the one that comes back takes the value that suits the others best.
+    """
+    dense, result, gram = dense.double(), sparse.double().clone(), gram.double()
+
+    def errors(row, tried):
+        return torch.einsum("ti,ij,tj->t", row - tried, gram, row - tried)
+
+    for row, weights in zip(dense, result, strict=True):
+        enough = least_gain * errors(row, weights[None])[0]
+        for _ in range(times):
+            kept, gone = (weights != 0).nonzero()[:, 0], ((weights == 0) & (row != 0)).nonzero()[:, 0]
+            pairs = torch.cartesian_prod(kept, gone)
+            if size is not None:
+                pairs = pairs[pairs[:, 0] // size == pairs[:, 1] // size]
+            if not len(pairs):
+                break
+            (out, into), of = pairs.T, torch.arange(len(pairs))
+            tried = weights.repeat(len(pairs), 1)
+            tried[of, out] = 0
+            tried[of, into] = ((row - tried) @ gram)[of, into] / gram[into, into] if moves else row[into]
+            found = errors(row, tried)
+            if not errors(row, weights[None])[0] - found.min() > enough:
+                break
+            weights.copy_(tried[found.argmin()])
+    return result

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from optimum_ssgr.config import PruningConfig
 from optimum_ssgr.errors import OutputError
 from optimum_ssgr.pruner import SSGRPruner
+from optimum_ssgr.pruning import refine
 from optimum_ssgr.pruning.block_store import open_block_store
 from optimum_ssgr.reasoner import NAME, WEIGHTS
 
@@ -27,7 +28,10 @@ def run(folder, mode="resident"):
     """Prune the embedded reasoner."""
     pruner = SSGRPruner.from_pretrained(NAME, streaming=mode == "streaming")
     data = Dataset.from_dict({"input_ids": SEQUENCES})
-    pruner.prune(data, PruningConfig(method="sparsegpt", sparsity=0.5), journal_dir=folder / "journal")
+    config = PruningConfig(method="sparsegpt", sparsity=0.5, refine=("swaps", "blocks") if mode == "refined" else ())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(refine, "MOST_EPOCHS", 2)
+        pruner.prune(data, config, journal_dir=folder / "journal")
     pruner.save_pretrained(folder / "out")
 
 
@@ -42,15 +46,14 @@ def finished_blocks(folder):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folders = {}
-    for mode in ("resident", "streaming"):
+    for mode in ("resident", "streaming", "refined"):
         folders[mode] = tmp_path_factory.mktemp(mode)
         run(folders[mode], mode)
     return folders
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["resident", "streaming"])
-@pytest.mark.parametrize("after", [1, 3])
+@pytest.mark.parametrize("mode, after", [("resident", 1), ("resident", 3), ("streaming", 1), ("streaming", 3), ("refined", 2)])
 def test_killed_and_run_again_gives_the_same_bits(tmp_path, uninterrupted, mode, after):
     with started(run, tmp_path, mode, cwd=tmp_path) as running:
         while len(finished_blocks(tmp_path)) < after:

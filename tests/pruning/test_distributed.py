@@ -32,10 +32,15 @@ from .test_layerwise import random_sequences
 
 
 SEQUENCES = random_sequences((60, 40, 55, 30, 48, 52, 31, 44, 20))
-# Model, method, and whether to run every block once, for each number of processes.
+# Model, method, whether to run every block once, and what to refine, for each number of processes.
 CASES = {
-    2: [("qwen3", "sparsegpt", True), ("llama", "alps", True), ("qwen3 moe", "sparsegpt", True)],
-    4: [("qwen3", "sparsegpt", False), ("llama", "wanda", True)],
+    2: [
+        ("qwen3", "sparsegpt", True, ()),
+        ("llama", "alps", True, ()),
+        ("qwen3 moe", "sparsegpt", True, ()),
+        ("llama", "wanda", True, ("swaps", "blocks")),
+    ],
+    4: [("qwen3", "sparsegpt", False, ()), ("llama", "wanda", True, ())],
 }
 # Prunes with the others of a torchrun job; argv: number of processes, folder for the outcomes.
 SCRIPT = """
@@ -48,9 +53,9 @@ from tests.models import random_model
 from tests.pruning.test_distributed import CASES, SEQUENCES
 processes, folder = sys.argv[1:]
 start_processes()
-for number, (name, method, sequential) in enumerate(CASES[int(processes)]):
+for number, (name, method, sequential, refine) in enumerate(CASES[int(processes)]):
     model = random_model(name)
-    config = PruningConfig(method=method, sparsity=0.5, true_sequential=sequential)
+    config = PruningConfig(method=method, sparsity=0.5, true_sequential=sequential, refine=refine)
     reports = prune_layerwise(model, SEQUENCES, config)
     tokens = {report.tokens for report in reports if "experts" not in report.name}
     assert tokens == {sum(map(len, SEQUENCES))}, tokens
@@ -92,7 +97,7 @@ def launch(folder, script, processes):
     "processes, number", [(processes, number) for processes in CASES for number in range(len(CASES[processes]))]
 )
 def test_processes_end_with_the_masks_of_one(pruned, processes, number):
-    name, method, true_sequential = CASES[processes][number]
+    name, method, true_sequential, _ = CASES[processes][number]
     alone = random_model(name)
     prune_layerwise(alone, SEQUENCES, PruningConfig(method=method, sparsity=0.5, true_sequential=true_sequential))
     first, *others = (load_file(pruned[processes] / f"{number}-{rank}.safetensors") for rank in range(processes))
@@ -112,6 +117,28 @@ def test_processes_end_with_the_masks_of_one(pruned, processes, number):
     else:
         assert different <= 2
         torch.testing.assert_close(logits, expected, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.slow
+def test_processes_refine_together(pruned):
+    """One of them has fewer sequences to fit to, and none that is held out."""
+    number, (name, method, true_sequential, refine) = next((n, case) for n, case in enumerate(CASES[2]) if case[3])
+    first, second = (load_file(pruned[2] / f"{number}-{rank}.safetensors") for rank in range(2))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    off = []
+    for chosen in ((), refine):
+        alone = random_model(name)
+        config = PruningConfig(method=method, sparsity=0.5, true_sequential=true_sequential, refine=chosen)
+        prune_layerwise(alone, SEQUENCES, config)
+        off.append(distance(alone))
+    alone.load_state_dict(first)
+    assert distance(alone) < off[1] + 0.3 * (off[0] - off[1])  # nearly as close to the dense model as one process comes
+
+
+def distance(model):
+    """How far the logits are from the dense model's."""
+    ids = torch.tensor(random_sequences((60, 50), seed=7)[0])[None]
+    return float((model(ids).logits - random_model("llama")(ids).logits).norm())
 
 
 # Prunes three times with the others, writing down what it reports and factorizes; the second time, no Hessian will do for

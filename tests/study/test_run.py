@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from optimum_ssgr import CalibrationConfig, SamplingConfig, StudyConfig
+from optimum_ssgr import CalibrationConfig, PruningConfig, SamplingConfig, StudyConfig
 from optimum_ssgr.errors import ConfigError
 from optimum_ssgr.problems.options import ProblemOptions
 
@@ -21,7 +21,7 @@ config = StudyConfig(
     calibration=CalibrationConfig(num_sequences=None, num_tokens=200, samples_per_problem=2, max_new_tokens=160),
     evaluation=SamplingConfig(temperature=0.0, max_new_tokens=160),
     strategies=("self",),
-    methods=("wanda", "magnitude"),
+    methods=("wanda+swaps", "magnitude"),
     seeds=1,
     num_evaluation_problems=4,
     reading=ProblemOptions(limit=8),
@@ -37,16 +37,17 @@ def test_two_cells_from_python(tmp_path):
     with started(exec, SCRIPT, {}, cwd=tmp_path) as running:
         assert running.wait() == 0, running.err.read_text()
         printed = running.out.read_text()
-    assert printed.splitlines()[-1] == "[('wanda', 'self', 4), ('magnitude', None, 4)]"
+    assert printed.splitlines()[-1] == "[('wanda+swaps', 'self', 4), ('magnitude', None, 4)]"
     out = tmp_path / "out"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
     assert {path.name for path in (out / "cells").iterdir()} == {
         "dense.json",
-        "wanda-0.5-self-0.json",
+        "wanda+swaps-0.5-self-0.json",
         "magnitude-0.5-none-0.json",
     }
     report = json.loads((out / "report.json").read_text())
-    assert [row["method"] for row in report["rows"]] == ["wanda", "magnitude"]
+    assert [row["method"] for row in report["rows"]] == ["wanda+swaps", "magnitude"]
+    assert "| Wanda + swaps | self |" in (out / "report.md").read_text()
     assert (out / "checkpoints" / "self" / "model.safetensors").is_file()  # of the first method alone
     assert len(list((out / "checkpoints").iterdir())) == 1
     assert (out / "calibration" / "rollouts" / "train.parquet").is_file()
@@ -83,3 +84,11 @@ def test_settings_are_refused_where_they_are_made(changes, words):
 def test_cells_and_seeds_follow_from_the_settings():
     made = study(calibration=CalibrationConfig(num_sequences=None, num_tokens=200, seed=5), seeds=2, patterns=("2:4",))
     assert [(cell.calibration, cell.target, cell.seed) for cell in made.cells] == [("self", "2:4", 5), ("self", "2:4", 6)]
+    refined = study(methods=("wanda", "magnitude+blocks+swaps"), seeds=1)
+    assert [cell.pruning for cell in refined.cells] == [
+        PruningConfig(method="wanda", sparsity=0.5),
+        PruningConfig(method="magnitude", sparsity=0.5, refine=("swaps", "blocks")),
+    ]
+    assert [cell.name for cell in refined.cells] == ["wanda-0.5-self-0", "magnitude+blocks+swaps-0.5-self-0"]
+    with pytest.raises(ConfigError, match="unknown refinement 'rows'"):
+        study(methods=("wanda+rows",))

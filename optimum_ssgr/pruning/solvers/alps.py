@@ -5,11 +5,10 @@ from dataclasses import dataclass
 import torch
 
 from ..patterns import NofM, Pattern, lowest_overall, lowest_per_group
+from .conjugate import refit, rescale
 
 
 ITERATIONS = 300
-CONJUGATE_STEPS = 10
-TOLERANCE = 1e-4
 # The penalty starts here and grows every few iterations, faster while much of the support still changes (section 3.2).
 PENALTY = 0.1
 EVERY = 3
@@ -45,13 +44,7 @@ def decompose(hessian: torch.Tensor, damping: float) -> Spectrum:
     Raises:
         torch.linalg.LinAlgError: The damped Hessian is not positive definite.
     """
-    exact = hessian.double()
-    diagonal = exact.diagonal()
-    dead = diagonal == 0
-    diagonal[dead] = 1
-    diagonal += damping * diagonal.mean()
-    scale = diagonal.sqrt()
-    exact = exact / scale.unsqueeze(1) / scale
+    exact, scale, dead = rescale(hessian.double(), damping)
     values, vectors = torch.linalg.eigh(exact)
     if not values[0] > 0:
         raise torch.linalg.LinAlgError("the damped Hessian has an eigenvalue that is not positive.")
@@ -93,28 +86,10 @@ def alps(weight: torch.Tensor, spectrum: Spectrum, pattern: Pattern) -> torch.Te
                 break
             rho *= next(factor for least, factor in GROWTH if changed > least)
             before = pruned
-    return _refit(sparse, target, pruned, spectrum) / spectrum.scale
+    return refit(sparse, target, pruned, spectrum.hessian) / spectrum.scale
 
 
 def _pruned(values: torch.Tensor, pattern: Pattern) -> torch.Tensor:
     if isinstance(pattern, NofM):
         return lowest_per_group(values.square(), pattern)
     return lowest_overall(values.square(), pattern.sparsity)
-
-
-def _refit(sparse: torch.Tensor, target: torch.Tensor, pruned: torch.Tensor, spectrum: Spectrum) -> torch.Tensor:
-    """Solve the least-squares problem on a fixed support by conjugate gradients over all rows at once (section 3.3)."""
-    residual = (target - sparse @ spectrum.hessian).masked_fill_(pruned, 0)
-    direction = residual
-    size = residual.square().sum()
-    enough = TOLERANCE**2 * target.masked_fill(pruned, 0).square().sum()
-    for _ in range(CONJUGATE_STEPS):
-        if size <= enough:
-            break
-        image = (direction @ spectrum.hessian).masked_fill_(pruned, 0)
-        step = size / (direction * image).sum()
-        sparse = sparse + step * direction
-        residual = residual - step * image
-        size, before = residual.square().sum(), size
-        direction = residual + (size / before) * direction
-    return sparse
