@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..compat import model_commit, model_name
-from ..config import IN_PROCESS, SamplingConfig
+from ..config import IN_PROCESS, EngineConfig, SamplingConfig, as_engine
 from ..errors import OutputError
 from ..files import locked_folder
 from ..formats import installed_versions
@@ -168,7 +168,7 @@ def rollout_fingerprint(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     sampling: SamplingConfig,
-    engine: str = IN_PROCESS,
+    engine: str | EngineConfig = IN_PROCESS,
     batch_size: int = 64,
 ) -> dict[str, Any]:
     """Say what decides a model's responses, as the fingerprint of a journal.
@@ -183,7 +183,7 @@ def rollout_fingerprint(
         model: The model.
         tokenizer: Its tokenizer.
         sampling: How it is sampled.
-        engine: `transformers` for this process, or the addresses of servers.
+        engine: Where it is sampled; of servers it does not matter which, nor who started them.
         batch_size: Most responses in the making at a time.
     """
     digest = hashlib.sha256()
@@ -192,9 +192,9 @@ def rollout_fingerprint(
             digest.update(f"{name} {parameter.detach().flatten()[:256].float().cpu().tolist()}".encode())
     vocabulary = sorted(tokenizer.get_vocab().items())
     computed = {"engine": "server"}
-    if engine == IN_PROCESS:
+    if as_engine(engine).in_process:
         device = model.device.type
-        computed = {"engine": engine, "batch_size": batch_size, "device": device}
+        computed = {"engine": IN_PROCESS, "batch_size": batch_size, "device": device}
         computed |= {"versions": installed_versions("torch", "transformers")}
         computed |= {"threads": torch.get_num_threads()} if device == "cpu" else {}
     return {
