@@ -159,6 +159,9 @@ class Endpoint:
             ModelError: The server refuses access or saw another prompt.
         """
         served = await self._served_models(client, timeout)
+        context = served.get(model)
+        if context is not None and len(request.prompt_ids) >= context:  # it would be refused for its length alone
+            request = dataclasses.replace(request, prompt_ids=request.prompt_ids[:1])
         single = list(served) if accept_only_model and model not in served and len(served) == 1 else []
         sampling = dataclasses.replace(sampling, max_new_tokens=1)
         refusals: list[str] = []
@@ -168,7 +171,8 @@ class Endpoint:
                     client, completion_body(request, name, sampling, tokenizer, ends, dialect, seeded), timeout=timeout
                 )
                 if status == 200:
-                    self._set_capabilities(name, model, dialect, served.get(name))
+                    context = served.get(name) or await self._find_context(client)
+                    self._set_capabilities(name, model, dialect, context)
                     self._read(content, [request], sampling, tokenizer, ends)
                     return
                 refusals.append(f"{status}, {content}")
@@ -196,6 +200,18 @@ class Endpoint:
         if response.status_code in (401, 403):
             raise ModelError(f"{self.name} refuses access ({response.status_code}, {server_message(response)}); {_KEY_ADVICE}")
         return read_models(response)
+
+    async def _find_context(self, client: httpx2.AsyncClient) -> int | None:
+        """Ask for the longest sequence where llama.cpp (`/props`) and Ollama (`/api/ps`) say it; None elsewhere."""
+        for path in ("props", "api/ps"):
+            try:
+                response = await client.get(f"{self.url.removesuffix('/v1')}/{path}", timeout=CONNECT_TIMEOUT)
+                content = response.json()
+                found = content.get("default_generation_settings") or content["models"][0]
+                return int(found.get("n_ctx") or found["context_length"])
+            except (httpx2.HTTPError, ValueError, TypeError, KeyError, IndexError, AttributeError):
+                continue
+        return None
 
     async def complete(
         self,

@@ -1,0 +1,106 @@
+"""A stand-in for the executables `vllm` and `sglang`: takes their flags and answers as `stub_server` does.
+
+As with the real ones, the process that listens has a child that does the work, and which neither ends with it nor heeds
+SIGTERM. When that child is killed, every request gets 500. `write_executable` makes an executable of it, which appends a line
+of JSON about every start to `starts.jsonl` beside it.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from .stub_server import StubServer
+
+
+ROOT = Path(__file__).parents[2]
+CHILD = "import signal; [signal.signal(n, signal.SIG_IGN) for n in (2, 15)]; print(flush=True); signal.pause()"
+
+
+def write_executable(folder, name="vllm", **options):
+    """Write an executable; `options` are those of `StubServer`, and of this file's `serve`."""
+    path = folder / name
+    program = (
+        f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+        f"from tests.rollouts.stub_vllm import serve\nserve({str(folder)!r}, **{options!r})\n"
+    )
+    path.write_text(program)
+    path.chmod(0o755)
+    return path
+
+
+def starts_of(folder):
+    """What was noted of every start."""
+    path = folder / "starts.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def is_alive(pid):
+    """Whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def alive_in(folder):
+    """Processes of any start that still run."""
+    return [pid for start in starts_of(folder) for pid in (start["pid"], start["child"]) if is_alive(pid)]
+
+
+def serve(folder, *, fails=None, says=None, serves=None, dies_after=(), **options):
+    """Serve until the end.
+
+    Args:
+        folder: Where starts are noted.
+        fails: What to say instead of starting.
+        says: What to say when it is ready.
+        serves: Name of the model, other than what the flags say.
+        dies_after: After how many requests the child of each start dies; those beyond live on.
+        options: Of `StubServer`.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("command", choices=["serve"])
+    parser.add_argument("model", nargs="?")
+    for flag in ("--model-path", "--host", "--served-model-name", "--dtype"):
+        parser.add_argument(flag)
+    for flag in ("--port", "--max-model-len", "--context-length"):
+        parser.add_argument(flag, type=int)
+    flags, others = parser.parse_known_args()
+    earlier = starts_of(Path(folder))
+    if fails:
+        print(fails, flush=True)
+        sys.exit(1)
+    child = subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE)
+    child.stdout.readline()  # it is deaf from here on
+    with open(Path(folder) / "starts.jsonl", "a") as file:
+        alive = alive_in(Path(folder))
+        noted = {"pid": os.getpid(), "child": child.pid, "flags": vars(flags), "others": others, "alive_then": alive}
+        file.write(json.dumps(noted | {"arguments": sys.argv[1:], "offline": os.environ.get("HF_HUB_OFFLINE")}) + "\n")
+    context = flags.max_model_len or flags.context_length
+    stub = DyingServer(model=serves or flags.served_model_name, context=context, port=flags.port, **options)
+    stub.child, stub.left = child, dict(enumerate(dies_after)).get(len(earlier))
+    if says:
+        print(says, flush=True)
+    child.wait()
+    print("(EngineCore pid=1) ERROR [core.py:1] RuntimeError: the stub's engine was killed", flush=True)
+    print("(APIServer pid=1) ERROR vllm.v1.engine.exceptions.EngineDeadError: See stack trace (above) for the root cause.")
+    sys.stdout.flush()
+    stub.die()
+    signal.pause()
+
+
+class DyingServer(StubServer):
+    """Ends its child after so many requests."""
+
+    left = None
+
+    def respond(self):
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                self.child.kill()
+                self.die()
