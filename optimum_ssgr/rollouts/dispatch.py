@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import count
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
 
 import httpx2
 from transformers.utils import logging
@@ -16,10 +15,8 @@ from ..records import Rollout
 from .completions import GivenUp, LostResponse
 from .endpoint import Endpoint, TransientFailure, open_client
 from .engine import Request
+from .pool import ServerPool
 
-
-if TYPE_CHECKING:
-    from .server import ServerEngine
 
 logger = logging.get_logger(__name__)
 
@@ -47,12 +44,12 @@ class Run:
     """One call of `ServerEngine.generate`.
 
     Args:
-        engine: The engine.
+        engine: The servers.
         requests: What to sample.
         results: Where rollouts go as they finish.
     """
 
-    def __init__(self, engine: "ServerEngine", requests: Sequence[Request], results: "SimpleQueue[Rollout | None]") -> None:
+    def __init__(self, engine: ServerPool, requests: Sequence[Request], results: "SimpleQueue[Rollout | None]") -> None:
         self.engine = engine
         self.waiting = deque(self._make_jobs(requests))
         self.example = requests[0]
