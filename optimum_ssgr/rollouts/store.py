@@ -174,8 +174,8 @@ def rollout_fingerprint(
 ) -> dict[str, Any]:
     """Say what decides a model's responses, as the fingerprint of a journal.
 
-    Of the weights the first 256 of each tensor are hashed, which tells two prunings of a model apart. Of a model without weights,
-    which servers have, they are read from its folder, if its name is one; else the name alone tells it.
+    Of the weights the first 256 of each tensor are hashed, which tells two prunings of a model apart. Of a model without
+    weights, which servers have, they are read from its folder, if its name is one; else the name alone tells it.
 
     In this process, how many rows are computed together, on what and by which kernels decides the last bits of the scores, and
     these now and then the next token. Servers batch as they please, so that of them nothing of the kind is noted.
