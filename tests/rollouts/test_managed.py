@@ -14,6 +14,7 @@ from optimum_ssgr.config import EngineConfig, SamplingConfig
 from optimum_ssgr.errors import ConfigError, ModelError
 from optimum_ssgr.reasoner import WEIGHTS
 from optimum_ssgr.rollouts import managed
+from optimum_ssgr.rollouts.addresses import check_engine
 from optimum_ssgr.rollouts.choose import open_engine
 from optimum_ssgr.rollouts.launch import Parallelism, choose_parallelism, sequence_length
 
@@ -148,7 +149,7 @@ def test_longer_requests_get_a_server_that_takes_them(start, tmp_path, monkeypat
 
 def test_what_is_not_installed_is_said_at_once():
     with pytest.raises(ConfigError, match="there is no command '/no/such/vllm' to start; install vllm, or name its executable"):
-        open_engine(EngineConfig("vllm", "/no/such/vllm"), *[None] * 4).__enter__()
+        check_engine(EngineConfig("vllm", "/no/such/vllm"), 64)
 
 
 def test_a_server_that_does_not_start_is_named_with_its_log(start, tmp_path):
