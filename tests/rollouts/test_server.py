@@ -309,10 +309,10 @@ def test_a_request_that_no_try_mends_is_left_out_and_counted(stub, make_engine, 
     poison = requests()[7]
     plain = server.server.RequestHandlerClass.completion
 
-    def completion(handler, body, probe):
+    def completion(handler, body, *arguments):
         if tuple(body["prompt"]) == poison.prompt_ids:
             return {"object": "error"}
-        return plain(handler, body, probe)
+        return plain(handler, body, *arguments)
 
     server.server.RequestHandlerClass.completion = completion
     engine = make_engine(server, give_up_after=0.2)
