@@ -185,7 +185,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     logging.set_verbosity_error()
-    model, tokenizer = load_model(args.model, dtype=args.dtype)
+    model, tokenizer = load_model(source_of(args.model), dtype=args.dtype)  # the name that `transformers serve` goes by
     sampling = SamplingConfig(temperature=0.8, top_p=1.0, max_new_tokens=args.max_new_tokens)
     setting = Setting(model, tokenizer, source_of(args.model), sampling, args.batch_size)
     prompts = encode_prompts(tokenizer, load_problems(args.problems_from, limit=args.problems))

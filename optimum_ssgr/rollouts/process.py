@@ -60,12 +60,12 @@ class ServerProcess:
         Raises:
             ModelError: It ended before.
         """
-        with tqdm(desc=f"start {self.name}", bar_format="{desc}: {elapsed}") as line:
+        with tqdm(desc=f"start {self.name}", bar_format="{desc}: {elapsed}", mininterval=1.0, miniters=1) as line:
             while not is_ready():
                 if not self.is_running:
                     raise ModelError(f"{self.name} ended before it was ready ({self.cause()}); its log is {self.log}.")
                 time.sleep(LOOK_AGAIN)
-                line.refresh()
+                line.update()
 
     def last_lines(self) -> list[str]:
         """Return the end of its log, without requests that went well."""
