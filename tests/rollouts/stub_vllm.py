@@ -1,8 +1,8 @@
 """A stand-in for the executables `vllm` and `sglang`: takes their flags and answers as `stub_server` does.
 
-As with the real ones, the process that listens has a child that does the work, and which neither ends with it nor heeds
-SIGTERM. When that child is killed, every request gets 500. `write_executable` makes an executable of it, which appends a line
-of JSON about every start to `starts.jsonl` beside it.
+As with the real ones, the process that listens has a child, the engine, which has a child of its own, the worker; here neither
+ends with its parent or heeds SIGTERM. When the engine is killed, every request gets 500. `write_executable` makes an executable
+of it, which appends a line of JSON about every start to `starts.jsonl` beside it.
 """
 
 import argparse
@@ -17,7 +17,13 @@ from .stub_server import StubServer
 
 
 ROOT = Path(__file__).parents[2]
-CHILD = "import signal; [signal.signal(n, signal.SIG_IGN) for n in (2, 15)]; print(flush=True); signal.pause()"
+WORKER = "import signal; [signal.signal(n, signal.SIG_IGN) for n in (2, 15)]; signal.pause()"
+CHILD = f"""
+import signal, subprocess, sys
+[signal.signal(number, signal.SIG_IGN) for number in (2, 15)]  # which the worker inherits
+print(subprocess.Popen([sys.executable, "-S", "-c", {WORKER!r}]).pid, flush=True)
+signal.pause()
+"""
 
 
 def write_executable(folder, name="vllm", **options):
@@ -48,7 +54,7 @@ def is_alive(pid):
 
 def alive_in(folder):
     """Processes of any start that still run."""
-    return [pid for start in starts_of(folder) for pid in (start["pid"], start["child"]) if is_alive(pid)]
+    return [pid for start in starts_of(folder) for pid in (start["pid"], start["child"], start["worker"]) if is_alive(pid)]
 
 
 def serve(folder, *, fails=None, says=None, serves=None, dies_after=(), **options):
@@ -74,11 +80,18 @@ def serve(folder, *, fails=None, says=None, serves=None, dies_after=(), **option
     if fails:
         print(fails, flush=True)
         sys.exit(1)
-    child = subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE)
-    child.stdout.readline()  # it is deaf from here on
+    child = subprocess.Popen([sys.executable, "-S", "-c", CHILD], stdout=subprocess.PIPE)
+    worker = int(child.stdout.readline())  # both are deaf from here on
     with open(Path(folder) / "starts.jsonl", "a") as file:
         alive = alive_in(Path(folder))
-        noted = {"pid": os.getpid(), "child": child.pid, "flags": vars(flags), "others": others, "alive_then": alive}
+        noted = {
+            "pid": os.getpid(),
+            "child": child.pid,
+            "worker": worker,
+            "flags": vars(flags),
+            "others": others,
+            "alive_then": alive,
+        }
         file.write(json.dumps(noted | {"arguments": sys.argv[1:], "offline": os.environ.get("HF_HUB_OFFLINE")}) + "\n")
     context = flags.max_model_len or flags.context_length
     stub = DyingServer(model=serves or flags.served_model_name, context=context, port=flags.port, **options)

@@ -18,7 +18,7 @@ from optimum_ssgr.rollouts.addresses import check_engine
 from optimum_ssgr.rollouts.choose import open_engine
 from optimum_ssgr.rollouts.launch import Parallelism, choose_parallelism, sequence_length
 
-from .stub_vllm import alive_in, is_alive, starts_of, write_executable
+from .stub_vllm import alive_in, starts_of, write_executable
 from .test_server import assert_exactly_one_each, requests
 
 
@@ -62,8 +62,8 @@ def test_a_server_is_started_asked_and_stopped(start, tmp_path, monkeypatch):
         for _ in range(2):
             assert_exactly_one_each(list(engine.generate(requests())), requests())
         (noted,) = starts_of(tmp_path)
-        assert is_alive(noted["pid"]) and is_alive(noted["child"])
-    assert not is_alive(noted["pid"]) and not is_alive(noted["child"])
+        assert len(alive_in(tmp_path)) == 3
+    assert alive_in(tmp_path) == []
     assert logs_in(tmp_path) == []
     flags = noted["flags"]
     assert (flags["model"], flags["host"], flags["dtype"]) == (str(WEIGHTS), "127.0.0.1", "float32")
@@ -238,7 +238,7 @@ def test_no_process_outlives_the_one_that_wanted_it(tmp_path, number):
     with subprocess.Popen(program, stdin=-1, stdout=-1, stderr=-3, env=os.environ | {"TMPDIR": str(tmp_path)}) as parent:
         assert parent.stdout.readline() == b"ready\n"
         (noted,) = starts_of(tmp_path)
-        assert len(alive_in(tmp_path)) == 2
+        assert len(alive_in(tmp_path)) == 3
         parent.send_signal(number)
     assert wait_until_gone(tmp_path), noted
 
@@ -251,12 +251,13 @@ SELECTED = ["--samples-per-problem", "2", "--strategy", "rac", "--num-sequences"
 
 
 @pytest.fixture
-def managed_cli(tmp_path, cli):
+def managed_cli(tmp_path, cli, monkeypatch):
     """Runs a command with a stub for its engine."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
     def run(*arguments, **options):
         executable = write_executable(tmp_path, **options)
-        return cli(*arguments, "--engine", "vllm", "--engine-command", executable, cwd=tmp_path, TMPDIR=str(tmp_path))
+        return cli(*arguments, "--engine", "vllm", "--engine-command", executable, cwd=tmp_path)
 
     yield run
     assert alive_in(tmp_path) == []
