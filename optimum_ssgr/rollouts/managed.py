@@ -151,7 +151,7 @@ class ManagedEngine:
 
     def _start_again(self, failure: NoServer) -> None:
         process, name = self._process, self.engine.name
-        ended = f"{name} {'answers nothing any more' if process.is_running else 'has ended'} ({process.cause()})"
+        ended = f"{name} answers nothing any more ({process.cause()})"
         lines = process.last_lines()
         self._end(keep_log=True)
         if self._has_died:
