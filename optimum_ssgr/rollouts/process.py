@@ -19,8 +19,10 @@ LOOK_AGAIN = 0.2
 """Seconds between looks at whether it is ready."""
 LAST_BYTES, LAST_LINES = 1 << 16, 10
 """How much of the end of a log is looked at, and how much of that is told."""
-_NOISE = re.compile(r'" 200 OK|^\s*$')
-_CAUSE = re.compile(r"\b\w*(?:Error|Exception): (?!.*root cause)\S.*")
+# Answers to requests, and what libraries say of themselves at the very end.
+_NOISE = re.compile(r'HTTP/1\.1" \d|^\s*$|^nanobind: |^ - |nanobind\.readthedocs')
+# The last line of a traceback, behind what vLLM puts before every line: (EngineCore pid=7) ERROR 11-27 22:29:19 [core.py:906]
+_ERROR = re.compile(r"^(?:\(.*? pid=\d+\) )?(?:ERROR [^\[]*\[[^\]]*\] )?([\w.]+(?:Error|Exception): .*)")
 
 
 class ServerProcess:
@@ -68,17 +70,18 @@ class ServerProcess:
                 line.update()
 
     def last_lines(self) -> list[str]:
-        """Return the end of its log, without requests that went well."""
+        """Return the end of its log, without requests."""
         with self.log.open("rb") as log:
             log.seek(max(0, self.log.stat().st_size - LAST_BYTES))
             lines = log.read().decode(errors="replace").splitlines()
         return [line for line in lines if not _NOISE.search(line)]
 
     def cause(self) -> str:
-        """Guess from its log why it ended: the last error there that does not point to another, or else the last line."""
+        """Guess from its log why it ended: the last error there, if there is one that does not point to another, or line."""
         lines = self.last_lines()
-        errors = [found[0] for line in lines if (found := _CAUSE.search(line))]
-        cause = (errors or lines or ["it said nothing"])[-1].strip().rstrip(".")
+        errors = [found[1] for line in lines if (found := _ERROR.match(line))]
+        first_hand = [error for error in errors if "root cause" not in error]
+        cause = (first_hand or errors or lines or ["it said nothing"])[-1].strip().rstrip(".")
         return cause if len(cause) <= 200 else cause[:197] + "..."
 
     def stop(self, keep_log: bool = False) -> None:

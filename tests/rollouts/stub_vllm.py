@@ -1,16 +1,16 @@
 """A stand-in for the executables `vllm` and `sglang`: takes their flags and answers as `stub_server` does.
 
 As with the real ones, the process that listens has a child, the engine, which has a child of its own, the worker; here neither
-ends with its parent or heeds SIGTERM. When the engine is killed, every request gets 500. `write_executable` makes an executable
-of it, which appends a line of JSON about every start to `starts.jsonl` beside it.
+ends with its parent or heeds SIGTERM. When the engine is killed, requests get 500, until the listening process ends as well.
+`write_executable` makes an executable of it, which appends a line of JSON about every start to `starts.jsonl` beside it.
 """
 
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from .stub_server import StubServer
@@ -23,6 +23,14 @@ import signal, subprocess, sys
 [signal.signal(number, signal.SIG_IGN) for number in (2, 15)]  # which the worker inherits
 print(subprocess.Popen([sys.executable, "-S", "-c", {WORKER!r}]).pid, flush=True)
 signal.pause()
+"""
+
+
+DYING = """
+(EngineCore pid=1) ERROR 11-27 22:29:19 [core.py:906] RuntimeError: the stub's engine was killed
+(APIServer pid=1) ERROR 11-27 22:29:19 [async_llm.py:906] x.EngineDeadError: See stack trace (above) for the root cause.
+INFO:     127.0.0.1:58454 - "POST /v1/completions HTTP/1.1" 500 Internal Server Error
+nanobind: leaked 4 instances!
 """
 
 
@@ -99,11 +107,10 @@ def serve(folder, *, fails=None, says=None, serves=None, dies_after=(), **option
     if says:
         print(says, flush=True)
     child.wait()
-    print("(EngineCore pid=1) ERROR [core.py:1] RuntimeError: the stub's engine was killed", flush=True)
-    print("(APIServer pid=1) ERROR vllm.v1.engine.exceptions.EngineDeadError: See stack trace (above) for the root cause.")
-    sys.stdout.flush()
+    print(DYING, flush=True)
     stub.die()
-    signal.pause()
+    stub.refused.wait()
+    os._exit(0)
 
 
 class DyingServer(StubServer):
@@ -111,7 +118,13 @@ class DyingServer(StubServer):
 
     left = None
 
+    def __post_init__(self):
+        self.refused = threading.Event()
+        super().__post_init__()
+
     def respond(self):
+        if self.always:
+            self.refused.set()
         if self.left is not None:
             self.left -= 1
             if self.left < 0:
