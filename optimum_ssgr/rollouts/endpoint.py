@@ -136,11 +136,11 @@ class Endpoint:
         ends: frozenset[int],
         timeout: float,
         accept_only_model: bool = False,
-        seeded: bool = True,
     ) -> None:
         """Find out what the server can do, with one token of a real request.
 
-        The sampling settings are those of the run: with continuous batching, `transformers serve` keeps the first it gets.
+        The sampling settings are those of the run: with continuous batching, `transformers serve` keeps the first it gets. It
+        carries no seed, of which some servers die; see `seeds.check_seeds`.
 
         Args:
             client: HTTP client.
@@ -151,7 +151,6 @@ class Endpoint:
             ends: Tokens that end a response.
             timeout: Seconds to wait for each answer.
             accept_only_model: Whether a server's only model, of whatever name, is taken for one that it does not know.
-            seeded: Whether requests carry seeds.
 
         Raises:
             TransientFailure: The server cannot be reached or is not ready.
@@ -168,7 +167,7 @@ class Endpoint:
         for name in [model, *single]:
             for dialect in DIALECTS:
                 status, content = await self._post(
-                    client, completion_body(request, name, sampling, tokenizer, ends, dialect, seeded), timeout=timeout
+                    client, completion_body(request, name, sampling, tokenizer, ends, dialect, seeded=False), timeout=timeout
                 )
                 if status == 200:
                     context = served.get(name) or await self._find_context(client)

@@ -93,7 +93,6 @@ class ServerPool:
                 self.ends,
                 self.give_up_after,
                 accept_only_model=self.accept_only_model,
-                seeded=self.request_seeds,
             )
         except (TransientFailure, ModelRefused) as failure:
             endpoint.last_failure = str(failure).removeprefix(f"{endpoint.name} ").rstrip(".")

@@ -156,6 +156,15 @@ def test_without_seeds_samples_travel_together(reasoner, asked):
     assert len({rollout.response_ids for rollout in found.values()}) > 24
 
 
+def test_dying_of_seeds_is_found_out_before_the_work(reasoner, asked):
+    """It dies when it reads a prompt in two steps; should a later version survive that, the managed engine may let it."""
+    split = f"{ARGUMENTS} --enable-chunked-prefill --max-num-batched-tokens 64 --max-num-seqs 64"
+    refused = pytest.raises(ModelError, match=r"fails when many carry seeds .*--request-seeds off")
+    with open_vllm(reasoner, arguments=split) as engine, refused as caught:
+        list(engine.generate(asked))
+    print(f"\n{caught.value}")
+
+
 def test_what_is_too_long_is_refused(reasoner, asked):
     refused = pytest.raises(ConfigError, match="exceed the 128 tokens that")
     with open_vllm(reasoner, arguments=f"{ARGUMENTS} --max-model-len 128") as engine, refused:
