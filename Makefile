@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-hub test quick browser check style docs models clean
+.PHONY: demo demo-hub test test-vllm quick browser check style docs models clean
 
 demo: $(VENV)/installed
 	rm -rf demo
@@ -19,6 +19,15 @@ PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n auto --dist loa
 
 test: $(VENV)/installed browser
 	$(PYTEST)
+
+# A real vLLM for processors, in an environment of its own of 3.5 GB, against which the tests' stand-in for it is held.
+VLLM := .venv-vllm
+test-vllm: $(VENV)/installed $(VLLM)/installed
+	VLLM_COMMAND=$(abspath $(VLLM))/bin/vllm $(BIN)/python -m pytest -q -s --timeout 1800 tests/rollouts/real_vllm.py
+
+$(VLLM)/installed: tests/rollouts/install_vllm.py
+	$(PYTHON) tests/rollouts/install_vllm.py $(VLLM)
+	touch $@
 
 # What is not marked slow; none of it drives a browser.
 quick: $(VENV)/installed
@@ -50,7 +59,7 @@ models: $(VENV)/installed
 	$(BIN)/python benchmarks/models.py
 
 clean:
-	rm -rf $(VENV) demo dist site
+	rm -rf $(VENV) $(VLLM) demo dist site
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

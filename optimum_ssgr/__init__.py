@@ -10,6 +10,7 @@ _EXPORTS = {
     "SSGRPruner": "pruner",
     "CalibrationConfig": "config",
     "PruningConfig": "config",
+    "EngineConfig": "config",
     "SamplingConfig": "config",
     "LoadingConfig": "config",
     "PromptConfig": "config",
@@ -27,6 +28,7 @@ __all__ = ["__version__", *_EXPORTS]
 if TYPE_CHECKING:
     from .calibration.dataset import CalibrationSet as CalibrationSet
     from .config import CalibrationConfig as CalibrationConfig
+    from .config import EngineConfig as EngineConfig
     from .config import LoadingConfig as LoadingConfig
     from .config import PromptConfig as PromptConfig
     from .config import PruningConfig as PruningConfig

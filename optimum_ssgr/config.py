@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,10 @@ from .thinking import STYLES
 
 
 IN_PROCESS = "transformers"
-"""The engine that generates with the model in this process, where others are addresses of servers."""
+"""The engine that generates with the model in this process."""
+
+MANAGED = ("vllm", "sglang")
+"""Engines that are started on this machine and stopped again; others are addresses of servers."""
 
 STRATEGIES = ("cover", "ssgr", "self", "rac", "resp", "obc", "mix", "prompts", "text")
 METHODS = ("magnitude", "wanda", "sparsegpt", "alps")
@@ -103,6 +107,60 @@ class SamplingConfig(_JSONConfig):
         _require(self.temperature >= 0, f"temperature must be 0 or more, not {self.temperature}.")
         _require(0 < self.top_p <= 1, f"top_p must be above 0 and at most 1, not {self.top_p}.")
         _require(self.max_new_tokens >= 1, f"max_new_tokens must be at least 1, not {self.max_new_tokens}.")
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Where responses are generated.
+
+    Args:
+        name: `transformers` for the model in this process, `vllm` or `sglang` for such a server, which is started on this
+            machine when there is something to generate and stopped afterwards, or addresses of OpenAI-compatible servers that
+            have the model, separated by commas.
+        command: The executable of a server to start; `name` itself, found on PATH, when None.
+        arguments: More flags for it, as in a shell; they win over those it is given anyway.
+        request_seeds: Whether every request to a server carries a seed of its own. Without seeds the same call gives other
+            responses every time, but the samples of a problem travel in one request.
+
+    Raises:
+        ConfigError: The flags cannot be split, or are given where no server is started.
+    """
+
+    name: str = IN_PROCESS
+    command: str | None = None
+    arguments: str = ""
+    request_seeds: bool = True
+
+    def __post_init__(self) -> None:
+        _require(
+            self.is_managed or not (self.command or self.arguments),
+            f"a command and flags are for an engine that is started here, {' or '.join(MANAGED)}, not for '{self.name}'.",
+        )
+        _require(self.request_seeds or not self.in_process, "requests go without seeds to servers only; see --engine.")
+        try:
+            shlex.split(self.arguments)
+        except ValueError as error:
+            raise ConfigError(f"the flags for {self.name} cannot be split ({error}): {self.arguments}") from None
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the model in this process generates."""
+        return self.name == IN_PROCESS
+
+    @property
+    def is_managed(self) -> bool:
+        """Whether a server is started for it."""
+        return self.name in MANAGED
+
+    @property
+    def recorded(self) -> str:
+        """What manifests say of it: no addresses."""
+        return self.name if self.in_process or self.is_managed else "OpenAI-compatible server"
+
+
+def as_engine(engine: str | EngineConfig) -> EngineConfig:
+    """Take an engine's name for its settings."""
+    return EngineConfig(engine) if isinstance(engine, str) else engine
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from .checkpoints.original import check_source, find_source
 from .checkpoints.save import check_generation_config, save_checkpoint, save_streamed
 from .checkpoints.streaming import StreamedWeights, load_streamed
 from .compat import model_commit, model_name
-from .config import IN_PROCESS, CalibrationConfig, PromptConfig, PruningConfig, SamplingConfig
+from .config import IN_PROCESS, CalibrationConfig, EngineConfig, PromptConfig, PruningConfig, SamplingConfig, as_engine
 from .damage import measure_damage
 from .errors import ConfigError, ModelError
 from .evaluation.evaluate import evaluate
@@ -44,7 +44,7 @@ from .pruning.layerwise import check_prunable, prune_layerwise
 from .pruning.report import PruningReport
 from .pruning.run import describe_run, open_run
 from .records import GradedRollout, Problem
-from .rollouts.choose import choose_engine
+from .rollouts.choose import open_engine
 from .rollouts.prompts import encode_prompts
 from .rollouts.store import open_rollout_store, rollout_fingerprint
 from .sharing import load_calibration_set, push_with_card
@@ -146,7 +146,7 @@ class SSGRPruner:
         config: CalibrationConfig | None = None,
         *,
         journal_dir: str | Path | None = None,
-        engine: str = IN_PROCESS,
+        engine: str | EngineConfig = IN_PROCESS,
         batch_size: int = 64,
         instruction: str | None = None,
     ) -> list[GradedRollout]:
@@ -158,9 +158,10 @@ class SSGRPruner:
             journal_dir: Folder for finished rollouts: when the same call is made again after an interruption, only what is
                 missing is generated; so it is with more problems, more samples or other windows. What is finished stays as it
                 is; see `rollouts.store` for what that means for the others.
-            engine: `transformers` to generate in this process, or the addresses of OpenAI-compatible servers that have this
-                model, separated by commas.
-            batch_size: Most responses in the making at a time; with servers, at each of them.
+            engine: Where to generate, or the name of `EngineConfig` alone: `transformers` for this process, `vllm` or `sglang`
+                for a server that is started for this call, or addresses of servers that have this model. Where the weights are
+                in the memory of a GPU already, there must be room for a server's beside them.
+            batch_size: Most responses in the making at a time; with servers, at each of them to begin with.
             instruction: Text appended to every question; when None, what is usual for the data set or file that `problems`
                 names, and nothing for problems that are given themselves. A problem or a set with one of its own takes that.
 
@@ -168,17 +169,18 @@ class SSGRPruner:
             SSGRError: There are no problems, no chat template, a prompt does not fit the context, or the journal belongs to
                 another run.
         """
-        config = config or CalibrationConfig()
-        if engine == IN_PROCESS:
+        config, engine = config or CalibrationConfig(), as_engine(engine)
+        if engine.in_process:
             self._check_generates()
         problems, instruction = _load(problems, instruction)
         prompts = encode_prompts(self.tokenizer, problems, instruction, self.prompting)
-        chosen = choose_engine(engine, self.model, self.tokenizer, config.sampling, batch_size)
         store = nullcontext()
         if journal_dir is not None:
             decided_by = rollout_fingerprint(self.model, self.tokenizer, config.sampling, engine, batch_size)
             store = open_rollout_store(journal_dir, decided_by)
-        graded = generate_rollouts(chosen, self.tokenizer, problems, prompts, config, store, self.prompting)
+        trust = self.trust_remote_code
+        with open_engine(engine, self.model, self.tokenizer, config.sampling, batch_size, trust_remote_code=trust) as opened:
+            graded = generate_rollouts(opened, self.tokenizer, problems, prompts, config, store, self.prompting)
         warn_of_unreadable(graded, model_name(self.model))
         return graded
 
@@ -229,7 +231,7 @@ class SSGRPruner:
         problems: ProblemSource | ProblemSets | None = None,
         text: TextSource | None = None,
         output_dir: str | Path | None = None,
-        engine: str = IN_PROCESS,
+        engine: str | EngineConfig = IN_PROCESS,
         batch_size: int = 64,
         instruction: str | None = None,
         metadata: Mapping[str, Any] | None = None,
@@ -260,7 +262,7 @@ class SSGRPruner:
             instruction = usual_instruction(problems)
         known = dict(metadata or {})
         if config.needs_rollouts:
-            known |= {"engine": engine if engine == IN_PROCESS else "OpenAI-compatible server", "batch_size": batch_size}
+            known |= {"engine": as_engine(engine).recorded, "batch_size": batch_size}
         inputs = {"problems": problems, "text": text, "instruction": instruction, "prompting": self.prompting}
         built = select_calibration(self.model, self.tokenizer, config, rollouts, **inputs, metadata=known)
         if output_dir is not None:
@@ -276,7 +278,7 @@ class SSGRPruner:
         text: TextSource | None = None,
         output_dir: str | Path | None = None,
         journal_dir: str | Path | None = None,
-        engine: str = IN_PROCESS,
+        engine: str | EngineConfig = IN_PROCESS,
         batch_size: int = 64,
         instruction: str | None = None,
         pruning: PruningConfig | None = None,

@@ -34,6 +34,7 @@ LONGEST = [
     "verification/test_fuzz.py",
     "commands/test_evaluate.py",
     "rollouts/test_server.py",
+    "rollouts/test_managed.py",
     "test_pruner.py",
     "rollouts/test_store.py",
     "pruning/test_block_store.py",

@@ -4,7 +4,7 @@ from argparse import ArgumentParser
 import pytest
 
 from optimum_ssgr.commands import flags
-from optimum_ssgr.config import RECIPES, STRATEGIES, CalibrationConfig, PruningConfig, SamplingConfig
+from optimum_ssgr.config import RECIPES, STRATEGIES, CalibrationConfig, EngineConfig, PruningConfig, SamplingConfig
 from optimum_ssgr.errors import ConfigError
 
 
@@ -123,3 +123,17 @@ def test_shares_of_kinds_are_for_cover_alone_and_travel_as_json(monkeypatch):
     ]:
         with pytest.raises(ConfigError, match=mistake):
             CalibrationConfig(strategy="cover", kind_shares=shares)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"command": "/opt/vllm"}, "a command and flags are for an engine that is started here, vllm or sglang"),
+        ({"name": "http://a/v1", "arguments": "--dtype auto"}, "a command and flags are for an engine that is started here"),
+        ({"request_seeds": False}, "requests go without seeds to servers only"),
+        ({"name": "vllm", "arguments": "--dtype 'auto"}, "the flags for vllm cannot be split"),
+    ],
+)
+def test_what_an_engine_cannot_be_given_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        EngineConfig(**settings)

@@ -25,7 +25,7 @@ FOLDERS = ("docs", "benchmarks", "examples", "optimum_ssgr", "spaces", "tests")
 PAGES = sorted([*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))])
 MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable("table")
 # Not of `optimum-cli ssgr`: flags of servers, those that are history, and those of the scripts in benchmarks/.
-FOREIGN = {"--continuous-batching"}
+FOREIGN = {"--continuous-batching", "--enable-metrics", "--reasoning-parser"}
 OTHERS = [ROOT / "CHANGELOG.md", *(ROOT / "benchmarks").glob("*.md")]
 
 

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from ..config import IN_PROCESS, CalibrationConfig, PruningConfig
+from ..config import IN_PROCESS, MANAGED, CalibrationConfig, PruningConfig
 from ..formats import Manifest, Provenance
 from ..problems.sources import find_source
 from ..thinking import THINK
@@ -41,7 +41,8 @@ def calibration_commands(manifest: Manifest) -> list[str]:
         flags += _problems(problems, manifest.instruction or "")
         flags += _prompting(manifest.prompting or {})
     if manifest.engine not in (None, IN_PROCESS):
-        flags.append(("--engine", "http://localhost:8000/v1"))
+        managed = manifest.engine in MANAGED
+        flags.append(("--engine", manifest.engine if managed else "http://localhost:8000/v1"))
     if manifest.batch_size not in (None, BATCH_SIZE):
         flags.append(("--batch-size", manifest.batch_size))
     names = [field.name for field in dataclasses.fields(CalibrationConfig)]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..calibration.dataset import CalibrationSet
     from ..formats import Manifest
     from ..pruner import SSGRPruner
+    from ..records import GradedRollout
 
 
 class CalibrateCommand(SSGRSubcommand):
@@ -72,16 +73,18 @@ def build(
     inputs: CalibrationInputs,
     journal: Path,
     pruning: PruningConfig | None = None,
+    rollouts: "list[GradedRollout] | None" = None,
 ) -> "CalibrationSet":
-    """Make the calibration set that the flags ask for; finished rollouts are kept in a journal."""
+    """Make the calibration set that the flags ask for, of rollouts that are there or of new ones, kept in a journal."""
     from ..problems.mixture import instruction_of
 
     return pruner.build_calibration(
         inputs.problems,
         config,
+        rollouts=rollouts,
         text=inputs.text,
         journal_dir=journal,
-        engine=args.engine,
+        engine=flags.engine_config(args),
         batch_size=args.batch_size,
         instruction=instruction_of(flags.problem_sets(args)),
         pruning=pruning,

@@ -4,7 +4,7 @@ from argparse import Namespace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..config import IN_PROCESS, CalibrationConfig
+from ..config import CalibrationConfig
 from ..errors import ConfigError, DataError
 from ..rollouts.addresses import check_engine
 from . import flags
@@ -40,7 +40,7 @@ def check_push_allowed(args: Namespace, repo_type: str) -> None:
 
 def check_inputs(args: Namespace, config: CalibrationConfig) -> None:
     """Refuse a strategy without what it calibrates on, and what cannot generate."""
-    check_engine(args.engine, args.batch_size)
+    check_engine(flags.engine_config(args), args.batch_size)
     check_text(args, config)
     if config.strategy == "text" and args.exclude:
         raise ConfigError("--exclude compares problems, and the strategy text has none.")
@@ -67,7 +67,7 @@ def read_inputs(args: Namespace, config: CalibrationConfig) -> CalibrationInputs
 
     loading = flags.loading_config(args)
     prompting = flags.prompting_config(args)
-    here = config.needs_rollouts and args.engine == IN_PROCESS
+    here = config.needs_rollouts and flags.engine_config(args).in_process
     check_model(args.model, loading, is_asked=config.strategy != "text", prompting=prompting, in_process=here)
     text = load_documents(args.text, characters_for(config)) if config.needs_text else None
     metadata: dict[str, Any] = {"text": args.text} if config.needs_text else {}

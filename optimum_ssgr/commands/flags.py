@@ -13,6 +13,7 @@ from ..config import (
     RECIPES,
     STRATEGIES,
     CalibrationConfig,
+    EngineConfig,
     LoadingConfig,
     PromptConfig,
     PruningConfig,
@@ -157,12 +158,26 @@ def add_rollouts(parser: ArgumentParser) -> None:
 
 
 def add_engine(group: "_ActionsContainer") -> None:
-    """Add the flag that says where to generate."""
+    """Add the flags of `EngineConfig`, which say where to generate."""
     group.add_argument(
         "--engine",
         default=IN_PROCESS,
-        help="transformers, or addresses of OpenAI-compatible servers that have the model, such as "
-        "http://localhost:8000/v1, separated by commas (default: %(default)s)",
+        help="transformers, or vllm or sglang, which are started for it and stopped again, or addresses of OpenAI-compatible "
+        "servers that have the model, such as http://localhost:8000/v1, separated by commas (default: %(default)s)",
+    )
+    group.add_argument("--engine-command", metavar="PATH", help="executable of vllm or sglang (default: the one on PATH)")
+    group.add_argument(
+        "--engine-args",
+        default="",
+        metavar="FLAGS",
+        help="more flags for the engine that is started, which win, as in --engine-args='--gpu-memory-utilization 0.8'",
+    )
+    group.add_argument(
+        "--request-seeds",
+        choices=("on", "off"),
+        default="on",
+        help="off: requests to servers carry no seed, for those that die of it; the samples of a problem then travel together, "
+        "and the same command gives other responses every time (default: %(default)s)",
     )
 
 
@@ -284,7 +299,7 @@ def load_pruner(args: Namespace, generates: bool) -> "SSGRPruner":
     from ..evaluation.prepare import load_with_tokenizer
     from ..pruner import SSGRPruner
 
-    if generates and args.engine == IN_PROCESS:
+    if generates and engine_config(args).in_process:
         return SSGRPruner.from_pretrained(args.model, **load_arguments(args))
     loaded = load_with_tokenizer(args.model, loading_config(args), weights=False)
     return SSGRPruner(*loaded, prompting=prompting_config(args))
@@ -374,6 +389,11 @@ def problem_sets(args: Namespace) -> "list[ProblemSet]":
     return read_problem_sets(args.problems, problem_options(args))
 
 
+def engine_config(args: Namespace) -> EngineConfig:
+    """Read an `EngineConfig` off the flags."""
+    return EngineConfig(args.engine, args.engine_command, args.engine_args, args.request_seeds == "on")
+
+
 def evaluation_config(args: Namespace) -> "EvaluationConfig":
     """Read an `EvaluationConfig` off the flags."""
     from ..evaluation.config import EvaluationConfig
@@ -389,7 +409,7 @@ def evaluation_config(args: Namespace) -> "EvaluationConfig":
         text_split=args.text_split,
         text_length=args.text_length,
         traces=args.traces,
-        engine=args.engine,
+        engine=engine_config(args),
         batch_size=args.batch_size,
         reading=problem_options(args),
         prompting=prompting_config(args),
@@ -404,7 +424,7 @@ def study_config(args: Namespace) -> "StudyConfig":
     calibration = calibration_config(args)
     own = {name: value for name, value in _fields(StudyConfig, args).items() if name not in ("calibration", "evaluation")}
     return StudyConfig(
-        **own | {"problems": tuple(problem_sets(args))},
+        **own | {"problems": tuple(problem_sets(args)), "engine": engine_config(args)},
         calibration=calibration,
         evaluation=SamplingConfig(
             args.evaluation_temperature, args.evaluation_top_p, calibration.max_new_tokens, calibration.seed

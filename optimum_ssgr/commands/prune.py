@@ -20,6 +20,7 @@ from .push import push_output
 if TYPE_CHECKING:
     from ..calibration.dataset import CalibrationSet
     from ..pruner import SSGRPruner
+    from ..records import GradedRollout
 
 
 class PruneCommand(SSGRSubcommand):
@@ -126,11 +127,14 @@ def run(
     store = start_processes()
     if args.streaming:
         map_large_tensors()  # this process is the command's own
+    journal = journal_folder(args.output)
     with watch_others(store, rank(), world_size()):
+        rollouts = None
+        if inputs and calibration_config.needs_rollouts and not flags.engine_config(args).in_process:
+            rollouts = generate(args, calibration_config, inputs, journal / "rollouts")
         pruner = SSGRPruner.from_pretrained(args.model, **flags.load_arguments(args), streaming=args.streaming)
-        journal = journal_folder(args.output)
         if inputs:
-            calibration = build(pruner, args, calibration_config, inputs, journal / "rollouts", config)
+            calibration = build(pruner, args, calibration_config, inputs, journal / "rollouts", config, rollouts)
         elif calibration and args.damage:
             calibration = reselect_by_damage(pruner, args, config, calibration, journal / "damage")
         report = pruner.prune(calibration, config, journal_dir=journal, activation_gb=args.activation_gb)
@@ -145,6 +149,20 @@ def run(
         barrier()  # nobody need wait for an upload
     if rank() == 0:
         push_output(args)
+
+
+def generate(args: Namespace, config: CalibrationConfig, inputs: CalibrationInputs, journal: Path) -> "list[GradedRollout]":
+    """Let servers generate before the weights are loaded here, so that both need not be in memory at the same time."""
+    from ..problems.mixture import instruction_of
+
+    return flags.load_pruner(args, generates=True).generate_rollouts(
+        inputs.problems,
+        config,
+        journal_dir=journal,
+        engine=flags.engine_config(args),
+        batch_size=args.batch_size,
+        instruction=instruction_of(flags.problem_sets(args)),
+    )
 
 
 def reselect_by_damage(

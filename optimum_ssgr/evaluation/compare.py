@@ -11,11 +11,10 @@ import torch
 from ..checkpoints.identity import hash_weights
 from ..checkpoints.load import source_of
 from ..compat import model_commit
-from ..config import IN_PROCESS
 from ..errors import DataError
 from ..formats import Manifest
 from ..records import GradedRollout, Problem
-from ..rollouts.choose import choose_engine
+from ..rollouts.choose import open_engine
 from ..rollouts.prompts import resolve_prompting
 from ..rollouts.store import open_rollout_store, rollout_fingerprint
 from ..verification.verify import warn_of_unreadable
@@ -83,7 +82,7 @@ def compare_models(config: EvaluationConfig, journal_dir: str | Path | None = No
     # 1. What is to be asked, and whether it can be.
     sampling, loading = config.sampling, config.loading
     for model in config.asked_models:
-        check_model(model, loading, prompting=config.prompting, in_process=config.engine == IN_PROCESS)
+        check_model(model, loading, prompting=config.prompting, in_process=config.engine.in_process)
     problems = {name: load_evaluation_set(config.reading, name, sampling.seed) for name in config.samples_of}
     documents: list[str] = []
     if config.text:
@@ -119,25 +118,23 @@ def _ask(
     journal_dir: Path | None,
 ) -> ModelResult:
     """Ask one model all problems."""
-    model, tokenizer = load_with_tokenizer(name, config.loading, weights=config.engine == IN_PROCESS)
-    sole = len(config.asked_models) == 1
-    engine = MeteredEngine(choose_engine(config.engine, model, tokenizer, config.sampling, config.batch_size, sole))
+    model, tokenizer = load_with_tokenizer(name, config.loading, weights=config.engine.in_process)
     identity = _identify(name, model_commit(model))
     measured = None if windows is None else perplexity(model, windows)
     nll = None if traces is None else trace_nll(model, traces, desc="likelihood")
     prompting = resolve_prompting(tokenizer, config.prompting)
-    graded = {}
-    for set_name, samples in config.samples_of.items():
-        store = None
-        if journal_dir is not None:
-            folder = journal_dir / _store_name(name, set_name)
-            store = open_rollout_store(
-                folder, rollout_fingerprint(model, tokenizer, config.sampling, config.engine, config.batch_size)
-            )
-        instruction = config.reading.instruction_for(set_name)
-        asked = problems[set_name]
-        graded[set_name] = answer(engine, tokenizer, asked, config.sampling.seed, samples, instruction, store, prompting)
-        warn_of_unreadable(graded[set_name], name)
+    sampling, batch_size, sole = config.sampling, config.batch_size, len(config.asked_models) == 1
+    trust = config.loading.trust_remote_code
+    with open_engine(config.engine, model, tokenizer, sampling, batch_size, sole, trust) as opened:
+        engine, graded = MeteredEngine(opened), {}
+        for set_name, samples in config.samples_of.items():
+            store = None
+            if journal_dir is not None:
+                decided_by = rollout_fingerprint(model, tokenizer, sampling, config.engine, batch_size)
+                store = open_rollout_store(journal_dir / _store_name(name, set_name), decided_by)
+            instruction, asked = config.reading.instruction_for(set_name), problems[set_name]
+            graded[set_name] = answer(engine, tokenizer, asked, sampling.seed, samples, instruction, store, prompting)
+            warn_of_unreadable(graded[set_name], name)
     speed = engine.tokens / engine.seconds if engine.seconds else None
     return ModelResult(identity, graded, measured, nll, speed, prompting.recorded)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ..config import IN_PROCESS, LoadingConfig, PromptConfig, SamplingConfig
+from ..config import EngineConfig, LoadingConfig, PromptConfig, SamplingConfig, as_engine
 from ..errors import ConfigError
 from ..hub.names import split_revision
 from ..problems.options import ProblemOptions
@@ -30,8 +30,8 @@ class EvaluationConfig:
         text_length: Tokens in a window of text.
         traces: Calibration set whose rollouts the dense model wrote, to measure trace perplexity on what is held out of them;
             None for none.
-        engine: `transformers`, or addresses of servers, separated by commas.
-        batch_size: Most responses in the making at a time; with servers, at each of them.
+        engine: Where to generate, or the name of `EngineConfig` alone. A server that is started has one model after the other.
+        batch_size: Most responses in the making at a time; with servers, at each of them to begin with.
         reading: How the problem sets are read.
         prompting: System message, variables of the chat template, and how thinking is delimited.
         loading: How the models are loaded.
@@ -50,7 +50,7 @@ class EvaluationConfig:
     text_split: str | None = None
     text_length: int = 2048
     traces: str | None = None
-    engine: str = IN_PROCESS
+    engine: str | EngineConfig = field(default_factory=EngineConfig)
     batch_size: int = 64
     reading: ProblemOptions = field(default_factory=ProblemOptions)
     prompting: PromptConfig = field(default_factory=PromptConfig)
@@ -64,8 +64,9 @@ class EvaluationConfig:
             raise ConfigError("name what to evaluate on with --problems or --benchmark.")
         if self.samples is not None and self.samples < 1:
             raise ConfigError(f"samples must be at least 1, not {self.samples}.")
+        object.__setattr__(self, "engine", as_engine(self.engine))
         check_engine(self.engine, self.batch_size)
-        if self.engine != IN_PROCESS:
+        if not (self.engine.in_process or self.engine.is_managed):
             names = [split_revision(model)[0] for model in self.asked_models]
             if twice := [name for name in names if names.count(name) > 1]:
                 raise ConfigError(
@@ -75,7 +76,7 @@ class EvaluationConfig:
         if self.text and self.text_length < 2:
             raise ConfigError(f"text_length must be at least 2, not {self.text_length}.")
         for flag in ("text", "traces"):
-            if getattr(self, flag) and self.engine != IN_PROCESS:
+            if getattr(self, flag) and not self.engine.in_process:
                 raise ConfigError(
                     f"--{flag} needs the model in this process, which --engine leaves to servers; measure it by itself."
                 )

@@ -6,10 +6,10 @@ from contextlib import AbstractContextManager, nullcontext
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..config import IN_PROCESS, PromptConfig, SamplingConfig
+from ..config import EngineConfig, PromptConfig, SamplingConfig
 from ..errors import DataError
 from ..records import GradedRollout, Problem, Rollout
-from ..rollouts.choose import choose_engine
+from ..rollouts.choose import open_engine
 from ..rollouts.engine import Engine, Request
 from ..rollouts.prompts import encode_prompts
 from ..rollouts.sample import make_requests, rollout_progress, sample_rollouts
@@ -36,10 +36,13 @@ class MeteredEngine:
         self.engine.check(requests)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Rollout]:
-        """Yield one rollout per request, in the order they finish."""
+        """Return one rollout per request, in the order they finish; what starting a server takes is not counted."""
+        return self._count(self.engine.generate(requests))
+
+    def _count(self, rollouts: Iterator[Rollout]) -> Iterator[Rollout]:
         started = time.monotonic()
         before = self.seconds
-        for rollout in self.engine.generate(requests):
+        for rollout in rollouts:
             self.tokens += len(rollout.response_ids)
             self.seconds = before + time.monotonic() - started
             yield rollout
@@ -75,8 +78,8 @@ def evaluate(
         ConfigError: A prompt and the longest response exceed the model's context.
         DataError: There are no problems.
     """
-    engine = choose_engine(IN_PROCESS, model, tokenizer, sampling, batch_size)
-    return answer(engine, tokenizer, problems, sampling.seed, samples, instruction, prompting=prompting)
+    with open_engine(EngineConfig(), model, tokenizer, sampling, batch_size) as engine:
+        return answer(engine, tokenizer, problems, sampling.seed, samples, instruction, prompting=prompting)
 
 
 def answer(

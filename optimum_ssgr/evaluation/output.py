@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import IN_PROCESS
 from ..files import new_folder
 from ..likelihood import format_rise
 from ..problems.load import sources_of
@@ -140,7 +139,7 @@ def _record(comparison: Comparison) -> dict[str, Any]:
     config, origin = comparison.config, comparison.traces
     return {
         "sampling": config.sampling.to_dict(),
-        "engine": IN_PROCESS if config.engine == IN_PROCESS else "OpenAI-compatible server",
+        "engine": config.engine.recorded,
         "baseline": config.baseline,
         "text": config.text,
         "traces": origin

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..checkpoints.load import load_config, load_model, load_skeleton, load_tokenizer
+from ..checkpoints.load import dtype_of, load_config, load_model, load_skeleton, load_tokenizer
 from ..config import LoadingConfig, PromptConfig
 from ..errors import DataError
 from ..problems.documents import load_documents
@@ -30,14 +30,17 @@ def load_with_tokenizer(
     Args:
         model_id: Hub id, local folder, or `tiny-reasoner`.
         loading: How it is loaded.
-        weights: Whether it is to answer in this process; else it stays on the meta device, without weights.
+        weights: Whether it is to answer in this process; else it stays on the meta device, without weights but of their type.
 
     Raises:
         ModelError: It cannot be loaded.
     """
     if weights:
         return load_model(model_id, dtype=loading.dtype, device_map=loading.device_map, **loading.source)
-    return load_skeleton(model_id, **loading.source), load_tokenizer(model_id, **loading.source)
+    skeleton = load_skeleton(model_id, **loading.source)
+    if loading.dtype != "auto":
+        skeleton.to(dtype_of(loading.dtype))
+    return skeleton, load_tokenizer(model_id, **loading.source)
 
 
 def check_model(

@@ -1,8 +1,9 @@
-"""The addresses of servers, checked without loading anything heavy."""
+"""What an engine's name stands for, checked without loading anything heavy."""
 
+import shutil
 from typing import TYPE_CHECKING
 
-from ..config import IN_PROCESS
+from ..config import IN_PROCESS, MANAGED, EngineConfig
 from ..errors import ConfigError
 
 
@@ -11,31 +12,48 @@ if TYPE_CHECKING:
 
 
 def server_addresses(engine: str) -> list[str]:
-    """Return the addresses that an engine's name consists of; none when the model generates in this process.
+    """Return the addresses that an engine's name consists of.
 
     Args:
-        engine: `transformers`, or addresses of OpenAI-compatible servers, separated by commas.
+        engine: Addresses of OpenAI-compatible servers, separated by commas.
 
     Raises:
-        ConfigError: It is neither.
+        ConfigError: It is something else.
     """
-    if engine == IN_PROCESS:
-        return []
     addresses = [address.strip() for address in engine.split(",") if address.strip()]
     if not addresses or not all(address.startswith(("http://", "https://")) for address in addresses):
-        raise ConfigError(f"the engine must be {IN_PROCESS} or addresses such as http://localhost:8000/v1, not '{engine}'.")
+        known = ", ".join((IN_PROCESS, *MANAGED))
+        raise ConfigError(f"the engine must be {known} or addresses such as http://localhost:8000/v1, not '{engine}'.")
     for address in addresses:
         parse_address(address)
     return addresses
 
 
-def check_engine(engine: str, batch_size: int) -> None:
+def find_command(engine: EngineConfig) -> str:
+    """Return the path of a server to start.
+
+    Raises:
+        ConfigError: It is not there.
+    """
+    wanted = engine.command or engine.name
+    found = shutil.which(wanted)
+    if found is None:
+        raise ConfigError(
+            f"there is no command '{wanted}' to start; install {engine.name}, or name its executable with --engine-command."
+        )
+    return found
+
+
+def check_engine(engine: EngineConfig, batch_size: int) -> None:
     """Refuse an engine or a batch that there cannot be, before anything is read.
 
     Raises:
         ConfigError: There cannot.
     """
-    server_addresses(engine)
+    if engine.is_managed:
+        find_command(engine)
+    elif not engine.in_process:
+        server_addresses(engine.name)
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, not {batch_size}.")
 

@@ -1,6 +1,7 @@
 """What `/v1/completions` is asked, and what is made of its answer: token ids, exactly as the model wrote them."""
 
 import json
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
@@ -15,6 +16,13 @@ Dialect = Literal["ids", "text"]
 """`ids`: prompts are token ids (vLLM, SGLang). `text`: prompts are strings (`transformers serve`)."""
 
 DIALECTS: tuple[Dialect, ...] = ("ids", "text")
+
+
+CONTEXT_SETTINGS = (
+    "OLLAMA_CONTEXT_LENGTH for Ollama, -c for llama.cpp, where -np slots share it, --max-model-len for vLLM, --context-length "
+    "for SGLang"
+)
+"""Where servers are told how long a sequence may be; Ollama and llama.cpp cut what is longer without a word."""
 
 
 class MalformedAnswer(Exception):
@@ -40,6 +48,8 @@ def completion_body(
     tokenizer: PreTrainedTokenizerBase,
     ends: frozenset[int],
     dialect: Dialect,
+    seeded: bool = True,
+    samples: int = 1,
 ) -> dict[str, Any]:
     """Build the JSON body of one request.
 
@@ -50,6 +60,8 @@ def completion_body(
         tokenizer: The model's tokenizer.
         ends: Tokens that end a response.
         dialect: What the server understands.
+        seeded: Whether the request carries its seed.
+        samples: Responses to draw for the prompt.
 
     Raises:
         ModelError: The prompt has no text that is tokenized to its ids.
@@ -59,12 +71,15 @@ def completion_body(
         "max_tokens": sampling.max_new_tokens,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
-        "seed": request.seed & 0x7FFFFFFF,  # the widest that every server takes
         # Servers take what is left out from the model's generation config or from settings of their own, so that everything is
         # said: only temperature and top_p shape the distribution, as in the in-process engine.
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,
     }
+    if seeded:
+        body["seed"] = request.seed & 0x7FFFFFFF  # the widest that every server takes
+    if samples > 1:
+        body["n"] = samples
     if dialect == "ids":
         # Unknown fields are ignored by vLLM and SGLang. They end a response at the ids of their generation config anyway.
         neutral = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "stop_token_ids": sorted(ends)}
@@ -86,6 +101,39 @@ def _prompt_text(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> st
         "the server takes prompts as text only, and this model's tokenizer does not turn the text of a prompt back into its "
         "tokens; generate with vLLM or SGLang, which take token ids."
     )
+
+
+def read_completions(
+    answer: Any,
+    requests: Sequence[Request],
+    tokenizer: PreTrainedTokenizerBase,
+    ends: frozenset[int],
+    max_new_tokens: int,
+) -> list[Rollout | LostResponse]:
+    """Turn a server's answer to several requests of one prompt into rollouts, see `read_completion`.
+
+    A server that draws fewer responses than it was asked for answers the first of the requests.
+
+    Raises:
+        MalformedAnswer: The answer is no completion, or the server broke one off.
+        ModelError: The server saw another prompt.
+    """
+    try:
+        choices, usage = answer["choices"][: len(requests)], answer.get("usage") or {}
+    except (TypeError, KeyError, AttributeError):
+        raise MalformedAnswer("its answer is not a completion") from None
+    if len(requests) > 1:
+        usage = {"prompt_tokens": usage.get("prompt_tokens")}  # the others are counts of all responses together
+    found: list[Rollout | LostResponse] = []
+    for request, choice in zip(requests, choices, strict=False):
+        one = {"choices": [choice], "usage": usage}
+        try:
+            found.append(read_completion(one, request, tokenizer, ends, max_new_tokens))
+        except LostResponse as error:
+            found.append(error)
+    if not found:
+        raise MalformedAnswer("its answer is empty")
+    return found
 
 
 def read_completion(
@@ -140,6 +188,8 @@ def read_completion(
 
 def _check_prompt(request: Request, seen: list[int] | None, prompt_tokens: int | None) -> None:
     advice = "check that it serves the model given here, with the same tokenizer and chat template."
+    if prompt_tokens is not None and prompt_tokens < len(request.prompt_ids):
+        advice = f"if it cuts long prompts, start it with a longer context ({CONTEXT_SETTINGS}); else {advice}"
     if prompt_tokens not in (None, len(request.prompt_ids)):
         raise ModelError(f"the server saw a prompt of {prompt_tokens} tokens instead of {len(request.prompt_ids)}; {advice}")
     if seen is not None and tuple(seen) != request.prompt_ids:

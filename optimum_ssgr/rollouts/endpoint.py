@@ -2,7 +2,9 @@
 
 import dataclasses
 import os
+import re
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from time import time
@@ -16,7 +18,7 @@ from ..config import SamplingConfig
 from ..errors import ConfigError, ModelError
 from ..records import Rollout
 from .addresses import parse_address
-from .completions import DIALECTS, Dialect, LostResponse, MalformedAnswer, completion_body, read_completion
+from .completions import DIALECTS, Dialect, LostResponse, MalformedAnswer, completion_body, read_completions
 from .engine import Request
 
 
@@ -35,11 +37,13 @@ class TransientFailure(Exception):
     Args:
         reason: What happened, in a few words.
         retry_after: Seconds the server asks to wait; 0 when it says nothing.
+        is_busy: Whether the server says that it has too much to do.
     """
 
-    def __init__(self, reason: str, retry_after: float = 0.0) -> None:
+    def __init__(self, reason: str, retry_after: float = 0.0, is_busy: bool = False) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
+        self.is_busy = is_busy
 
 
 class ModelRefused(ModelError):
@@ -89,15 +93,16 @@ class Endpoint:
 
     Args:
         url: Address of its API, such as `http://host:8000/v1`.
-        concurrency: Most requests to it at a time.
+        concurrency: Most responses in the making there at a time; see `grow`.
         model: The model's name on the server.
         dialect: How prompts are sent; None before the server was asked.
         context: Longest sequence it takes, in tokens; None when it does not say.
-        running: Requests that it is working on.
+        running: Responses that it is working on.
         failures: Failures since its last good answer.
         unhealthy_since: When it was given up for now, in seconds of the event loop's clock; None while it is healthy.
         paused_until: When it may be asked again, on the same clock.
         last_failure: What went wrong last.
+        knows_seeds: Whether its seeds were looked at, see `seeds.check_seeds`.
 
     Raises:
         ConfigError: The address is not one.
@@ -113,6 +118,7 @@ class Endpoint:
     unhealthy_since: float | None = None
     paused_until: float = 0.0
     last_failure: str = ""
+    knows_seeds: bool = False
     name: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -133,7 +139,8 @@ class Endpoint:
     ) -> None:
         """Find out what the server can do, with one token of a real request.
 
-        The sampling settings are those of the run: with continuous batching, `transformers serve` keeps the first it gets.
+        The sampling settings are those of the run: with continuous batching, `transformers serve` keeps the first it gets. It
+        carries no seed, of which some servers die; see `seeds.check_seeds`.
 
         Args:
             client: HTTP client.
@@ -151,17 +158,21 @@ class Endpoint:
             ModelError: The server refuses access or saw another prompt.
         """
         served = await self._served_models(client, timeout)
+        context = served.get(model)
+        if context is not None and len(request.prompt_ids) >= context:  # it would be refused for its length alone
+            request = dataclasses.replace(request, prompt_ids=request.prompt_ids[:1])
         single = list(served) if accept_only_model and model not in served and len(served) == 1 else []
         sampling = dataclasses.replace(sampling, max_new_tokens=1)
         refusals: list[str] = []
         for name in [model, *single]:
             for dialect in DIALECTS:
                 status, content = await self._post(
-                    client, completion_body(request, name, sampling, tokenizer, ends, dialect), timeout=timeout
+                    client, completion_body(request, name, sampling, tokenizer, ends, dialect, seeded=False), timeout=timeout
                 )
                 if status == 200:
-                    self._set_capabilities(name, model, dialect, served.get(name))
-                    self._read(content, request, sampling, tokenizer, ends, may_be_inexact=True)
+                    context = served.get(name) or await self._find_context(client)
+                    self._set_capabilities(name, model, dialect, context)
+                    self._read(content, [request], sampling, tokenizer, ends)
                     return
                 refusals.append(f"{status}, {content}")
                 if status == 404:
@@ -187,31 +198,62 @@ class Endpoint:
             raise _as_transient(error) from None
         if response.status_code in (401, 403):
             raise ModelError(f"{self.name} refuses access ({response.status_code}, {server_message(response)}); {_KEY_ADVICE}")
-        try:
-            return {entry["id"]: entry.get("max_model_len") for entry in response.json()["data"]}
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return {}
+        return read_models(response)
+
+    async def _find_context(self, client: httpx2.AsyncClient) -> int | None:
+        """Ask for the longest sequence where llama.cpp (`/props`) and Ollama (`/api/ps`) say it; None elsewhere."""
+        for path in ("props", "api/ps"):
+            try:
+                response = await client.get(f"{self.url.removesuffix('/v1')}/{path}", timeout=CONNECT_TIMEOUT)
+                content = response.json()
+                found = content.get("default_generation_settings") or content["models"][0]
+                return int(found.get("n_ctx") or found["context_length"])
+            except (httpx2.HTTPError, ValueError, TypeError, KeyError, IndexError, AttributeError):
+                continue
+        return None
 
     async def complete(
         self,
         client: httpx2.AsyncClient,
-        request: Request,
+        requests: Sequence[Request],
         sampling: SamplingConfig,
         tokenizer: PreTrainedTokenizerBase,
         ends: frozenset[int],
-    ) -> Rollout:
-        """Sample one response.
+        seeded: bool = True,
+    ) -> list[Rollout | LostResponse]:
+        """Sample one response, or several to the same prompt.
+
+        Returns:
+            What came of the requests, or of the first of them where the server draws fewer responses than it is asked for.
 
         Raises:
             TransientFailure: Another try may mend it.
-            LostResponse: The response cannot be had as the exact token ids.
             ModelError: The server refuses, or saw another prompt.
         """
-        body = completion_body(request, self.model, sampling, tokenizer, ends, self.dialect)
+        first, samples = requests[0], len(requests)
+        body = completion_body(first, self.model, sampling, tokenizer, ends, self.dialect, seeded, samples)
         status, content = await self._post(client, body)
         if status != 200:
             raise ModelError(f"{self.name} refuses a request ({status}, {content}).")
-        return self._read(content, request, sampling, tokenizer, ends)
+        return self._read(content, requests, sampling, tokenizer, ends)
+
+    async def grow(self, client: httpx2.AsyncClient) -> bool:
+        """Let it have twice as many responses in the making if all that it has are, none of them waiting in its queue.
+
+        What waits there does no harm, so that one that is full stays as it is.
+
+        Returns:
+            Whether it says how many wait.
+        """
+        try:
+            response = await client.get(f"{self.url.removesuffix('/v1')}/metrics", timeout=CONNECT_TIMEOUT)
+        except httpx2.HTTPError:
+            return False
+        waiting = [float(number) for number in _WAITING.findall(response.text)] if response.status_code == 200 else []
+        if waiting and not sum(waiting):
+            self.concurrency *= 2
+            logger.info(f"{self.name} has room for more than {self.running} responses at a time.")
+        return bool(waiting)
 
     async def _post(self, client: httpx2.AsyncClient, body: dict[str, Any], timeout: float | None = None) -> tuple[int, Any]:
         """Return the status and the decoded JSON, or the server's message when it refuses for good."""
@@ -222,7 +264,8 @@ class Endpoint:
             raise _as_transient(error) from None
         status = response.status_code
         if status in TRANSIENT or status >= 500:
-            raise TransientFailure(f"{status}, {server_message(response)}", _retry_after(response))
+            reason, is_busy = f"{status}, {server_message(response)}", status in (429, 503)
+            raise TransientFailure(reason, _retry_after(response), is_busy)
         if status in (401, 403):
             raise ModelError(f"{self.name} refuses access ({status}, {server_message(response)}); {_KEY_ADVICE}")
         if status != 200:
@@ -235,24 +278,28 @@ class Endpoint:
     def _read(
         self,
         answer: Any,
-        request: Request,
+        requests: Sequence[Request],
         sampling: SamplingConfig,
         tokenizer: PreTrainedTokenizerBase,
         ends: frozenset[int],
-        may_be_inexact: bool = False,
-    ) -> Rollout | None:
+    ) -> list[Rollout | LostResponse]:
         try:
-            return read_completion(answer, request, tokenizer, ends, sampling.max_new_tokens)
+            return read_completions(answer, requests, tokenizer, ends, sampling.max_new_tokens)
         except MalformedAnswer as error:
             raise TransientFailure(str(error)) from None
-        except LostResponse:
-            if may_be_inexact:
-                return None
-            raise
         except ModelError as error:
             raise ModelError(f"{self.name}: {error}") from None
 
 
+def read_models(response: httpx2.Response) -> dict[str, int | None]:
+    """Return the names that `/v1/models` lists, each with its context; none when it lists nothing."""
+    try:
+        return {entry["id"]: entry.get("max_model_len") for entry in response.json()["data"]}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+_WAITING = re.compile(r"^(?:vllm:num_requests_waiting|sglang:num_queue_reqs)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 _KEY_ADVICE = "put its key into the environment variable VLLM_API_KEY or OPENAI_API_KEY."
 
 

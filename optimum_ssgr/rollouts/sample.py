@@ -58,9 +58,9 @@ def sample_rollouts(
     for rollout in rollouts if look else ():
         look(rollout)
     progress.update(len(rollouts))
-    started, tokens = time.monotonic(), 0
     try:
         with closing(engine.generate([request for request, rollout in earlier if not rollout])) as fresh:
+            started, tokens = time.monotonic(), 0
             for rollout in fresh:
                 rollouts.append(journal.append(rollout) if journal else rollout)
                 if look:

@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..compat import model_commit, model_name
-from ..config import IN_PROCESS, SamplingConfig
+from ..config import IN_PROCESS, EngineConfig, SamplingConfig, as_engine
 from ..errors import OutputError
 from ..files import locked_folder
 from ..formats import installed_versions
@@ -168,13 +169,13 @@ def rollout_fingerprint(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     sampling: SamplingConfig,
-    engine: str = IN_PROCESS,
+    engine: str | EngineConfig = IN_PROCESS,
     batch_size: int = 64,
 ) -> dict[str, Any]:
     """Say what decides a model's responses, as the fingerprint of a journal.
 
-    Of the weights the first 256 of each tensor are hashed, which tells two prunings of a model apart; a model without weights,
-    whose servers generate, is told by its name alone.
+    Of the weights the first 256 of each tensor are hashed, which tells two prunings of a model apart. Of a model without
+    weights, which servers have, they are read from its folder, if its name is one; else the name alone tells it.
 
     In this process, how many rows are computed together, on what and by which kernels decides the last bits of the scores, and
     these now and then the next token. Servers batch as they please, so that of them nothing of the kind is noted.
@@ -183,26 +184,42 @@ def rollout_fingerprint(
         model: The model.
         tokenizer: Its tokenizer.
         sampling: How it is sampled.
-        engine: `transformers` for this process, or the addresses of servers.
+        engine: Where it is sampled; of servers it does not matter which, nor who started them.
         batch_size: Most responses in the making at a time.
     """
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if not parameter.is_meta:
-            digest.update(f"{name} {parameter.detach().flatten()[:256].float().cpu().tolist()}".encode())
     vocabulary = sorted(tokenizer.get_vocab().items())
     computed = {"engine": "server"}
-    if engine == IN_PROCESS:
+    if as_engine(engine).in_process:
         device = model.device.type
-        computed = {"engine": engine, "batch_size": batch_size, "device": device}
+        computed = {"engine": IN_PROCESS, "batch_size": batch_size, "device": device}
         computed |= {"versions": installed_versions("torch", "transformers")}
         computed |= {"threads": torch.get_num_threads()} if device == "cpu" else {}
     return {
         "model": model_name(model),
         "model_commit": model_commit(model),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "weights": digest.hexdigest(),
+        "weights": _hash_weights(model),
         "tokenizer": hashlib.sha256(f"{vocabulary}{tokenizer.chat_template}".encode()).hexdigest(),
         "sampling": sampling.to_dict(),
         **computed,
     }
+
+
+def _hash_weights(model: PreTrainedModel) -> str:
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if not parameter.is_meta:
+            digest.update(f"{name} {_first_values(parameter.detach())}".encode())
+    folder = Path(model_name(model))
+    if model.device.type == "meta" and folder.is_dir():
+        for path in sorted(folder.glob("*.safetensors")):
+            with safe_open(path, "pt") as file:
+                for name in file.keys():  # noqa: SIM118  (it is no dictionary)
+                    part = file.get_slice(name)
+                    first = part[:1] if len(part.get_shape()) > 1 else file.get_tensor(name)
+                    digest.update(f"{name} {_first_values(first)}".encode())
+    return digest.hexdigest()
+
+
+def _first_values(tensor: torch.Tensor) -> list[float]:
+    return tensor.flatten()[:256].float().cpu().tolist()

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..config import IN_PROCESS, CalibrationConfig, LoadingConfig, PromptConfig, SamplingConfig
+from ..config import CalibrationConfig, EngineConfig, LoadingConfig, PromptConfig, SamplingConfig, as_engine
 from ..errors import ConfigError
 from ..problems.mixture import ProblemSet, ProblemSets, kind_shares, read_problem_sets
 from ..problems.options import ProblemOptions
@@ -68,7 +68,7 @@ class StudyConfig:
     num_evaluation_problems: int | None = None
     evaluation_split: str | None = None
     text: str | None = None
-    engine: str = IN_PROCESS
+    engine: str | EngineConfig = field(default_factory=EngineConfig)
     batch_size: int = 64
     reading: ProblemOptions = field(default_factory=ProblemOptions)
     prompting: PromptConfig = field(default_factory=PromptConfig)
@@ -92,6 +92,7 @@ class StudyConfig:
             raise ConfigError("a strategy, method, sparsity, pattern or band is named twice.")
         for cell in cells:
             _ = cell.pruning  # which checks itself
+        object.__setattr__(self, "engine", as_engine(self.engine))
         check_engine(self.engine, self.batch_size)
         for name in self.strategies:
             if self.calibration_for(name).needs_text and self.text is None:

@@ -1,13 +1,17 @@
 """The steps of a study; what a step leaves is there whole or not at all."""
 
 import dataclasses
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from ..calibration.bands import difficulty_bands, length_bands
@@ -16,7 +20,6 @@ from ..calibration.select import reselect
 from ..calibration.strategies import WIDENED
 from ..calibration.windows import meets_budget
 from ..cards.render import dataset_card
-from ..config import IN_PROCESS
 from ..errors import DataError
 from ..evaluation.evaluate import evaluate
 from ..evaluation.metrics import summarize
@@ -73,17 +76,18 @@ def make_calibration_sets(inputs: StudyInputs, seed: int) -> None:
     """
     study, config = inputs.config, dataclasses.replace(inputs.config.calibration, seed=seed)
     problems, instruction = inputs.calibration_problems[seed], inputs.instructions[None]
-    pruner = _load_pruner(inputs, weights=study.needs_rollouts and study.engine == IN_PROCESS)
+    pruner = _load_pruner(inputs, weights=study.needs_rollouts and study.engine.in_process)
     graded: Sequence[GradedRollout] = ()
     if study.needs_rollouts:
-        graded = pruner.generate_rollouts(
-            problems,
-            config,
-            journal_dir=inputs.journal / "rollouts" / str(seed),
-            engine=study.engine,
-            batch_size=study.batch_size,
-            instruction=instruction,
-        )
+        with _hold_devices(inputs):
+            graded = pruner.generate_rollouts(
+                problems,
+                config,
+                journal_dir=inputs.journal / "rollouts" / str(seed),
+                engine=study.engine,
+                batch_size=study.batch_size,
+                instruction=instruction,
+            )
     windows = _band_windows(study.calibrations, graded)
     for name in study.calibrations:
         folder = inputs.calibration_set(seed, name)
@@ -183,6 +187,14 @@ def _trace_nll(pruner: SSGRPruner, tensors: Mapping[str, torch.Tensor]) -> list[
         for prompt, response in zip(_numbered(tensors, "prompts"), _numbered(tensors, "responses"), strict=True)
     ]
     return nll_per_token(pruner.model, traces, TRACE_BATCH)
+
+
+def _hold_devices(inputs: StudyInputs) -> AbstractContextManager[Any]:
+    """Let one server at a time be started on the same GPUs, of which each takes all the memory."""
+    if not inputs.config.engine.is_managed:
+        return nullcontext()
+    visible = hashlib.sha256(os.environ.get("CUDA_VISIBLE_DEVICES", "").encode()).hexdigest()[:8]
+    return FileLock(inputs.journal / f"devices-{visible}.lock")
 
 
 def _numbered(tensors: Mapping[str, torch.Tensor], name: str) -> list[torch.Tensor]:

@@ -45,6 +45,7 @@ class StubChat:
     running: int = 0
     most_running: int = 0
     pause: float = 0.0
+    thinking_field: str = "reasoning_content"
 
     def __post_init__(self):
         self.lock = threading.Lock()
@@ -102,8 +103,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send({"content": "half an"})
             return
         if model == "field":
-            self.send({"reasoning_content": "Six times "})
-            self.send({"reasoning_content": "seven."})
+            self.send({self.stub.thinking_field: "Six times "})
+            self.send({self.stub.thinking_field: "seven."})
             self.send({"content": "It is \\boxed{42}."})
         elif model == "endless":
             self.send({"content": "<think>\n"})

@@ -23,7 +23,10 @@ def test_a_stream_is_read_to_its_end(stub):
     assert [message["role"] for message in body["messages"]] == ["user", "assistant", "user"]
 
 
-def test_thinking_in_a_field_of_its_own_is_put_between_tags_and_usage_counts(stub):
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_thinking_in_a_field_of_its_own_is_put_between_tags_and_usage_counts(stub, name):
+    """As servers send it that were started with a reasoning parser, of older and of newer versions."""
+    stub.thinking_field = name
     pieces = pieces_of(stub, "field")
     assert "".join(piece.text for piece in pieces) == "<think>\nSix times seven.\n</think>\nIt is \\boxed{42}."
     assert sum(piece.tokens for piece in pieces) == 1000

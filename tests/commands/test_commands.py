@@ -160,7 +160,11 @@ MISTAKES = {
     "no weights": (["inspect", "used"], 1, "there are no safetensors files in used"),
     "no samples": (["evaluate", *MODEL, "--problems", "problems.jsonl", "--samples", "0"], 2, "samples must be at least 1"),
     "nothing to evaluate on": (["evaluate", *MODEL], 2, "name what to evaluate on with --problems or --benchmark"),
-    "no engine": ([*CALIBRATE, "--problems", "no/such", "--engine", "vlm"], 2, "the engine must be transformers or addresses"),
+    "no engine": (
+        [*CALIBRATE, "--problems", "no/such", "--engine", "vlm"],
+        2,
+        "the engine must be transformers, vllm, sglang or addresses",
+    ),
     "no address of an API": (
         ["evaluate", *MODEL, "--problems", "no/such", "--engine", "http://host:8000"],
         2,

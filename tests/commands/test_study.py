@@ -121,7 +121,11 @@ def test_interrupted_in_two_processes_then_killed_and_run_again_gives_the_same_r
 
 MISTAKES = {
     "unknown strategy": (["--strategies", "best"], 2, "unknown strategy 'best'"),
-    "no engine": (["--problems", "no/such", "--engine", "vlm"], 2, "the engine must be transformers or addresses"),
+    "no engine": (
+        ["--problems", "no/such", "--engine", "vlm"],
+        2,
+        "the engine must be transformers, vllm, sglang or addresses",
+    ),
     "no batch": (["--problems", "no/such", "--batch-size", "0"], 2, "batch_size must be at least 1, not 0"),
     "unknown bands": (["--bands", "width"], 2, "unknown bands 'width'; choose among difficulty, length"),
     "bands of nothing": (["--methods", "magnitude"], 2, "--bands needs a method that calibrates"),

@@ -1,18 +1,22 @@
 import copy
 import math
+import shutil
 
 import pytest
 import torch
 import yaml
 from huggingface_hub import EvalResultEntry, ModelCard, parse_eval_result_entries
+from safetensors.torch import load_file, save_file
 
 from optimum_ssgr import SamplingConfig, load_problems
+from optimum_ssgr.checkpoints.load import load_skeleton
 from optimum_ssgr.errors import ConfigError, DataError
 from optimum_ssgr.evaluation.benchmarks import BENCHMARKS, find_benchmark, lighteval_command
 from optimum_ssgr.evaluation.evaluate import evaluate
 from optimum_ssgr.evaluation.perplexity import perplexity, windows_of
 from optimum_ssgr.evaluation.results import card_metadata, leaderboard_files, result_row
 from optimum_ssgr.problems.sources import SOURCES
+from optimum_ssgr.reasoner import WEIGHTS
 from optimum_ssgr.rollouts.store import rollout_fingerprint
 
 
@@ -49,6 +53,21 @@ def test_a_fingerprint_tells_prunings_apart(reasoner):
     pruned = copy.deepcopy(model)
     pruned.model.layers[3].mlp.up_proj.weight.data[0, 0] = 0
     prints = [rollout_fingerprint(of, tokenizer, SamplingConfig()) for of in (model, model, pruned)]
+    assert prints[0] == prints[1]
+    assert {key for key in prints[0] if prints[0][key] != prints[2][key]} == {"weights"}
+
+
+def test_a_fingerprint_tells_prunings_apart_that_servers_are_given(reasoner, tmp_path):
+    """Also where one took the folder of the other: the weights are not loaded here."""
+    shutil.copytree(WEIGHTS, tmp_path / "model")
+    prints = []
+    for value in (None, None, 0.0):
+        if value is not None:
+            weights = load_file(tmp_path / "model" / "model.safetensors")
+            weights["model.layers.3.mlp.up_proj.weight"][0, 0] = value
+            save_file(weights, tmp_path / "model" / "model.safetensors")
+        skeleton = load_skeleton(str(tmp_path / "model"))
+        prints.append(rollout_fingerprint(skeleton, reasoner[1], SamplingConfig(), "vllm"))
     assert prints[0] == prints[1]
     assert {key for key in prints[0] if prints[0][key] != prints[2][key]} == {"weights"}
 

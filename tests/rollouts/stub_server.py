@@ -7,6 +7,7 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from time import monotonic
 
 
@@ -28,8 +29,13 @@ class Listener(ThreadingHTTPServer):
 class StubServer:
     """Answers like vLLM; `faults` are used up one a request, `always` never is.
 
-    A probe (`max_tokens` 1) meets no fault unless `probe_fault` is set. `decode` makes the text; without `token_ids` the
-    text is all there is; `always_says` is its `finish_reason`, however a response ends.
+    A probe (`max_tokens` 1, or 16 for its seed) meets no fault unless `probe_fault` is set. `decode` makes the text; without
+    `token_ids` the text is all there is; `always_says` is its `finish_reason`, however a response ends.
+
+    `seeds` are `kept`, `ignored`, or `deadly`: as in vLLM 0.32 on a CPU, where seeds end the engine as soon as there is more
+    than one prompt to read. A prompt is cut to the last `cuts_to` tokens, as Ollama and llama.cpp do. `pages` are further
+    answers to GET. It works on `capacity` responses at a time and says in its metrics how many wait; without, it has none.
+    `draws_one` is a server that knows no `n`.
     """
 
     model: str = "stub/model"
@@ -45,6 +51,13 @@ class StubServer:
     always_says: str | None = None
     gate: threading.Barrier | None = None
     port: int = 0
+    seeds: str = "kept"
+    cuts_to: int | None = None
+    pages: dict = field(default_factory=dict)
+    capacity: int | None = None
+    draws_one: bool = False
+    paths: set = field(default_factory=set)
+    seeded: set = field(default_factory=set)
     bodies: list = field(default_factory=list)
     times: list = field(default_factory=list)
     probes: int = 0
@@ -53,6 +66,7 @@ class StubServer:
 
     def __post_init__(self):
         self.lock = threading.Lock()
+        self.unseeded = count(10**6)
         self.released = threading.Event()  # ends the answers that hang
         self.start()
 
@@ -60,6 +74,13 @@ class StubServer:
         self.server = Listener(("127.0.0.1", self.port), type("Handler", (Handler,), {"stub": self}))
         self.port = self.server.server_port
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def respond(self):
+        """Called for every request that is no probe."""
+
+    def die(self):
+        """Fail every request from now on, as a server does whose engine has died."""
+        self.always = self.probe_fault = "500"
 
     @property
     def url(self):
@@ -85,25 +106,40 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(payload)
 
     def do_GET(self):
-        names = self.stub.served or (self.stub.model,)
-        self.reply(200, {"data": [{"id": name, "max_model_len": self.stub.context} for name in names]})
+        stub = self.stub
+        if self.path == "/metrics" and stub.capacity is not None:
+            waiting = max(0, stub.running - stub.capacity)
+            text = f'# TYPE vllm:num_requests_waiting gauge\nvllm:num_requests_waiting{{engine="0"}} {waiting:.1f}\n'
+            return self.reply(200, text.encode())
+        if self.path in stub.pages:
+            return self.reply(200, stub.pages[self.path])
+        if self.path != "/v1/models":
+            return self.reply(404, {"detail": "Not Found"})
+        names = stub.served or (stub.model,)
+        self.reply(200, {"data": [{"id": name, "max_model_len": stub.context} for name in names]})
 
     def do_POST(self):
         stub = self.stub
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        probe = body["max_tokens"] == 1
+        probe, samples = body["max_tokens"] in (1, 16), 1 if stub.draws_one else body.get("n", 1)
         known = stub.served or (stub.model,)
         if body["model"] not in known:
             return self.reply(404, {"error": {"message": f"The model `{body['model']}` does not exist."}})
         with stub.lock:
+            stub.paths.add(self.path)
+            if "seed" in body:
+                stub.seeded.add(tuple(body["prompt"]))
+                if stub.seeds == "deadly" and len(stub.seeded) > 1:
+                    stub.die()
             if probe:
                 stub.probes += 1
                 fault = stub.probe_fault
             else:
                 stub.bodies.append(body)
+                stub.respond()
                 stub.times.append(monotonic())
                 fault = stub.always or (stub.faults.pop(0) if stub.faults else None)
-                stub.running += 1
+                stub.running += samples
                 stub.most_running = max(stub.most_running, stub.running)
         try:
             if stub.gate is not None and not probe:
@@ -111,10 +147,10 @@ class Handler(BaseHTTPRequestHandler):
             if fault:
                 self.misbehave(fault, body)
         finally:
-            with stub.lock:
-                stub.running -= not probe  # before the answer, whose reader may ask again at once
+            with stub.lock:  # before the answer, whose reader may ask again at once
+                stub.running -= 0 if probe else samples
         if not fault:
-            self.reply(200, self.completion(body, probe))
+            self.reply(200, self.completion(body, body["max_tokens"] == 1, samples))
 
     def misbehave(self, fault, body):
         if fault == "reset":
@@ -140,15 +176,21 @@ class Handler(BaseHTTPRequestHandler):
             message = "x" * 500 if fault == "400" else f"no entry with {self.headers.get('Authorization')}"
             self.reply(int(fault), {"error": {"message": message, "code": int(fault)}})
 
-    def completion(self, body, probe):
+    def completion(self, body, probe, samples=1):
         stub, prompt = self.stub, body["prompt"]
-        written, finished = ([10], False) if probe else response_of(prompt, body["seed"])
-        if len(written) >= body["max_tokens"]:
-            written, finished = written[: body["max_tokens"]], False
-        ids = [*written, EOS] if finished and stub.eos_in_ids else written
-        reason = stub.always_says or ("stop" if finished else "length")
-        choice = {"text": stub.decode(written), "finish_reason": reason, "stop_reason": None}
-        if stub.token_ids and body.get("return_token_ids"):
-            choice |= {"token_ids": ids, "prompt_token_ids": prompt}
-        usage = {"prompt_tokens": len(prompt) + stub.extra_prompt_tokens, "completion_tokens": len(written) + finished}
-        return {"choices": [choice], "usage": usage}
+        choices, written_tokens = [], 0
+        for index in range(samples):
+            seed = body["seed"] if "seed" in body and stub.seeds != "ignored" else next(stub.unseeded)
+            written, finished = ([10], False) if probe else response_of(prompt, seed)
+            if len(written) >= body["max_tokens"]:
+                written, finished = written[: body["max_tokens"]], False
+            ids = [*written, EOS] if finished and stub.eos_in_ids else written
+            reason = stub.always_says or ("stop" if finished else "length")
+            choice = {"index": index, "text": stub.decode(written), "finish_reason": reason, "stop_reason": None}
+            if stub.token_ids and body.get("return_token_ids"):
+                choice |= {"token_ids": ids, "prompt_token_ids": prompt}
+            choices.append(choice)
+            written_tokens += len(written) + finished
+        seen = len(prompt) + stub.extra_prompt_tokens
+        seen = seen if stub.cuts_to is None else min(seen, stub.cuts_to)
+        return {"choices": choices, "usage": {"prompt_tokens": seen, "completion_tokens": written_tokens}}

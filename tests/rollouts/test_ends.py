@@ -6,10 +6,10 @@ import logging
 import pytest
 from transformers import GenerationConfig
 
-from optimum_ssgr.config import IN_PROCESS, SamplingConfig
+from optimum_ssgr.config import EngineConfig, SamplingConfig
 from optimum_ssgr.errors import ModelError
 from optimum_ssgr.records import Problem
-from optimum_ssgr.rollouts.choose import choose_engine
+from optimum_ssgr.rollouts.choose import open_engine
 from optimum_ssgr.rollouts.ends import end_token_ids
 from optimum_ssgr.rollouts.engine import Request
 from optimum_ssgr.rollouts.prompts import encode_prompts
@@ -79,7 +79,9 @@ def test_the_engine_stops_at_an_end_that_only_the_tokenizer_names(reasoner, capl
     prompts = encode_prompts(tokenizer, [Problem("p", "Count the digit 1.\na 1\nb 2\nc 1\nd 7", "2")])
     sampling = SamplingConfig(temperature=0, max_new_tokens=200)
     request = Request("p", 0, prompts["p"], 0)
-    (expected,) = choose_engine(IN_PROCESS, reasoner[0], tokenizer, sampling, 1).generate([request])
+    with open_engine(EngineConfig(), reasoner[0], tokenizer, sampling, 1) as engine:
+        (expected,) = engine.generate([request])
     model.generation_config.eos_token_id = 300
-    (found,) = choose_engine(IN_PROCESS, model, tokenizer, sampling, 1).generate([request])
+    with open_engine(EngineConfig(), model, tokenizer, sampling, 1) as engine:
+        (found,) = engine.generate([request])
     assert expected.finished and found == expected

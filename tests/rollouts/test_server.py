@@ -13,7 +13,7 @@ from optimum_ssgr.config import SamplingConfig
 from optimum_ssgr.errors import ConfigError, ModelError
 from optimum_ssgr.problems.load import load_problems
 from optimum_ssgr.reasoner import WEIGHTS
-from optimum_ssgr.rollouts import server as server_module
+from optimum_ssgr.rollouts import dispatch
 from optimum_ssgr.rollouts.engine import NothingUsable, Request, request_seed
 from optimum_ssgr.rollouts.local import LocalEngine
 from optimum_ssgr.rollouts.prompts import encode_prompts
@@ -227,10 +227,11 @@ def test_a_server_is_asked_once_what_it_can_do(stub, make_engine):
     server = stub()
     engine = make_engine(server)
     engine.check(requests())
-    assert (server.probes, server.bodies) == (1, [])
+    probes = server.probes
+    assert (probes > 0, server.bodies) == (True, [])
     for _ in range(2):
         assert len(list(engine.generate(requests()))) == 20
-    assert server.probes == 1
+    assert server.probes == probes
 
 
 @pytest.mark.parametrize("fault", ["500", "503", "408", "429 0.01", "reset", "malformed", "no completion", "aborted", "hang"])
@@ -257,7 +258,7 @@ def test_endpoints_share_the_load_up_to_their_concurrency(stub, make_engine):
 
 
 def test_a_request_that_failed_goes_to_another_endpoint(stub, make_engine, monkeypatch):
-    monkeypatch.setattr(server_module, "UNHEALTHY_AFTER", 1000)  # the broken one stays in use
+    monkeypatch.setattr(dispatch, "UNHEALTHY_AFTER", 1000)  # the broken one stays in use
     broken, sound = stub(always="500"), stub()
     assert_exactly_one_each(list(make_engine(broken, sound).generate(requests())), requests())
     failed = {tuple(body["prompt"]) for body in broken.bodies}
@@ -301,15 +302,15 @@ def test_a_dead_cluster_ends_in_one_sentence_after_everything_finished(stub, mak
 
 
 def test_a_request_that_no_try_mends_is_left_out_and_counted(stub, make_engine, monkeypatch, caplog):
-    monkeypatch.setattr(server_module, "UNHEALTHY_AFTER", 1000)
+    monkeypatch.setattr(dispatch, "UNHEALTHY_AFTER", 1000)
     server = stub()
     poison = requests()[7]
     plain = server.server.RequestHandlerClass.completion
 
-    def completion(handler, body, probe):
+    def completion(handler, body, *arguments):
         if tuple(body["prompt"]) == poison.prompt_ids:
             return {"object": "error"}
-        return plain(handler, body, probe)
+        return plain(handler, body, *arguments)
 
     server.server.RequestHandlerClass.completion = completion
     engine = make_engine(server, give_up_after=0.2)
@@ -363,7 +364,114 @@ def test_a_password_in_an_address_appears_nowhere(make_engine, closed_port, capl
     assert closed_port in str(caught.value)
 
 
+# ------------------------------------------------------------------------------------------------------ seeds and fullness
+
+
+def test_a_server_that_goes_by_no_seed_is_found_out(stub, make_engine, caplog):
+    for seeds, temperature in (("kept", 0.7), ("ignored", 0.0), ("ignored", 0.7)):
+        caplog.clear()
+        server = stub(seeds=seeds)
+        engine = make_engine(server, sampling=SamplingConfig(temperature=temperature, max_new_tokens=50))
+        for _ in range(2):
+            engine.check(requests())
+        told = seeds == "ignored" and temperature > 0
+        assert caplog.text.count(f"{server.url} does not go by the seeds of requests") == told
+
+
+def test_a_server_that_dies_of_seeds_is_found_out_before_the_work(stub, make_engine):
+    server = stub(seeds="deadly")
+    with pytest.raises(ModelError, match=r"fails when many carry seeds \(500, .*start it again and give --request-seeds off"):
+        make_engine(server).check(requests())
+    assert not server.bodies
+
+
+def samples(problems=5, each=4):
+    asked = [
+        Request(str(n), sample, (2, 3, 20 + n, 4), request_seed(0, str(n), sample))
+        for n in range(problems)
+        for sample in range(each)
+    ]
+    return asked
+
+
+@pytest.mark.parametrize("draws_one", [False, True])
+def test_without_seeds_the_samples_of_a_prompt_travel_together(stub, make_engine, draws_one):
+    """Also to a server that draws one response whatever it is asked for."""
+    server = stub(draws_one=draws_one)
+    found = list(make_engine(server, request_seeds=False).generate(samples()))
+    assert sorted((r.problem_id, r.sample) for r in found) == sorted((r.problem_id, r.sample) for r in samples())
+    assert not [body for body in server.bodies if "seed" in body]
+    assert [body["n"] for body in server.bodies if "n" in body] == [4] * 5
+    assert len(server.bodies) == (20 if draws_one else 5)
+    assert len({rollout.response_ids for rollout in found}) > 5  # no response stands for another
+
+
+def test_greedy_responses_are_asked_for_one_by_one(stub, make_engine):
+    """vLLM refuses several."""
+    server = stub()
+    engine = make_engine(server, request_seeds=False, sampling=SamplingConfig(temperature=0, max_new_tokens=50))
+    assert len(list(engine.generate(samples()))) == 20
+    assert not [body for body in server.bodies if "n" in body]
+
+
+@pytest.mark.parametrize(("capacity", "concurrency", "reached"), [(100, 2, 16), (3, 4, 4), (None, 4, 4)])
+def test_a_server_is_kept_full_and_no_fuller(stub, make_engine, monkeypatch, capacity, concurrency, reached):
+    """The first answers nothing before it has 16 requests; the second says that some wait, the third says nothing."""
+    monkeypatch.setattr(dispatch, "LOOK_AGAIN", 0.01)
+    server = stub(capacity=capacity, gate=threading.Barrier(reached))
+    engine = make_engine(server, concurrency=concurrency)
+    assert_exactly_one_each(list(engine.generate(requests(2 * reached))), requests(2 * reached))
+    assert server.most_running >= reached if capacity == 100 else server.most_running == reached
+
+
+def test_the_samples_of_a_problem_go_where_its_prompt_was_read(stub, make_engine):
+    servers = [stub(), stub()]
+    assert len(list(make_engine(*servers, concurrency=20).generate(samples()))) == 20
+    asked = [{tuple(body["prompt"]) for body in server.bodies} for server in servers]
+    assert asked[0] and asked[1] and not asked[0] & asked[1]
+
+
+def test_a_reasoning_parser_is_of_no_concern(stub, make_engine):
+    """It takes the thinking out of chat answers, not out of completions, and nothing else is asked for."""
+    server = stub()
+    assert_exactly_one_each(list(make_engine(server).generate(requests())), requests())
+    assert server.paths == {"/v1/completions"}
+
+
 # ------------------------------------------------------------------------------------------ what must not be used silently
+
+
+def test_a_server_that_cuts_long_prompts_is_refused_with_the_setting(stub, make_engine):
+    server = stub(cuts_to=10, token_ids=False, context=None)
+    longer = [*requests(), Request("long", 0, (2, 3) * 10, 7)]
+    make_engine(server).check(requests())
+    with pytest.raises(
+        ModelError, match=r"a prompt of 10 tokens instead of 20; .*OLLAMA_CONTEXT_LENGTH for Ollama, -c for llama"
+    ):
+        make_engine(server).check(longer)
+    assert not server.bodies
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        {"/props": {"default_generation_settings": {"n_ctx": 40}, "total_slots": 4}},
+        {"/api/ps": {"models": [{"name": "stub", "context_length": 40}]}},
+    ],
+    ids=["llama.cpp", "Ollama"],
+)
+def test_what_does_not_fit_llama_cpp_or_ollama_is_refused_with_the_setting(stub, make_engine, pages):
+    """They say how long a sequence may be elsewhere than vLLM does, and break off without a word what grows longer."""
+    server = stub(context=None, pages=pages)
+    with pytest.raises(ConfigError, match=r"exceed the 40 tokens that .* takes; .* longer context \(OLLAMA_CONTEXT_LENGTH"):
+        make_engine(server).check(requests())
+
+
+def test_a_prompt_that_no_server_takes_is_told_as_such(stub, make_engine):
+    with pytest.raises(
+        ConfigError, match=r"the longest prompt .4 tokens. .* exceed the 3 tokens that .* takes; remove that problem"
+    ):
+        make_engine(stub(context=3)).check(requests())
 
 
 def test_another_prompt_is_refused_before_generating(stub, make_engine):
@@ -406,7 +514,7 @@ def test_a_run_that_loses_most_responses_stops(stub, make_engine, reasoner):
 
 
 def test_a_small_run_that_loses_everything_says_why(stub, make_engine, reasoner, monkeypatch):
-    monkeypatch.setattr(server_module, "UNHEALTHY_AFTER", 1000)
+    monkeypatch.setattr(dispatch, "UNHEALTHY_AFTER", 1000)
     inexact = stub(token_ids=False, always="miscount", decode=reasoner[1].decode)
     with pytest.raises(NothingUsable, match=r"5 of the first 5 responses could not be used.*a server that returns token ids"):
         list(make_engine(inexact).generate(requests(5)))
