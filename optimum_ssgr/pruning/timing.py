@@ -15,7 +15,7 @@ from ..config import PruningConfig
 from .activations import Activation
 from .block_store import BlockStore, hash_block
 from .blocks import Matrix, find_matrices
-from .capture import Arguments, MicroBatch, Target, TokenSequence, make_batches
+from .capture import BATCH_TOKENS, Arguments, MicroBatch, Target, TokenSequence, make_batches
 from .input_groups import HookPoint
 from .layerwise import measure_outliers, prune_block
 from .refine import count_epochs, refine_block
@@ -67,15 +67,17 @@ def time_refinement(
     """Take one step of fitting a block of random weights, and two, and reckon the seconds for all of them."""
     block, matrices, twofold = _randomize(name, skeleton, arguments, dtype, device)
 
+    rows = max(1, BATCH_TOKENS // positions)
+    ones = torch.ones(rows * positions, device=device)
+
     def seconds(steps: int) -> float:
-        waiting = _make_waiting(matrices, twofold, steps + 1, positions)
-        ones = torch.ones(positions, device=device)
+        waiting = _make_waiting(matrices, twofold, steps + 1, positions, rows)
         for number, batch in enumerate(waiting):
             batch.target = Target(batch.hidden, ones, number == 0, batch.arguments)
         return refine_block(0, block, matrices, waiting, epochs=1).seconds
 
     seconds(1)  # warms up
-    per_token = max(seconds(2) - seconds(1), 0.0) / positions
+    per_token = max(seconds(2) - seconds(1), 0.0) / len(ones)
     rounds = sum(1 for _ in make_batches([TokenSequence(range(length)) for length in lengths]))
     # One pass more for what the dense block makes of them, and for looking at those held out.
     return (count_epochs(rounds) + 1) * per_token * sum(lengths)
@@ -95,10 +97,12 @@ def _randomize(
     return block, find_matrices(name, block), [called, called]
 
 
-def _make_waiting(matrices: Mapping[str, Matrix], called: list[Arguments], batches: int, positions: int) -> list[MicroBatch]:
+def _make_waiting(
+    matrices: Mapping[str, Matrix], called: list[Arguments], batches: int, positions: int, rows: int = 1
+) -> list[MicroBatch]:
     """Return micro-batches of random hidden states."""
     first = next(iter(matrices.values())).weight()
-    hidden = torch.randn(batches, 1, positions, first.shape[1], device=first.device).to(first.dtype)
+    hidden = torch.randn(batches, rows, positions, first.shape[1], device=first.device).to(first.dtype)
     return [MicroBatch(Activation(part, None, False), None, called) for part in hidden]
 
 
