@@ -16,7 +16,7 @@ from ..config import PruningConfig
 from .activations import Activation
 from .block_store import BlockStore, hash_block
 from .blocks import Matrix, find_matrices
-from .capture import Arguments, MicroBatch, Target, TokenSequence, make_batches
+from .capture import BATCH_TOKENS, Arguments, MicroBatch, Target, TokenSequence, make_batches
 from .input_groups import HookPoint
 from .layerwise import measure_outliers, prune_block
 from .refine import count_epochs, refine_block
@@ -71,15 +71,17 @@ def time_refinement(
     """Take one step of fitting a block of random weights, and two, and reckon the seconds for all of them."""
     block, matrices, twofold = _randomize(name, skeleton, arguments, dtype, device)
 
+    shape = (*shape[:-3], max(1, BATCH_TOKENS // shape[-2]), *shape[-2:])
+    ones = torch.ones(math.prod(shape[:-1]), device=device)
+
     def seconds(steps: int) -> float:
         waiting = _make_waiting(matrices, twofold, steps + 1, shape)
-        ones = torch.ones(math.prod(shape[:-1]), device=device)
         for number, batch in enumerate(waiting):
             batch.target = Target(batch.hidden, ones, number == 0, batch.arguments)
         return refine_block(0, block, matrices, waiting, epochs=1).seconds
 
     seconds(1)  # warms up
-    per_token = max(seconds(2) - seconds(1), 0.0) / shape[-2]
+    per_token = max(seconds(2) - seconds(1), 0.0) / math.prod(shape[-3:-1])
     rounds = sum(1 for _ in make_batches([TokenSequence(range(length)) for length in lengths]))
     # One pass more for what the dense block makes of them, and for looking at those held out.
     return (count_epochs(rounds) + 1) * per_token * sum(lengths)
