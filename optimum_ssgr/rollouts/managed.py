@@ -113,9 +113,9 @@ class ManagedEngine:
             except NothingUsable:
                 raise
             except ModelError as error:
-                log = self._process.log
+                log, cause = self._process.log, self._process.cause()
                 self._end(keep_log=True)
-                raise ModelError(f"{error} The log of {self.engine.name} is {log}.") from None
+                raise ModelError(f"{error} The log of {self.engine.name}, {log}, says last: {cause}.") from None
 
     def _start(self) -> None:
         if torch.cuda.is_initialized():

@@ -19,8 +19,8 @@ LOOK_AGAIN = 0.2
 """Seconds between looks at whether it is ready."""
 LAST_BYTES, LAST_LINES = 1 << 16, 10
 """How much of the end of a log is looked at, and how much of that is told."""
-# Answers to requests, and what libraries say of themselves at the very end.
-_NOISE = re.compile(r'HTTP/1\.1" \d|^\s*$|^nanobind: |^ - |nanobind\.readthedocs')
+# Answers to requests, the web server's own words, and what libraries say of themselves at the very end.
+_NOISE = re.compile(r'HTTP/1\.1" \d|^INFO: |^\s*$|^nanobind: |^ - |nanobind\.readthedocs|resource_tracker')
 # The last line of a traceback, behind what vLLM puts before every line: (EngineCore pid=7) ERROR 11-27 22:29:19 [core.py:906]
 _ERROR = re.compile(r"^(?:\(.*? pid=\d+\) )?(?:ERROR [^\[]*\[[^\]]*\] )?([\w.]+(?:Error|Exception): .*)")
 

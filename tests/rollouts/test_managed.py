@@ -207,7 +207,10 @@ def test_an_engine_that_dies_twice_is_given_up_in_one_sentence(start, tmp_path):
 
 
 def test_an_engine_that_dies_of_seeds_is_found_out_before_the_work(start, tmp_path):
-    with start(seeds="deadly") as engine, pytest.raises(ModelError, match=r"fails when many carry seeds .*--request-seeds off"):
+    with (
+        start(seeds="deadly") as engine,
+        pytest.raises(ModelError, match=r"fails when many carry seeds .*--request-seeds off.* vllm, .*\.log, says last"),
+    ):
         list(engine.generate(requests()))
     with start(seeds="deadly", request_seeds=False) as engine:
         found = list(engine.generate(requests()))
