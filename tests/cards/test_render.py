@@ -231,20 +231,24 @@ def test_matrices_whose_hessian_resisted_are_named(provenance):
 
 
 @pytest.mark.parametrize(
-    ("pattern", "says"),
+    ("pattern", "gains", "others"),
     [
-        (None, "scattered zeros"),
-        ("2:4", "hardware for 2:4, used only"),
-        ("1:4", "hardware for 2:4, used only"),
-        ("4:8", "alone"),
+        (None, {"Core ML", "MACKO", "OpenVINO"}, {"DeepSparse", "llama.cpp"}),
+        ("2:4", {"PyTorch", "SlideSparse", "Core ML on newer CPUs"}, {"vLLM", "TensorRT-LLM"}),
+        ("1:4", {"PyTorch", "SlideSparse"}, {"vLLM"}),
+        ("4:8", {"Core ML on newer CPUs", "MACKO"}, {"DeepSparse"}),
     ],
 )
-def test_expectation_is_that_of_the_pattern(provenance, pattern, says):
+def test_card_tells_what_runtimes_make_of_the_pattern(provenance, pattern, gains, others):
     if pattern:
         provenance["pruning"] |= {"pattern": pattern, "sparsity": None}
-    card = model_card(provenance)
-    assert says in card
-    assert "as large as the dense model's" in card
+    section = model_card(provenance).partition("## Size and speed")[2].partition("\n## ")[0]
+    assert "as large as the dense model's" in section
+    gaining, _, rest = section.partition("Who does not:")
+    for names, part in ((gains, gaining), (others, rest)):
+        told = re.findall(r"^- ([\w. -]+?)(?: \(|:).* \(\[source\]\(https://\S+\), checked 20\d\d-\d\d-\d\d\)$", part, re.M)
+        assert set(told) >= names
+    assert ("PyTorch" in section) == (pattern in ("2:4", "1:4"))
 
 
 def test_metadata_of_a_data_set(manifest):

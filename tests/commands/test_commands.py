@@ -268,6 +268,7 @@ def test_calibrate_prune_inspect_evaluate(tmp_path, cli):
     assert all(line.endswith("2:4") for line in lines[:-1])
     assert "(50.00%;" in lines[-1]
     assert expectation.startswith("All 28 matrices are 2:4. ")
+    assert re.search(r"^- PyTorch \(faster\): .*", expectation, re.M)
 
     sampling = ["--temperature", "0", "--max-new-tokens", "200", "--split", "dev", "--num-problems", "10"]
     models = ["-m", "tiny-reasoner", "model"]
