@@ -52,7 +52,7 @@ def model_card(provenance: Provenance, repo_id: str | None = None) -> str:
     pruning, manifest, rows = provenance.config, provenance.calibration, provenance.evaluation or []
     name, layers = provenance.base_model, provenance.sparsity["layers"]
     samplings = [row.sampling for row in rows if row.sampling is not None]
-    calibration = manifest.config if manifest else None
+    calibration, recovery = manifest.config if manifest else None, provenance.recovery
     patterns = implied_patterns(*pruning.n_of_m) if pruning.n_of_m else []
     return _render(
         "model_card.md.jinja",
@@ -72,6 +72,9 @@ def model_card(provenance: Provenance, repo_id: str | None = None) -> str:
         no_gain=NO_GAIN,
         evaluation=_by_source(rows),
         by_kind=_by_kind(rows),
+        recovery=recovery,
+        recovery_model=public_name(recovery.traces_of) if recovery else None,
+        excluded_sets=list(map(public_name, (recovery.excluded or {}).get("sets", ()))) if recovery else [],
         held_out=next((row.to_dict() for row in rows if row.trace_nll_rise is not None), provenance.held_out),
         texts=list(dict.fromkeys(public_name(row.text) for row in rows if row.text is not None)),
         promptings=list(dict.fromkeys(filter(None, (_describe_prompting(row.prompting) for row in rows)))),

@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from ..config import IN_PROCESS, CalibrationConfig, PruningConfig
-from ..formats import Manifest, Provenance
+from ..config import IN_PROCESS, CalibrationConfig, PruningConfig, RecoveryConfig
+from ..formats import Manifest, Provenance, Recovery
 from ..problems.sources import find_source
 from ..thinking import THINK
 from .names import hub_id, pinned, public_name
@@ -71,8 +71,8 @@ def pruning_commands(provenance: Provenance) -> list[str]:
         provenance: Contents of `ssgr_config.json`.
 
     Returns:
-        `ssgr prune`, after the commands that make the calibration set unless it is on the Hub; nothing when the set cannot be
-        made again or named.
+        `ssgr prune`, after the commands that make the calibration set unless it is on the Hub, and `ssgr recover` where it was
+        recovered; nothing when the set cannot be made again or named.
     """
     config, manifest = provenance.config, provenance.calibration
     flags, before = _model(provenance.base_model, provenance.base_commit, provenance.dtype), []
@@ -84,11 +84,26 @@ def pruning_commands(provenance: Provenance) -> list[str]:
             return []
         by_damage = bool(manifest and manifest.config.damage and not on_hub)
         if by_damage and PruningConfig.from_dict(manifest.damage["pruning"]).resolve(streamed=False) == config:
-            return before  # whose last command prunes in this very way
+            return [*before, *_recovery("sparse", provenance.recovery)]  # the last of `before` prunes in this very way
         made = "sparse/calibration" if by_damage else "calibration"
         flags.append(("--calibration", "@".join(on_hub) if on_hub else made))
     flags += _pruning(config)
-    return [*before, _command("prune", ["pruned" if by_damage else "sparse"], flags)]
+    name = "pruned" if by_damage else "sparse"
+    return [*before, _command("prune", [name], flags), *_recovery(name, provenance.recovery)]
+
+
+def _recovery(name: str, recovery: Recovery | None) -> list[str]:
+    """Return the command that recovers a checkpoint, if one was; its traces go by the name of a folder unless on the Hub."""
+    if recovery is None:
+        return []
+    on_hub = pinned(recovery.hub)
+    flags: list[tuple[Any, ...]] = [("--calibration", "@".join(on_hub) if on_hub else "rollouts")]
+    if recovery.teacher:
+        flags.append(("--teacher", *(value for _, value in _model(recovery.teacher, recovery.teacher_commit, "auto")[:1])))
+    if recovery.excluded:
+        flags.append(("--exclude", *map(public_name, recovery.excluded["sets"])))
+    names = [field.name for field in dataclasses.fields(RecoveryConfig)]
+    return [_command("recover", [name, "recovered"], [*flags, *_settings(recovery.config, RecoveryConfig(), names)])]
 
 
 def _pruning(config: PruningConfig) -> list[tuple[Any, ...]]:
