@@ -47,9 +47,10 @@ def keep_zeros(model: PreTrainedModel, zeros: dict[str, torch.Tensor]) -> None:
 class SparsityCallback(TrainerCallback):
     """Keeps the zeros of a pruned model while transformers' Trainer, or one of TRL's, trains it.
 
-    `Trainer(model, ..., callbacks=[SparsityCallback()])` is all there is to it. The zeros are those that the prunable weights have when training begins or goes on. They are set again after every step of
-    the optimizer, so that every forward pass sees them, also with gradient accumulation, under DDP and with FSDP 2. Adapters
-    (LoRA), FSDP 1 and ZeRO 3 are refused in a sentence when training begins.
+    `Trainer(model, ..., callbacks=[SparsityCallback()])` is all there is to it. The zeros are those that the prunable weights
+    have when training begins or goes on. They are set again after every step of the optimizer, so that every forward pass sees
+    them, also with gradient accumulation, under DDP and with FSDP 2. Adapters (LoRA), FSDP 1 and ZeRO 3 are refused in a
+    sentence when training begins.
     """
 
     def on_train_begin(

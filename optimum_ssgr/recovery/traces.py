@@ -93,9 +93,7 @@ def check_not_evaluated(manifest: Manifest, evaluation: Iterable[EvaluationRow])
         split = one.get("split") or _split(name, evaluation=False)
         of_evaluation = split == _split(name, evaluation=True) and _is_for_evaluation(name)
         if of_evaluation or (name, split) in measured:
-            raise DataError(
-                f"the traces answer problems of {name}, split {split}, which is for evaluation; take another split."
-            )
+            raise DataError(f"the traces answer problems of {name}, split {split}, which evaluation uses; take another split.")
 
 
 def _split(name: str, evaluation: bool) -> str:

@@ -65,6 +65,7 @@ def train(
         save_total_limit=2,
         logging_steps=max(1, steps // 50),
         report_to="none",
+        dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
     )
     trainer = _Trainer(
