@@ -8,7 +8,16 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_utils import sort_checkpoints
 
 from ..checkpoints.original import pruned_parameters
@@ -57,7 +66,7 @@ def train(
         gradient_accumulation_steps=config.gradient_accumulation,
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=-(-steps // 20),
+        warmup_steps=steps // 20,
         weight_decay=0.0,
         bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
         seed=config.seed,
@@ -77,6 +86,9 @@ def train(
         teacher=teacher,
         distillation=config.distillation,
     )
+    for printing in (PrinterCallback, ProgressCallback):  # standard output is for results
+        trainer.remove_callback(printing)
+    trainer.add_callback(_LossInBar())
     trainer.train(resume_from_checkpoint=_newest_whole(folder))
     return trainer.state.global_step
 
@@ -125,6 +137,21 @@ class _Trainer(Trainer):
             divergence = kl_div(log_softmax(scores, -1), log_softmax(wanted, -1), log_target=True, reduction="sum")
             loss = (1 - self.distillation) * loss + self.distillation * divergence
         return loss / num_items_in_batch
+
+
+class _LossInBar(ProgressCallback):
+    """Shows the loss beside the progress bar."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any],
+        **others: Any,
+    ) -> None:
+        if "loss" in logs:
+            self.training_bar.set_postfix(loss=f"{logs['loss']:.4f}")
 
 
 class _MarkWhole(TrainerCallback):
