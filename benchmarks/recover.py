@@ -39,9 +39,8 @@ def run(folder: Path, target: str, seed: int, args: argparse.Namespace) -> dict[
     pruner = SSGRPruner.from_pretrained(NAME)
     config = dataclasses.replace(CALIBRATION, strategy="cover", samples_per_problem=args.samples, seed=seed)
     problems = load_problems(NAME, split="train", limit=args.problems, seed=seed)
-    calibration = pruner.build_calibration(
-        problems, config, batch_size=BATCH_SIZE, journal_dir=folder.parent / f"rollouts-{seed}"
-    )
+    journal = folder.parent / f"rollouts-{seed}"  # the same for all targets
+    calibration = pruner.build_calibration(problems, config, batch_size=BATCH_SIZE, journal_dir=journal)
     pruner.prune(calibration, PruningConfig(method=args.method, **TARGETS[target]))
     pruner.save_pretrained(sparse)
     settings = RecoveryConfig(epochs=args.epochs, learning_rate=args.learning_rate, seed=seed)
@@ -80,11 +79,8 @@ def main() -> None:
     args = parser.parse_args()
     dense = solve(NAME, args.evaluate)
     print(f"{args.method}, {args.seeds} seeds, {args.evaluate} problems, dense {share([dense])}")
-    print(
-        "| target | traces | pruned | recovered | against dense (95 %) | trace perplexity (nats) | seconds |\n"
-        + "|---" * 7
-        + "|"
-    )
+    heads = ("target", "traces", "pruned", "recovered", "against dense (95 %)", "trace perplexity (nats)", "seconds")
+    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     with TemporaryDirectory() as name:
         for number, target in enumerate(args.targets):
             found = [run(Path(name) / str(number), target, seed, args) for seed in range(args.seeds)]

@@ -1,8 +1,10 @@
 """`optimum-cli ssgr recover`: fine-tune a pruned model on the dense model's own right traces, with its zeros kept."""
 
+import os
 from argparse import ArgumentParser, Namespace
 
 from ..config import RecoveryConfig
+from ..errors import ConfigError
 from . import flags
 from .base import SSGRSubcommand, resume_hint, say
 from .checks import check_push_allowed
@@ -50,6 +52,8 @@ class RecoverCommand(SSGRSubcommand):
     def execute(self, args: Namespace) -> None:
         """Train, save and push."""
         config, loading = flags.recovery_config(args), flags.loading_config(args)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError("recover runs in one process; for several, train with SparsityCallback in a Trainer of your own.")
         from ..files import check_unused
         from ..recovery.recover import read_provenance, recover
         from ..recovery.traces import choose_traces

@@ -136,7 +136,7 @@ class _Trainer(Trainer):
                 wanted = self.teacher(**inputs, use_cache=False).logits[:, :-1][seen].float()
             divergence = kl_div(log_softmax(scores, -1), log_softmax(wanted, -1), log_target=True, reduction="sum")
             loss = (1 - self.distillation) * loss + self.distillation * divergence
-        return loss / num_items_in_batch
+        return loss / torch.as_tensor(num_items_in_batch).sum()  # of all GPUs that this process drives
 
 
 class _LossInBar(ProgressCallback):

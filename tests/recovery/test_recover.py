@@ -160,6 +160,12 @@ def test_dry_run(workspace, tmp_path, cli):
     assert not list(tmp_path.iterdir())
 
 
+def test_several_processes_are_refused(workspace, tmp_path, cli):
+    done = cli("recover", workspace / "sparse", "out", "--calibration", workspace / "set", cwd=tmp_path, WORLD_SIZE="2")
+    assert done.code == 2
+    assert "recover runs in one process" in done.err
+
+
 def test_traces_are_right_ones_of_problems_that_are_not_held_out(calibration):
     traces = choose_traces(calibration, CONFIG)
     assert all(item.verdict.correct for item in traces.train + traces.held_out)
