@@ -282,6 +282,18 @@ def test_calibrate_prune_inspect_evaluate(tmp_path, cli):
 
 
 @pytest.mark.slow
+def test_inspect_tells_who_gains_from_6_8(tmp_path, cli):
+    done = cli("prune", "model", *MODEL, "--method", "magnitude", "--pattern", "6:8", cwd=tmp_path)
+    assert "(25.00%;" in done.out, done.err
+    done = cli("inspect", "model", cwd=tmp_path)
+    assert done.out.count(" 25.00%  6:8\n") == 28
+    told = " ".join(done.out.partition("\n\n")[2].split())
+    assert told.startswith("All 28 matrices are 6:8. The files are as large as the dense model's")
+    assert "- SlideSparse (faster): " in told and "[https://arxiv.org/abs/2603.05232, checked 20" in told
+    assert "PyTorch" not in told
+
+
+@pytest.mark.slow
 def test_other_strategies_select_from_rollouts_that_were_sampled_adaptively(tmp_path, cli):
     few = ["--problems", "tiny-reasoner", "--num-problems", "8", "--samples-per-problem", "2", "--max-new-tokens", "120"]
     done = cli("calibrate", "set", *MODEL, *few, "--num-sequences", "4", "--adaptive", cwd=tmp_path)

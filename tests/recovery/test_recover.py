@@ -69,6 +69,7 @@ def weights(folder):
     return load_file(folder / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_the_checkpoint_is_better_and_its_zeros_are_the_same(workspace, calibration, tmp_path):
     report = recover(str(workspace / "sparse"), calibration, tmp_path / "out", CONFIG, exclude=["tiny-reasoner"])
     before, after = weights(workspace / "sparse"), weights(tmp_path / "out")
@@ -217,6 +218,7 @@ def test_settings_are_checked(values):
         RecoveryConfig(**values)
 
 
+@pytest.mark.slow
 def test_a_bfloat16_checkpoint_is_trained_in_float32_and_stays_bfloat16(workspace, calibration, reasoner, tmp_path):
     pruner = SSGRPruner.from_pretrained("tiny-reasoner", dtype="bfloat16")
     pruner.prune(config=PruningConfig(method="magnitude", pattern="6:8"))
