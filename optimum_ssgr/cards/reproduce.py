@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..config import IN_PROCESS, CalibrationConfig, PruningConfig, RecoveryConfig
-from ..formats import Manifest, Provenance, Recovery
+from ..formats import Manifest, Provenance
 from ..problems.sources import find_source
 from ..thinking import THINK
 from .names import hub_id, pinned, public_name
 
 
 SELECTION = ("strategy", "pass_rate", "length_window", "max_per_problem", "text_length", "text_share", "seed")
+TRACES = "path/or/id/of/the/traces"
 BATCH_SIZE = 64  # of the command line, when none is given
 
 
@@ -84,20 +85,22 @@ def pruning_commands(provenance: Provenance) -> list[str]:
             return []
         by_damage = bool(manifest and manifest.config.damage and not on_hub)
         if by_damage and PruningConfig.from_dict(manifest.damage["pruning"]).resolve(streamed=False) == config:
-            return [*before, *_recovery("sparse", provenance.recovery)]  # the last of `before` prunes in this very way
+            return [*before, *_recovery(provenance, "sparse", "rollouts")]  # the last of `before` prunes in this very way
         made = "sparse/calibration" if by_damage else "calibration"
         flags.append(("--calibration", "@".join(on_hub) if on_hub else made))
     flags += _pruning(config)
-    name = "pruned" if by_damage else "sparse"
-    return [*before, _command("prune", [name], flags), *_recovery(name, provenance.recovery)]
+    name, rollouts = ("pruned", "rollouts") if by_damage else ("sparse", "calibration")
+    return [*before, _command("prune", [name], flags), *_recovery(provenance, name, rollouts)]
 
 
-def _recovery(name: str, recovery: Recovery | None) -> list[str]:
-    """Return the command that recovers a checkpoint, if one was; its traces go by the name of a folder unless on the Hub."""
+def _recovery(provenance: Provenance, name: str, rollouts: str) -> list[str]:
+    """Return the command that recovers a checkpoint, if it was; `rollouts` is the folder of those that the others have made."""
+    recovery, manifest = provenance.recovery, provenance.calibration
     if recovery is None:
         return []
     on_hub = pinned(recovery.hub)
-    flags: list[tuple[Any, ...]] = [("--calibration", "@".join(on_hub) if on_hub else "rollouts")]
+    made = rollouts if manifest and manifest.rollouts_hash == recovery.rollouts_hash else TRACES
+    flags: list[tuple[Any, ...]] = [("--calibration", "@".join(on_hub) if on_hub else made)]
     if recovery.teacher:
         flags.append(("--teacher", *(value for _, value in _model(recovery.teacher, recovery.teacher_commit, "auto")[:1])))
     if recovery.excluded:
