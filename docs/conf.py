@@ -59,6 +59,7 @@ docs/glossary
 docs/calibration
 docs/servers
 docs/pruning
+docs/recovery
 docs/large-models
 docs/evaluation
 docs/running-a-study
@@ -81,6 +82,7 @@ benchmarks/RESULTS
 :caption: API
 
 docs/api/pruner
+docs/api/recovery
 docs/api/configs
 docs/api/problems
 docs/api/engines

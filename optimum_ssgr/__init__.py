@@ -11,11 +11,14 @@ _EXPORTS = {
     "CalibrationConfig": "config",
     "PruningConfig": "config",
     "EngineConfig": "config",
+    "RecoveryConfig": "config",
     "SamplingConfig": "config",
     "LoadingConfig": "config",
     "PromptConfig": "config",
     "EvaluationConfig": "evaluation.config",
     "compare_models": "evaluation.compare",
+    "recover": "recovery.recover",
+    "SparsityCallback": "recovery.masks",
     "StudyConfig": "study.config",
     "run_study": "study.run",
     "CalibrationSet": "calibration.dataset",
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from .config import LoadingConfig as LoadingConfig
     from .config import PromptConfig as PromptConfig
     from .config import PruningConfig as PruningConfig
+    from .config import RecoveryConfig as RecoveryConfig
     from .config import SamplingConfig as SamplingConfig
     from .errors import SSGRError as SSGRError
     from .evaluation.compare import compare_models as compare_models
@@ -39,6 +43,8 @@ if TYPE_CHECKING:
     from .problems.load import load_problems as load_problems
     from .pruner import SSGRPruner as SSGRPruner
     from .records import Problem as Problem
+    from .recovery.masks import SparsityCallback as SparsityCallback
+    from .recovery.recover import recover as recover
     from .study.config import StudyConfig as StudyConfig
     from .study.run import run_study as run_study
 

@@ -382,6 +382,46 @@ class PruningConfig(_JSONConfig):
 
 
 @dataclass(frozen=True)
+class RecoveryConfig(_JSONConfig):
+    """How a pruned model is fine-tuned with its zeros kept: AdamW without weight decay, a cosine after 5 % of warming up.
+
+    Args:
+        epochs: Times that every trace is seen.
+        learning_rate: Greatest step size.
+        batch_size: Traces in a step of the optimizer.
+        gradient_accumulation: Parts that a step is run in, for want of memory; they divide the batch.
+        num_traces: Traces to draw by the seed; None takes all right ones.
+        distillation: Weight of the divergence from the scores of a teacher against that of the traces' tokens, in [0, 1]; of
+            no effect without a teacher.
+        seed: Seed of everything random.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+
+    file_name = "recovery_config.json"
+    epochs: float = 2.0
+    learning_rate: float = 2e-5
+    batch_size: int = 16
+    gradient_accumulation: int = 1
+    num_traces: int | None = None
+    distillation: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "learning_rate"):
+            _require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}.")
+        for name in ("batch_size", "gradient_accumulation", "num_traces"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"{name} must be at least 1, not {value}.")
+        _require(
+            self.batch_size % self.gradient_accumulation == 0,
+            f"gradient_accumulation must divide batch_size, which {self.gradient_accumulation} does not: {self.batch_size}.",
+        )
+        _require(0 <= self.distillation <= 1, f"distillation must lie between 0 and 1, not {self.distillation}.")
+
+
+@dataclass(frozen=True)
 class PromptConfig(_JSONConfig):
     """How a model is addressed beside the question, and how it delimits its thinking.
 

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from typing_extensions import Self
 
 from . import __version__
-from .config import CalibrationConfig, PruningConfig
+from .config import CalibrationConfig, PruningConfig, RecoveryConfig
 from .errors import DataError
 
 
@@ -236,6 +236,54 @@ class EvaluationRow(_Record):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Recovery(_Record):
+    """How a pruned checkpoint was fine-tuned with its zeros kept.
+
+    Args:
+        checkpoint: Name of the pruned checkpoint.
+        commit: Its commit on the Hub.
+        settings: The settings, as in `RecoveryConfig`.
+        traces_of: Name of the model that wrote the traces.
+        rollouts_hash: Hash of the rollouts that they are taken from.
+        hub: Where these are on the Hub, with `id` and `commit`.
+        traces: Traces that it was trained on.
+        problems: Problems that they answer.
+        tokens: Tokens of their responses.
+        steps: Steps of the optimizer.
+        versions: Versions of the packages that it was made with.
+        teacher: Name of the model whose scores were to be met, too; None without one.
+        teacher_commit: Its commit on the Hub.
+        excluded: Evaluation sets whose problems were left out, and how many those were.
+        held_out_problems: Ids of problems whose traces it was not trained on, but measured by.
+        held_out: What it gives to those traces, as `evaluation.traces.summarize_nll` returns it, against what the pruned
+            checkpoint did; None where there were too few.
+    """
+
+    checkpoint: str
+    commit: str | None
+    settings: dict[str, Any]
+    traces_of: str
+    rollouts_hash: str | None
+    hub: dict[str, str] | None
+    traces: int
+    problems: int
+    tokens: int
+    steps: int
+    versions: dict[str, str]
+    teacher: str | None = None
+    teacher_commit: str | None = None
+    excluded: dict[str, Any] | None = None
+    held_out_problems: list[str] | None = None
+    held_out: dict[str, Any] | None = None
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def config(self) -> RecoveryConfig:
+        """The settings."""
+        return RecoveryConfig.from_dict(self.settings)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Provenance(_Record):
     """Contents of `ssgr_config.json`: how a sparse checkpoint came about.
 
@@ -253,6 +301,7 @@ class Provenance(_Record):
         evaluation: What was measured on it and on the base model.
         held_out: What it gives to traces of the base model that it was not calibrated on, as
             `evaluation.traces.summarize_nll` returns it; None where that was not measured.
+        recovery: How it was fine-tuned after pruning; None where it was not.
     """
 
     base_model: str
@@ -267,6 +316,7 @@ class Provenance(_Record):
     inherited: dict[str, Any] | None = None
     evaluation: list[EvaluationRow] | None = None
     held_out: dict[str, Any] | None = None
+    recovery: Recovery | None = None
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property

@@ -7,6 +7,7 @@ from optimum_ssgr.commands import prune as prune
 from optimum_ssgr.evaluation import compare as compare
 from optimum_ssgr.pruner import SSGRPruner as SSGRPruner
 from optimum_ssgr.reasoner.text import documents
+from optimum_ssgr.recovery import recover as recover
 from optimum_ssgr.study import run as run
 
 

@@ -66,3 +66,16 @@ def test_custom_solver(printed):
     assert errors.keys() == {"magnitude", "wanda", "sparsegpt", "refitted wanda"}
     assert errors["refitted wanda"] < errors["wanda"]  # the best weights on the same mask
     assert errors["sparsegpt"] < errors["wanda"]
+
+
+def test_recover_and_quantize(printed):
+    text = printed("recover_and_quantize.py")
+    before, after = map(float, re.search(r"([\d.]+) before, ([\d.]+) after, in nats per token", text).groups())
+    assert after < before
+    kept = re.search(r"all ([\d,]+) zeros are kept", text)[1]
+    zeros, quantized, lost = re.search(r"^([\d,]+) zeros before and ([\d,]+) after quantizing, (\d+) lost", text, re.M).groups()
+    assert (kept, lost) == (zeros, "0")
+    assert int(quantized.replace(",", "")) >= int(zeros.replace(",", ""))  # rounding makes zeros of small weights
+    full, small = map(float, re.search(r"^([\d.]+) MB before and ([\d.]+) MB after", text, re.M).groups())
+    assert small < 0.35 * full  # the embedding stays in 32 bits
+    assert "generates 3 tokens" in text

@@ -22,7 +22,7 @@ ORDER = [
     *("errors", "extras", "stored", "records", "thinking", "config", "formats", "tokens", "likelihood", "files", "resume"),
     "compat",
     *("reasoner", "hub", "problems", "rollouts", "verification", "calibration", "pruning", "checkpoints", "cards"),
-    *("hub.publish", "sharing", "evaluation", "damage", "pruner", "study", "chat", "commands", "__init__"),
+    *("hub.publish", "sharing", "evaluation", "damage", "recovery", "pruner", "study", "chat", "commands", "__init__"),
 ]
 # Pruning takes token sequences and a manifest, and knows nothing of where they come from.
 PRUNING_MAY_IMPORT = {"errors", "extras", "config", "formats", "tokens", "files", "resume", "compat"}

@@ -10,8 +10,8 @@ from huggingface_hub.utils import yaml_dump
 from jinja2 import UndefinedError
 from transformers.utils import logging
 
-from ..checkpoints.runtimes import EXPECTATIONS, SAME_SIZE
-from ..config import CalibrationConfig, PruningConfig
+from ..checkpoints.runtimes import GAIN, IN_VAIN, NO_GAIN, SAME_SIZE, implied_patterns, runtimes_for
+from ..config import CalibrationConfig
 from ..errors import DataError
 from ..formats import CARD_FILE, MANIFEST_FILE, PROVENANCE_FILE, EvaluationRow, Manifest, Provenance
 from ..pruning.blocks import is_of_expert
@@ -55,7 +55,8 @@ def model_card(provenance: Provenance, repo_id: str | None = None) -> str:
     pruning, manifest, rows = provenance.config, provenance.calibration, provenance.evaluation or []
     name, layers = provenance.base_model, provenance.sparsity["layers"]
     samplings = [row.sampling for row in rows if row.sampling is not None]
-    calibration = manifest.config if manifest else None
+    calibration, recovery = manifest.config if manifest else None, provenance.recovery
+    patterns = implied_patterns(*pruning.n_of_m) if pruning.n_of_m else []
     fallen: dict[str, list[str]] = {"nothing to calibrate on": [], "no usable Hessian": []}  # back to magnitude
     for layer in layers:
         if layer["method"] != pruning.method:
@@ -75,9 +76,14 @@ def model_card(provenance: Provenance, repo_id: str | None = None) -> str:
         unreached=sum(is_of_expert(name) for name in fallen["nothing to calibrate on"]),
         unseen=[name for name in fallen["nothing to calibrate on"] if not is_of_expert(name)],
         resisted=fallen["no usable Hessian"],
-        expectation=[*EXPECTATIONS[_kind(pruning)], SAME_SIZE],
+        same_size=SAME_SIZE,
+        runtimes=dict(zip((GAIN, IN_VAIN), runtimes_for(patterns, provenance.sparsity["sparsity_of_prunable"]), strict=True)),
+        no_gain=NO_GAIN,
         evaluation=_by_source(rows),
         by_kind=_by_kind(rows),
+        recovery=recovery,
+        recovery_model=public_name(recovery.traces_of) if recovery else None,
+        excluded_sets=list(map(public_name, (recovery.excluded or {}).get("sets", ()))) if recovery else [],
         held_out=next((row.to_dict() for row in rows if row.trace_nll_rise is not None), provenance.held_out),
         texts=list(dict.fromkeys(public_name(row.text) for row in rows if row.text is not None)),
         promptings=list(dict.fromkeys(filter(None, (_describe_prompting(row.prompting) for row in rows)))),
@@ -292,11 +298,3 @@ def _by_kind(rows: Sequence[EvaluationRow]) -> list[dict[str, Any]]:
             entry = {"source": public_name(row.source), "split": row.split, "kind": kind, "problems": of["problems"], "of": {}}
             found.setdefault((row.source, row.split, kind), entry)["of"][row.model] = of
     return list(found.values())
-
-
-def _kind(pruning: PruningConfig) -> str:
-    """Name what runtimes can do with a pattern; what keeps at most 2 of every 8, for one, is also 2:4."""
-    if pruning.n_of_m is None:
-        return "unstructured"
-    kept, size = pruning.n_of_m
-    return "2:4" if (size % 4 == 0 and kept <= 2) or (kept, size) == (1, 2) else "N:M"

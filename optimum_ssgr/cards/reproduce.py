@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from ..config import IN_PROCESS, MANAGED, CalibrationConfig, PruningConfig
+from ..config import IN_PROCESS, MANAGED, CalibrationConfig, PruningConfig, RecoveryConfig
 from ..formats import Manifest, Provenance
 from ..problems.sources import find_source
 from ..thinking import THINK
@@ -14,6 +14,7 @@ from .names import hub_id, pinned, public_name
 
 
 SELECTION = ("strategy", "pass_rate", "length_window", "max_per_problem", "text_length", "text_share", "seed")
+TRACES = "path/or/id/of/the/traces"
 BATCH_SIZE = 64  # of the command line, when none is given
 
 
@@ -72,8 +73,8 @@ def pruning_commands(provenance: Provenance) -> list[str]:
         provenance: Contents of `ssgr_config.json`.
 
     Returns:
-        `ssgr prune`, after the commands that make the calibration set unless it is on the Hub; nothing when the set cannot be
-        made again or named.
+        `ssgr prune`, after the commands that make the calibration set unless it is on the Hub, and `ssgr recover` where it was
+        recovered; nothing when the set cannot be made again or named.
     """
     config, manifest = provenance.config, provenance.calibration
     flags, before = _model(provenance.base_model, provenance.base_commit, provenance.dtype), []
@@ -85,11 +86,28 @@ def pruning_commands(provenance: Provenance) -> list[str]:
             return []
         by_damage = bool(manifest and manifest.config.damage and not on_hub)
         if by_damage and PruningConfig.from_dict(manifest.damage["pruning"]).resolve(streamed=False) == config:
-            return before  # whose last command prunes in this very way
+            return [*before, *_recovery(provenance, "sparse", "rollouts")]  # the last of `before` prunes in this very way
         made = "sparse/calibration" if by_damage else "calibration"
         flags.append(("--calibration", "@".join(on_hub) if on_hub else made))
     flags += _pruning(config)
-    return [*before, _command("prune", ["pruned" if by_damage else "sparse"], flags)]
+    name, rollouts = ("pruned", "rollouts") if by_damage else ("sparse", "calibration")
+    return [*before, _command("prune", [name], flags), *_recovery(provenance, name, rollouts)]
+
+
+def _recovery(provenance: Provenance, name: str, rollouts: str) -> list[str]:
+    """Return the command that recovers a checkpoint, if it was; `rollouts` is the folder of those that the others have made."""
+    recovery, manifest = provenance.recovery, provenance.calibration
+    if recovery is None:
+        return []
+    on_hub = pinned(recovery.hub)
+    made = rollouts if manifest and manifest.rollouts_hash == recovery.rollouts_hash else TRACES
+    flags: list[tuple[Any, ...]] = [("--calibration", "@".join(on_hub) if on_hub else made)]
+    if recovery.teacher:
+        flags.append(("--teacher", *(value for _, value in _model(recovery.teacher, recovery.teacher_commit, "auto")[:1])))
+    if recovery.excluded:
+        flags.append(("--exclude", *map(public_name, recovery.excluded["sets"])))
+    names = [field.name for field in dataclasses.fields(RecoveryConfig)]
+    return [_command("recover", [name, "recovered"], [*flags, *_settings(recovery.config, RecoveryConfig(), names)])]
 
 
 def _pruning(config: PruningConfig) -> list[tuple[Any, ...]]:

@@ -23,8 +23,8 @@ from ..reasoner import WEIGHTS
 
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-# Tightest first: what keeps to 1:4 also keeps to 2:8, and what keeps to either also keeps to 2:4.
-PATTERNS = ((1, 4), (2, 8), (2, 4), (4, 8), (8, 16), (16, 32))
+# Tightest first: what keeps to 1:4 also keeps to 2:8, what keeps to either also keeps to 2:4, and that to 3:4 and 6:8.
+PATTERNS = ((1, 4), (2, 8), (2, 4), (4, 8), (8, 16), (16, 32), (3, 4), (6, 8))
 SLICE_BYTES = 64 * 2**20
 _FLOAT_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}  # narrower floats are quantized weights
 _GROUP_ROWS = max(m for _, m in PATTERNS)  # whole groups of every pattern fit into as many rows

@@ -17,6 +17,7 @@ from ..config import (
     LoadingConfig,
     PromptConfig,
     PruningConfig,
+    RecoveryConfig,
     SamplingConfig,
 )
 from ..errors import ConfigError
@@ -139,6 +140,11 @@ def add_generation(parser: ArgumentParser) -> None:
         default=None,
         help="sample a problem no further once it is decided whether it is challenging, and stop when enough was found",
     )
+    add_exclude(group)
+
+
+def add_exclude(group: "_ActionsContainer") -> None:
+    """Add the flag that leaves problems of evaluation sets out."""
     group.add_argument(
         "--exclude",
         nargs="+",
@@ -334,6 +340,11 @@ def calibration_config(args: Namespace, defaults: CalibrationConfig | None = Non
 def pruning_config(args: Namespace) -> PruningConfig:
     """Read a `PruningConfig` off the flags."""
     return PruningConfig(**_fields(PruningConfig, args))
+
+
+def recovery_config(args: Namespace) -> RecoveryConfig:
+    """Read a `RecoveryConfig` off the flags."""
+    return RecoveryConfig(**_fields(RecoveryConfig, args))
 
 
 def sampling_config(args: Namespace) -> SamplingConfig:

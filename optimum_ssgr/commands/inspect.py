@@ -49,4 +49,8 @@ class InspectCommand(SSGRSubcommand):
         )
         if quantized:
             say(f"{len(quantized)} quantized tensors such as {quantized[0].name} are not counted: their zeros say nothing")
-        say("\n" + textwrap.fill(what_to_expect(matrices), width=100, break_on_hyphens=False))
+        say("")
+        for paragraph in what_to_expect(matrices):
+            indent = "  " if paragraph.startswith("- ") else ""
+            wrap = {"width": 100, "break_on_hyphens": False, "break_long_words": False}
+            say(textwrap.fill(paragraph, subsequent_indent=indent, **wrap))

@@ -9,6 +9,7 @@ from .evaluate import EvaluateCommand
 from .inspect import InspectCommand
 from .prune import PruneCommand
 from .push import PushCommand
+from .recover import RecoverCommand
 from .select import SelectCommand
 from .study import StudyCommand
 
@@ -21,6 +22,7 @@ class SSGRCommand(BaseOptimumCLICommand):
         CommandInfo("calibrate", "Let a model write its own calibration set, verified and selected.", CalibrateCommand),
         CommandInfo("select", "Select another calibration set from rollouts that are there.", SelectCommand),
         CommandInfo("prune", "Prune a model, block by block.", PruneCommand),
+        CommandInfo("recover", "Fine-tune a pruned model on the dense model's traces, with its zeros kept.", RecoverCommand),
         CommandInfo("evaluate", "Measure accuracy, length, truncation and loops on problems.", EvaluateCommand),
         CommandInfo("study", "Compare strategies, methods and sparsities, with figures.", StudyCommand),
         CommandInfo("inspect", "Show the sparsity of a checkpoint without building the model.", InspectCommand),

@@ -113,31 +113,45 @@ def read_held_out(
 
 
 def calibrated_on(model: str, calibration: CalibrationSet) -> set[str] | None:
-    """Return ids of the problems that a model was calibrated on, but for those of one set; None when they are not known.
+    """Return ids of the problems that a model was calibrated on or recovered with, but for what one set selected.
 
     Args:
         model: Hub id, folder, or `tiny-reasoner`; a model without `ssgr_config.json` counts as dense.
         calibration: The set whose problems need not be looked up.
+
+    Returns:
+        The ids; None when they are not known.
     """
-    where = {"revision": revision_of(model), "token": None}
-    path = find_file(source_of(model), PROVENANCE_FILE, **where)
+    path = find_file(source_of(model), PROVENANCE_FILE, revision=revision_of(model), token=None)
     if path is None:
         return set()
     try:
         provenance = Provenance.from_file(Path(path))
-        manifest = provenance.calibration
-        if manifest is None:
-            return None if provenance.config.needs_calibration else set()
-        if manifest.content_hash == calibration.manifest.content_hash or manifest.config.strategy == "text":
-            return set()
-        if provenance.calibration_folder:
-            table = find_file(source_of(model), f"{provenance.calibration_folder}/{CALIBRATION_TABLE}", **where)
-            return set(pyarrow.parquet.read_table(table, columns=["problem_id"])["problem_id"].to_pylist()) - {None}
-        if manifest.hub:
-            loaded = load_calibration_set("{id}@{commit}".format(**manifest.hub), with_rollouts=False)
-            return set(loaded.dataset["problem_id"]) - {None}
+        problems = _pruned_with(provenance, calibration, model)
     except (SSGRError, OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException):  # damaged, or gone
         return None
+    recovery = provenance.recovery
+    if recovery is None or problems is None:
+        return problems
+    if recovery.rollouts_hash != calibration.manifest.rollouts_hash:
+        return None
+    return problems | set(calibration.rollouts["problem_id"]).difference(recovery.held_out_problems or ())
+
+
+def _pruned_with(provenance: Provenance, calibration: CalibrationSet, model: str) -> set[str] | None:
+    """Return ids of the problems in the set that a model was pruned with; None when they are not known."""
+    manifest = provenance.calibration
+    if manifest is None:
+        return None if provenance.config.needs_calibration else set()
+    if manifest.content_hash == calibration.manifest.content_hash or manifest.config.strategy == "text":
+        return set()
+    if provenance.calibration_folder:
+        name = f"{provenance.calibration_folder}/{CALIBRATION_TABLE}"
+        table = find_file(source_of(model), name, revision=revision_of(model), token=None)
+        return set(pyarrow.parquet.read_table(table, columns=["problem_id"])["problem_id"].to_pylist()) - {None}
+    if manifest.hub:
+        loaded = load_calibration_set("{id}@{commit}".format(**manifest.hub), with_rollouts=False)
+        return set(loaded.dataset["problem_id"]) - {None}
     return None
 
 

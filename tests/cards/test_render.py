@@ -15,17 +15,18 @@ from datasets import load_dataset
 from huggingface_hub import DatasetCard, ModelCard
 from markdown_it import MarkdownIt
 
-from optimum_ssgr import CalibrationConfig, PruningConfig, SSGRPruner
+from optimum_ssgr import CalibrationConfig, PruningConfig, RecoveryConfig, SSGRPruner
 from optimum_ssgr.calibration.tables import CALIBRATION_FEATURES, ROLLOUT_FEATURES
 from optimum_ssgr.cards import render as rendering
 from optimum_ssgr.cards.metadata import inherited_metadata
 from optimum_ssgr.cards.render import PLACEHOLDER, card_for, merge_card
 from optimum_ssgr.commands.calibrate import CalibrateCommand
-from optimum_ssgr.commands.flags import calibration_config, problem_sets, prompting_config, pruning_config
+from optimum_ssgr.commands.flags import calibration_config, problem_sets, prompting_config, pruning_config, recovery_config
 from optimum_ssgr.commands.prune import PruneCommand
+from optimum_ssgr.commands.recover import RecoverCommand
 from optimum_ssgr.commands.select import SelectCommand
 from optimum_ssgr.errors import DataError
-from optimum_ssgr.formats import Manifest, Provenance
+from optimum_ssgr.formats import Manifest, Provenance, Recovery
 from optimum_ssgr.problems.load import load_problems
 from optimum_ssgr.problems.mixture import ProblemSet
 from optimum_ssgr.problems.options import ProblemOptions
@@ -231,20 +232,24 @@ def test_matrices_whose_hessian_resisted_are_named(provenance):
 
 
 @pytest.mark.parametrize(
-    ("pattern", "says"),
+    ("pattern", "gains", "others"),
     [
-        (None, "scattered zeros"),
-        ("2:4", "hardware for 2:4, used only"),
-        ("1:4", "hardware for 2:4, used only"),
-        ("4:8", "alone"),
+        (None, {"Core ML", "MACKO", "OpenVINO"}, {"DeepSparse", "llama.cpp"}),
+        ("2:4", {"PyTorch", "SlideSparse", "Core ML on newer CPUs"}, {"vLLM", "TensorRT-LLM"}),
+        ("1:4", {"PyTorch", "SlideSparse"}, {"vLLM"}),
+        ("4:8", {"Core ML on newer CPUs", "MACKO"}, {"DeepSparse"}),
     ],
 )
-def test_expectation_is_that_of_the_pattern(provenance, pattern, says):
+def test_card_tells_what_runtimes_make_of_the_pattern(provenance, pattern, gains, others):
     if pattern:
         provenance["pruning"] |= {"pattern": pattern, "sparsity": None}
-    card = model_card(provenance)
-    assert says in card
-    assert "as large as the dense model's" in card
+    section = model_card(provenance).partition("## Size and speed")[2].partition("\n## ")[0]
+    assert "as large as the dense model's" in section
+    gaining, _, rest = section.partition("Who does not:")
+    for names, part in ((gains, gaining), (others, rest)):
+        told = re.findall(r"^- ([\w. -]+?)(?: \(|:).* \(\[source\]\(https://\S+\), checked 20\d\d-\d\d-\d\d\)$", part, re.M)
+        assert set(told) >= names
+    assert ("PyTorch" in section) == (pattern in ("2:4", "1:4"))
 
 
 def test_metadata_of_a_data_set(manifest):
@@ -440,6 +445,40 @@ def test_a_set_on_the_hub_is_named_with_its_commit(provenance):
     provenance["calibration"]["hub"] = {"id": "me/set", "commit": COMMIT}
     [prune] = commands(model_card(provenance))
     assert str(arguments(prune, PruneCommand).calibration) == f"me/set@{COMMIT}"
+
+
+def test_recovery_is_told_and_asked_for_again(provenance):
+    settings = RecoveryConfig(epochs=1.5, learning_rate=1e-4, batch_size=8, gradient_accumulation=2, num_traces=90, seed=4)
+    recovery = Recovery(
+        checkpoint="/home/me/sparse",
+        commit=None,
+        settings=settings.to_dict(),
+        traces_of="org/model",
+        rollouts_hash=provenance["calibration"]["rollouts_hash"],
+        hub=None,
+        traces=90,
+        problems=70,
+        tokens=12345,
+        steps=17,
+        versions={},
+        teacher="org/model",
+        teacher_commit=COMMIT,
+        excluded={"sets": ["HuggingFaceH4/MATH-500"], "exact": 3, "ngram": 1},
+        held_out={"traces": 9, "trace_nll": 0.25, "trace_nll_rise": -0.5},
+    )
+    provenance["recovery"] = recovery.to_dict()
+    card = model_card(provenance)
+    told = card.partition("## Recovery")[2].partition("\n## ")[0]
+    assert "90 right traces (12,345 tokens of responses)" in told and "70 problems, in 17 steps" in told
+    assert "taught the scores of the dense model" in told and "went from 0.750 to 0.250 nats" in told
+    assert "`HuggingFaceH4/MATH-500` were left out: 3 in whole, 1 in part" in told
+    *_, last = commands(card)
+    args = arguments(last, RecoverCommand)
+    assert recovery_config(args) == settings
+    assert (args.checkpoint, str(args.output), args.calibration) == ("sparse", "recovered", "calibration")
+    assert (args.teacher, args.exclude) == (f"org/model@{COMMIT}", ["HuggingFaceH4/MATH-500"])
+    provenance["recovery"]["rollouts_hash"] = "f00"
+    assert arguments(commands(model_card(provenance))[-1], RecoverCommand).calibration == "path/or/id/of/the/traces"
 
 
 def test_a_set_selected_by_damage_is_made_by_the_pruning_that_measured_it(provenance, manifest):

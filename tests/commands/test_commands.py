@@ -273,6 +273,7 @@ def test_calibrate_prune_inspect_evaluate(tmp_path, cli):
     assert all(line.endswith("2:4") for line in lines[:-1])
     assert "(50.00%;" in lines[-1]
     assert expectation.startswith("All 28 matrices are 2:4. ")
+    assert re.search(r"^- PyTorch \(faster\): .*", expectation, re.M)
 
     sampling = ["--temperature", "0", "--max-new-tokens", "200", "--split", "dev", "--num-problems", "10"]
     models = ["-m", "tiny-reasoner", "model"]
@@ -283,6 +284,18 @@ def test_calibrate_prune_inspect_evaluate(tmp_path, cli):
     results = json.loads((tmp_path / "results" / "results.json").read_text())["rows"]
     assert [row["n"] for row in results] == [10, 10]
     assert results[1]["difference"] == pytest.approx(results[1]["accuracy"] - results[0]["accuracy"])
+
+
+@pytest.mark.slow
+def test_inspect_tells_who_gains_from_6_8(tmp_path, cli):
+    done = cli("prune", "model", *MODEL, "--method", "magnitude", "--pattern", "6:8", cwd=tmp_path)
+    assert "(25.00%;" in done.out, done.err
+    done = cli("inspect", "model", cwd=tmp_path)
+    assert done.out.count(" 25.00%  6:8\n") == 28
+    told = " ".join(done.out.partition("\n\n")[2].split())
+    assert told.startswith("All 28 matrices are 6:8. The files are as large as the dense model's")
+    assert "- SlideSparse (faster): " in told and "[https://arxiv.org/abs/2603.05232, checked 20" in told
+    assert "PyTorch" not in told
 
 
 @pytest.mark.slow

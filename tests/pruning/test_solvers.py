@@ -12,7 +12,7 @@ from optimum_ssgr.pruning.statistics import InputStatistics
 from .naive import naive_magnitude, naive_sparsegpt, naive_wanda, reconstruction_error
 
 
-PATTERNS = [Unstructured(0.5), Unstructured(0.7), NofM(2, 4), NofM(4, 8), NofM(1, 4)]
+PATTERNS = [Unstructured(0.5), Unstructured(0.7), NofM(2, 4), NofM(4, 8), NofM(1, 4), NofM(6, 8), NofM(3, 4), NofM(8, 16)]
 
 
 def layer(rows=24, columns=160, tokens=400, seed=0):
