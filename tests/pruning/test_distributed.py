@@ -94,7 +94,7 @@ def launch(folder, script, processes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "processes, number", [(processes, number) for processes in CASES for number in range(len(CASES[processes]))]
+    "processes, number", [(number, place) for number, of in CASES.items() for place, case in enumerate(of) if not case[3]]
 )
 def test_processes_end_with_the_masks_of_one(pruned, processes, number):
     name, method, true_sequential, _ = CASES[processes][number]

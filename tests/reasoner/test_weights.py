@@ -14,7 +14,7 @@ from optimum_ssgr.reasoner import WEIGHTS
 
 @pytest.fixture(scope="module")
 def graded(reasoner):
-    problems = load_problems("tiny-reasoner", split="test", limit=500, seed=77)
+    problems = load_problems("tiny-reasoner", split="test", limit=1000, seed=77)
     sampling = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=400)
     return evaluate(*reasoner, problems, sampling, batch_size=128)
 
