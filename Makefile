@@ -17,7 +17,7 @@ demo-hub: $(VENV)/installed
 # processes that would compile the package and the tests anew.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
-test: $(VENV)/installed browser
+test: $(VENV)/installed $(VENV)/torchao browser
 	$(PYTEST)
 
 # A real vLLM for processors, in an environment of its own of 3.5 GB, against which the tests' stand-in for it is held.
@@ -60,6 +60,11 @@ models: $(VENV)/installed
 
 clean:
 	rm -rf $(VENV) $(VLLM) demo dist site
+
+# For one example, in a folder of its own: where it is installed, transformers loads it, which takes a second of every process.
+$(VENV)/torchao: $(VENV)/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps --target $@ torchao
+	touch $@
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
