@@ -5,11 +5,13 @@ import dataclasses
 import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from transformers import Cache
 
 from ..compat import tree_map_only
 from ..config import PruningConfig
@@ -96,9 +98,16 @@ def _randomize(
         nn.init.normal_(parameter, std=0.02)
     for buffer in block.buffers():
         buffer.zero_()
+    for module in block.modules():  # a state that the tokens before have left there, on the meta device
+        left = [key for key, value in vars(module).items() if isinstance(value, torch.Tensor) and value.is_meta]
+        vars(module).update(dict.fromkeys(left))
     args, kwargs = tree_map_only(torch.Tensor, lambda tensor: torch.ones_like(tensor, device=device), arguments)
-    called = (args, {key: None if key == "past_key_values" else value for key, value in kwargs.items()})
+    called = _without_cache(args), dict(zip(kwargs, _without_cache(kwargs.values()), strict=True))
     return block, find_matrices(name, block), [called, called]
+
+
+def _without_cache(arguments: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(None if isinstance(argument, Cache) else argument for argument in arguments)
 
 
 def _make_waiting(

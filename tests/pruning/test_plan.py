@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, DeepseekV3Config
 
+from benchmarks.architectures import build_model
 from optimum_ssgr.config import PruningConfig
 from optimum_ssgr.pruning import plan
 from optimum_ssgr.pruning.blocks import find_blocks
@@ -120,6 +121,12 @@ def test_every_mixture_is_timed_with_its_experts_seen(name, true_sequential, mon
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     prune_layerwise(model, random_sequences(LENGTHS), PruningConfig(sparsity=0.5, true_sequential=true_sequential))
     assert {len(statistics.hessian) for statistics in made} == of_plan
+
+
+def test_blocks_that_keep_a_state_are_timed():
+    """Which the tokens before have left on the meta device."""
+    config = build_model("RecurrentGemma").config
+    assert planned(config).seconds > 0
 
 
 @pytest.mark.parametrize("method", ["magnitude", "wanda"])
