@@ -30,7 +30,7 @@ from .damage import measure_damage
 from .errors import ConfigError, ModelError
 from .evaluation.evaluate import evaluate
 from .evaluation.metrics import summarize
-from .evaluation.traces import FEW_TRACES, hold_out, summarize_nll, trace_nll
+from .evaluation.traces import FEW_TRACES, TRACE_BATCH, hold_out, summarize_nll, trace_nll
 from .files import check_unused
 from .formats import CALIBRATION_FOLDER, EvaluationRow, Provenance
 from .hub.names import split_revision
@@ -49,10 +49,6 @@ from .rollouts.prompts import encode_prompts
 from .rollouts.store import open_rollout_store, rollout_fingerprint
 from .sharing import load_calibration_set, push_with_card
 from .verification.verify import warn_of_unreadable
-
-
-TRACE_BATCH = 2048
-"""Tokens of held-out traces run together: as few as pruning itself does, so that it takes no more memory."""
 
 
 def _load(problems: ProblemSource | ProblemSets, instruction: str | None) -> tuple[list[Problem], str]:

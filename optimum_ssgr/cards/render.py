@@ -57,10 +57,8 @@ def model_card(provenance: Provenance, repo_id: str | None = None) -> str:
     samplings = [row.sampling for row in rows if row.sampling is not None]
     calibration, recovery = manifest.config if manifest else None, provenance.recovery
     patterns = implied_patterns(*pruning.n_of_m) if pruning.n_of_m else []
-    fallen: dict[str, list[str]] = {"nothing to calibrate on": [], "no usable Hessian": []}  # back to magnitude
-    for layer in layers:
-        if layer["method"] != pruning.method:
-            fallen["nothing to calibrate on" if layer.get("damping") is None else "no usable Hessian"].append(layer["name"])
+    fallen = [layer for layer in layers if layer["method"] != pruning.method]  # back to magnitude
+    unseen = [layer["name"] for layer in fallen if layer.get("damping") is None]  # there was nothing to calibrate on
     return _render(
         "model_card.md.jinja",
         model_metadata(provenance).to_dict(),
@@ -73,9 +71,9 @@ def model_card(provenance: Provenance, repo_id: str | None = None) -> str:
         target=pruning.pattern or f"{100 * pruning.sparsity:g} %",
         sparsity=provenance.sparsity,
         modules=_by_module(layers),
-        unreached=sum(is_of_expert(name) for name in fallen["nothing to calibrate on"]),
-        unseen=[name for name in fallen["nothing to calibrate on"] if not is_of_expert(name)],
-        resisted=fallen["no usable Hessian"],
+        unreached=sum(is_of_expert(name) for name in unseen),
+        unseen=[name for name in unseen if not is_of_expert(name)],
+        resisted=[layer["name"] for layer in fallen if layer.get("damping") is not None],
         same_size=SAME_SIZE,
         runtimes=dict(zip((GAIN, IN_VAIN), runtimes_for(patterns, provenance.sparsity["sparsity_of_prunable"]), strict=True)),
         no_gain=NO_GAIN,

@@ -112,6 +112,11 @@ def changed_parameters(model: PreTrainedModel, refined: bool) -> dict[str, list[
     return found
 
 
+def pruned_parameters(model: PreTrainedModel) -> list[str]:
+    """Return the names of the parameters with prunable matrices, of all blocks."""
+    return [name for names in changed_parameters(model, refined=False).values() for name in names]
+
+
 def take_apart(
     model: PreTrainedModel, tensors: Mapping[str, torch.Tensor], places: Mapping[str, Place]
 ) -> dict[str, torch.Tensor]:

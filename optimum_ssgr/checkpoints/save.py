@@ -25,7 +25,7 @@ from .original import (
     state_of,
     tokenizer_files,
 )
-from .places import take_apart, within
+from .places import pruned_parameters, take_apart, within
 from .streaming import StreamedWeights, load_streamed
 
 
@@ -136,10 +136,8 @@ def _carry(
     def parts_of(block: str) -> dict[str, torch.Tensor]:
         return take_apart(model, read_block(block), pruned[block])
 
-    matrices = (name for names in changed_parameters(model, refined=False).values() for name in names)
-    dtype = other_dtype(
-        model.dtype, weights.folder, {stored[key].dtype for name in matrices for key in weights.place(name).stored_as}
-    )
+    matrices = (key for name in pruned_parameters(model) for key in weights.place(name).stored_as)
+    dtype = other_dtype(model.dtype, weights.folder, {stored[key].dtype for key in matrices})
     wanted = stored
     if dtype is not None:
         held_as = {key: name for name in weights.names for key in weights.place(name).stored_as}

@@ -32,6 +32,8 @@ MOST_TRACES = 256
 """Traces that models are compared on at most."""
 FEW_TRACES = 64
 """As many at most where it must not take long: before and after pruning, and for every model of a study."""
+TRACE_BATCH = 2048
+"""Tokens run together before and after pruning or recovering: as few as pruning itself does, for it to take no more memory."""
 
 
 def draw_held_out(candidates: Iterable[tuple[str, int]], most: int, seed: int) -> list[tuple[str, int]]:

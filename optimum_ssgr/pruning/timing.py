@@ -72,7 +72,6 @@ def time_refinement(
 ) -> float:
     """Take one step of fitting a block of random weights, and two, and reckon the seconds for all of them."""
     block, matrices, twofold = _randomize(name, skeleton, arguments, dtype, device)
-
     shape = (*shape[:-3], max(1, BATCH_TOKENS // shape[-2]), *shape[-2:])
     ones = torch.ones(math.prod(shape[:-1]), device=device)
 

@@ -6,7 +6,7 @@ import torch
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..checkpoints.places import changed_parameters
+from ..checkpoints.places import pruned_parameters
 from ..errors import ConfigError, ModelError
 
 
@@ -25,8 +25,7 @@ def find_zeros(model: PreTrainedModel) -> dict[str, torch.Tensor]:
         raise ConfigError(
             "the model has adapters, whose product would fill the zeros when it is merged; train the weights themselves."
         )
-    names = [name for names in changed_parameters(model, refined=False).values() for name in names]
-    zeros = {name: _here(parameter) == 0 for name, parameter in _parameters(model, names).items()}
+    zeros = {name: _here(parameter) == 0 for name, parameter in _parameters(model, pruned_parameters(model)).items()}
     if not any(bool(mask.any()) for mask in zeros.values()):
         raise ModelError("the model has no zeros to keep; prune it first.")
     return zeros

@@ -15,12 +15,12 @@ from ..calibration.dataset import CalibrationSet
 from ..cards.render import model_card
 from ..checkpoints.load import load_model, revision_of, source_of
 from ..checkpoints.original import find_source
-from ..checkpoints.places import changed_parameters
+from ..checkpoints.places import pruned_parameters
 from ..checkpoints.save import check_generation_config, save_checkpoint
 from ..compat import find_file, model_commit, model_name
 from ..config import LoadingConfig, RecoveryConfig
 from ..errors import DataError, OutputError
-from ..evaluation.traces import summarize_nll, trace_nll
+from ..evaluation.traces import TRACE_BATCH, summarize_nll, trace_nll
 from ..files import check_unused, locked_folder
 from ..formats import PROVENANCE_FILE, Provenance, Recovery, installed_versions
 from ..pruning.block_store import hash_tensors
@@ -32,9 +32,6 @@ from .train import train
 
 
 logger = logging.get_logger(__name__)
-
-TRACE_BATCH = 2048
-"""Tokens of held-out traces run together."""
 
 
 @dataclass(frozen=True)
@@ -181,12 +178,11 @@ def _take_over(trained: PreTrainedModel, sparse: PreTrainedModel) -> int:
         OutputError: A zero was lost.
     """
     zeros = 0
-    for names in changed_parameters(sparse, refined=False).values():
-        for name in names:
-            weight, new = sparse.get_parameter(name), trained.get_parameter(name)
-            was_zero = weight == 0
-            weight.copy_(new)
-            if bool(weight[was_zero].any()):
-                raise OutputError(f"{name} lost zeros in training, which must not happen; report it with the versions in use.")
-            zeros += int(was_zero.sum())
+    for name in pruned_parameters(sparse):
+        weight, new = sparse.get_parameter(name), trained.get_parameter(name)
+        was_zero = weight == 0
+        weight.copy_(new)
+        if bool(weight[was_zero].any()):
+            raise OutputError(f"{name} lost zeros in training, which must not happen; report it with the versions in use.")
+        zeros += int(was_zero.sum())
     return zeros

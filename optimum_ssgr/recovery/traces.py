@@ -12,6 +12,7 @@ from ..evaluation.benchmarks import find_benchmark
 from ..evaluation.traces import FEW_TRACES, hold_out
 from ..formats import EvaluationRow, Manifest
 from ..problems.load import load_problems
+from ..problems.options import ProblemOptions
 from ..problems.overlap import remove_overlap
 from ..problems.sources import find_source, is_endless
 from ..records import GradedRollout
@@ -85,23 +86,16 @@ def check_not_evaluated(manifest: Manifest, evaluation: Iterable[EvaluationRow])
         DataError: They are.
     """
     asked = manifest.problems or {}
-    measured = {(row.source, row.split or _split(row.source, evaluation=True)) for row in evaluation}
+    evaluated = ProblemOptions().evaluation_split
+    measured = {(row.source, row.split or evaluated(row.source)) for row in evaluation}
     for one in asked.get("sets", [asked]):
         if "source" not in one:
             continue
         name = one["source"]
-        split = one.get("split") or _split(name, evaluation=False)
-        of_evaluation = split == _split(name, evaluation=True) and _is_for_evaluation(name)
+        split = one.get("split") or find_source(name).split
+        of_evaluation = split == evaluated(name) and _is_for_evaluation(name)
         if of_evaluation or (name, split) in measured:
             raise DataError(f"the traces answer problems of {name}, split {split}, which evaluation uses; take another split.")
-
-
-def _split(name: str, evaluation: bool) -> str:
-    """Return the split that `load_problems` reads when none is given."""
-    if is_endless(name):
-        return "test" if evaluation else "train"
-    known = find_source(name)
-    return (evaluation and known.evaluation_split) or known.split
 
 
 def _is_for_evaluation(name: str) -> bool:

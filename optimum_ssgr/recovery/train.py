@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.trainer_utils import sort_checkpoints
 
-from ..checkpoints.places import changed_parameters
+from ..checkpoints.places import pruned_parameters
 from ..config import RecoveryConfig
 from ..records import GradedRollout
 from .masks import SparsityCallback
@@ -54,7 +54,7 @@ def train(
     Returns:
         Steps that the optimizer took in all.
     """
-    wanted = {name for names in changed_parameters(model, refined=False).values() for name in names}
+    wanted = set(pruned_parameters(model))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in wanted)
     examples = [(item.rollout.prompt_ids, item.rollout.response_ids) for item in traces]
