@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import hf_xet
+
 from optimum_ssgr import PruningConfig, SSGRPruner
 from optimum_ssgr.checkpoints.inspect import block_matrices, checkpoint_files, count_layers, inspect_checkpoint
 from optimum_ssgr.checkpoints.tensor_files import read_header
@@ -43,6 +45,18 @@ def compressors() -> dict[str, Callable[[bytes], bytes]]:
     return found | {"ZipNN": zipnn}
 
 
+def sent_size(folder: Path) -> int:
+    """Return the bytes that the Hub's client stores of a checkpoint: it cuts files into chunks and compresses each."""
+    with TemporaryDirectory() as store:
+        with hf_xet.XetSession().new_upload_commit(
+            endpoint=f"local://{store}", token="none", token_expiry_unix_secs=2**33
+        ) as commit:
+            for path in checkpoint_files(folder):
+                commit.start_upload_file(str(path))
+        blocks = Path(store).glob("**/xorbs/xorbs/default.*")
+        return sum(path.stat().st_size for path in blocks if path.suffix != ".tagset")
+
+
 def masked_size(folder: Path) -> int:
     """Return the bytes of a checkpoint whose block matrices are stored as a bit mask and the weights that are not zero."""
     stored = {name: tensor for path in checkpoint_files(folder) for name, tensor in read_header(path)[0].items()}
@@ -59,7 +73,7 @@ def measure(name: str, folder: Path) -> str:
     files = [path.read_bytes() for path in checkpoint_files(folder)]
     raw = sum(map(len, files))
     cells = [sum(len(compress(data)) for data in files) / raw for compress in compressors().values()]
-    shares = " | ".join(f"{cell:.3f}" for cell in [*cells, masked_size(folder) / raw])
+    shares = " | ".join(f"{cell:.3f}" for cell in [*cells, sent_size(folder) / raw, masked_size(folder) / raw])
     return f"| {name} | {zeros:.1%} | {raw / 1e6:.2f} MB | {shares} |"
 
 
@@ -69,7 +83,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", type=Path, help="checkpoints with safetensors (default: the embedded model's)")
     parser.add_argument("--dtype", default="bfloat16", help="type of the embedded model's weights (default: %(default)s)")
     args = parser.parse_args()
-    names = [*compressors(), "mask"]
+    names = [*compressors(), "Xet", "mask"]
     print("| checkpoint | zeros | raw | " + " | ".join(names) + " |\n" + "|---" * (3 + len(names)) + "|")
     for folder in args.folders:
         print(measure(folder.name, folder), flush=True)
