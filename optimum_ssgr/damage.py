@@ -38,6 +38,7 @@ def measure_damage(
     journal_dir: str | Path | None = None,
     streamed: Weights | None = None,
     activation_gb: float = 8.0,
+    dense_nll: Path | None = None,
 ) -> list[GradedRollout]:
     """Prune a model for a look at what it does to its correct traces; afterwards the model is dense again, bit for bit.
 
@@ -50,6 +51,8 @@ def measure_damage(
             will do for one process.
         streamed: What reads the weights of a model that is on the meta device; None when they are in the model.
         activation_gb: For a streamed model, most GB of hidden states to hold.
+        dense_nll: File for what is measured of the dense model, which is read where it is there: other prunings of the same
+            model and rollouts have use for it.
 
     Returns:
         The rollouts in their order, each correct one with its damage: the rise of the negative log-likelihood of its response,
@@ -71,7 +74,7 @@ def measure_damage(
                     return _shared_out(traces, lambda mine: response_nll(model, mine, desc=desc))
                 return _shared_out(traces, lambda mine: streamed_nll(model, mine, streamed, pruned, activation_gb, desc))
 
-            dense = _dense_nll(journal.folder / DENSE_NLL_FILE, lambda: measure(None, "measure dense"))
+            dense = _dense_nll(dense_nll or journal.folder / DENSE_NLL_FILE, lambda: measure(None, "measure dense"))
             settings = {"token_weights": probe.token_weights, "prompts": probe.prompts}
             kept = {"journal": journal, "weights": streamed, "store": store}
             prune_layerwise(model, probe.sequences, config, **settings, **kept)
@@ -81,7 +84,7 @@ def measure_damage(
 
 
 def _dense_nll(path: Path, measure: Callable[[], list[float]]) -> list[float]:
-    """Measure the dense model, or read what was measured before an interruption."""
+    """Measure the dense model, or read what was measured before."""
     found = json.loads(path.read_text()) if path.exists() else None
     barrier()  # all processes have looked before the first of them writes
     if found is None:

@@ -188,6 +188,7 @@ class SSGRPruner:
         *,
         journal_dir: str | Path | None = None,
         activation_gb: float = 8.0,
+        dense_nll: Path | None = None,
     ) -> tuple[list[GradedRollout], dict[str, Any]]:
         """Prune for a look at which correct traces it damages most, and give the model its weights back.
 
@@ -201,6 +202,8 @@ class SSGRPruner:
             journal_dir: Folder in which an interrupted measurement goes on; a temporary one when None. Several processes need
                 one that all of them see.
             activation_gb: For a streamed model, most GB of hidden states to hold.
+            dense_nll: File for what is measured of the dense model, which is read where it is there, so that it is measured
+                once for several prunings.
 
         Returns:
             The rollouts with their damage, for the strategy `cover` with `damage`; and how it was measured, for the manifest.
@@ -216,7 +219,7 @@ class SSGRPruner:
         at_random = dataclasses.replace(calibration, strategy="self", damage=False, kind_shares=(), adaptive=False)
         probe = build_set(Sources(rollouts), at_random, describe_origin(self.model, self.tokenizer, {}))
         inputs = read_inputs(probe, config, self.model, self.tokenizer)
-        measured = measure_damage(self.model, rollouts, inputs, config, journal_dir, self.streamed, activation_gb)
+        measured = measure_damage(self.model, rollouts, inputs, config, journal_dir, self.streamed, activation_gb, dense_nll)
         return measured, {"pruning": config.to_dict(), "calibration": probe.manifest.content_hash}
 
     def select_calibration(

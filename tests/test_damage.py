@@ -70,8 +70,12 @@ def test_the_model_is_dense_again_after_a_failure_and_the_measurement_goes_on(re
     path.write_text(json.dumps([number + 1.0 for number in json.loads(path.read_text())]))  # to see that it is read
     resumed, _ = pruner.measure_damage(rollouts, PruningConfig(sparsity=0.6), CONFIG, journal_dir=tmp_path)
     assert len(calls) == 3
-    whole, _ = pruner.measure_damage(rollouts, PruningConfig(sparsity=0.6), CONFIG)
+    dense_nll = tmp_path / "of the dense model.json"
+    whole, _ = pruner.measure_damage(rollouts, PruningConfig(sparsity=0.6), CONFIG, dense_nll=dense_nll)
     assert [item.damage for item in resumed] == [item.damage and pytest.approx(item.damage - 1) for item in whole]
+    assert len(calls) == 5
+    assert pruner.measure_damage(rollouts, PruningConfig(sparsity=0.6), CONFIG, dense_nll=dense_nll)[0] == whole
+    assert len(calls) == 6  # the dense model is not measured again
 
 
 def test_a_streamed_model_is_damaged_as_one_in_memory(reasoner, rollouts, tmp_path):

@@ -64,6 +64,10 @@ class StudyInputs:
         """Return the folder of a calibration set."""
         return self.journal / "calibration" / str(seed) / name.replace(":", "_")
 
+    def dense_nll(self, seed: int) -> Path:
+        """Return the file of how likely the dense model finds the correct rollouts of a seed."""
+        return self.journal / f"dense-nll-{seed}.json"
+
     def checkpoint(self, calibration: str | None) -> Path:
         """Return the folder of a checkpoint that is kept."""
         return self.journal / "checkpoints" / (calibration or "none").replace(":", "_")

@@ -140,7 +140,8 @@ def run_cell(inputs: StudyInputs, cell: Cell) -> None:
 def _select_by_damage(inputs: StudyInputs, cell: Cell, pruner: SSGRPruner, calibration: CalibrationSet) -> CalibrationSet:
     """Select from the rollouts of a set by what the pruning of a cell does to them."""
     config = dataclasses.replace(inputs.config.calibration_for(DAMAGE), seed=cell.seed)
-    measured, damage = pruner.measure_damage(calibration.graded_rollouts(), cell.pruning, config)
+    dense = inputs.dense_nll(cell.seed)
+    measured, damage = pruner.measure_damage(calibration.graded_rollouts(), cell.pruning, config, dense_nll=dense)
     return reselect(calibration, config, rollouts=measured, damage=damage)
 
 
