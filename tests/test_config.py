@@ -3,7 +3,7 @@ from argparse import ArgumentParser
 
 import pytest
 
-from optimum_ssgr.commands import flags
+from optimum_ssgr.commands import configs, flags
 from optimum_ssgr.config import RECIPES, STRATEGIES, CalibrationConfig, EngineConfig, PruningConfig, SamplingConfig
 from optimum_ssgr.errors import ConfigError
 
@@ -98,7 +98,7 @@ def test_flags_win_over_a_recipe():
     flags.add_generation(parser)
     flags.add_selection(parser)
     args = parser.parse_args(["--recipe", "rac", "--temperature", "0.7", "--num-sequences", "8"])
-    config = flags.calibration_config(args)
+    config = configs.calibration_config(args)
     assert (config.strategy, config.temperature, config.num_sequences, config.num_tokens) == ("rac", 0.7, 8, None)
 
 

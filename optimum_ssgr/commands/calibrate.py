@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..config import CalibrationConfig, PruningConfig
 from ..errors import ConfigError
 from ..resume import journal_folder
-from . import flags
+from . import configs, flags
 from .base import SSGRSubcommand, resume_hint, say
 from .checks import CalibrationInputs, check_inputs, check_push_allowed, read_inputs
 from .plan import print_calibration_plan
@@ -41,7 +41,7 @@ class CalibrateCommand(SSGRSubcommand):
 
     def execute(self, args: Namespace) -> None:
         """Build the calibration set and save it."""
-        config = flags.calibration_config(args)
+        config = configs.calibration_config(args)
         if config.damage:
             raise ConfigError(
                 "damage is measured for one way of pruning: make the set without --damage, and prune with --calibration SET "
@@ -58,7 +58,7 @@ class CalibrateCommand(SSGRSubcommand):
             print_calibration_plan(args, config, inputs)
             return
         journal = journal_folder(args.output)
-        built = build(flags.load_pruner(args, config.needs_rollouts), args, config, inputs, journal)
+        built = build(configs.load_pruner(args, config.needs_rollouts), args, config, inputs, journal)
         built.save_to_disk(args.output, dataset_card(built.manifest))
         shutil.rmtree(journal, ignore_errors=True)
         print_funnel(built.manifest)
@@ -84,9 +84,9 @@ def build(
         rollouts=rollouts,
         text=inputs.text,
         journal_dir=journal,
-        engine=flags.engine_config(args),
+        engine=configs.engine_config(args),
         batch_size=args.batch_size,
-        instruction=instruction_of(flags.problem_sets(args)),
+        instruction=instruction_of(configs.problem_sets(args)),
         pruning=pruning,
         metadata=inputs.metadata,
     )

@@ -9,7 +9,8 @@ from argparse import ArgumentParser, Namespace
 from ..errors import OutputError
 from ..extras import require_extra
 from .base import SSGRSubcommand, say
-from .flags import add_prompting, add_quiet, prompting_config
+from .configs import prompting_config
+from .flags import add_prompting, add_quiet
 
 
 class ChatCommand(SSGRSubcommand):

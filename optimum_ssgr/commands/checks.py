@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..config import CalibrationConfig
 from ..errors import ConfigError, DataError
 from ..rollouts.addresses import check_engine
-from . import flags
+from . import configs
 from .base import say
 
 
@@ -40,7 +40,7 @@ def check_push_allowed(args: Namespace, repo_type: str) -> None:
 
 def check_inputs(args: Namespace, config: CalibrationConfig) -> None:
     """Refuse a strategy without what it calibrates on, and what cannot generate."""
-    check_engine(flags.engine_config(args), args.batch_size)
+    check_engine(configs.engine_config(args), args.batch_size)
     check_text(args, config)
     if config.strategy == "text" and args.exclude:
         raise ConfigError("--exclude compares problems, and the strategy text has none.")
@@ -65,9 +65,9 @@ def read_inputs(args: Namespace, config: CalibrationConfig) -> CalibrationInputs
     from ..problems.documents import load_documents
     from ..problems.mixture import instruction_of
 
-    loading = flags.loading_config(args)
-    prompting = flags.prompting_config(args)
-    here = config.needs_rollouts and flags.engine_config(args).in_process
+    loading = configs.loading_config(args)
+    prompting = configs.prompting_config(args)
+    here = config.needs_rollouts and configs.engine_config(args).in_process
     check_model(args.model, loading, is_asked=config.strategy != "text", prompting=prompting, in_process=here)
     text = load_documents(args.text, characters_for(config)) if config.needs_text else None
     metadata: dict[str, Any] = {"text": args.text} if config.needs_text else {}
@@ -75,7 +75,7 @@ def read_inputs(args: Namespace, config: CalibrationConfig) -> CalibrationInputs
         return CalibrationInputs(None, text, metadata)
     problems, asked = _read_problems(args, config)
     longest_response = config.max_new_tokens if config.needs_rollouts else 0
-    check_prompts(args.model, loading, problems, instruction_of(flags.problem_sets(args)), longest_response, prompting)
+    check_prompts(args.model, loading, problems, instruction_of(configs.problem_sets(args)), longest_response, prompting)
     return CalibrationInputs(problems, text, metadata | {"problems": asked})
 
 
@@ -85,7 +85,7 @@ def _read_problems(args: Namespace, config: CalibrationConfig) -> "tuple[list[Pr
     from ..problems.mixture import mix_problems
     from ..problems.overlap import remove_overlap
 
-    found = {one: one.reading.load_all(one.name, seed=args.seed) for one in flags.problem_sets(args)}
+    found = {one: one.reading.load_all(one.name, seed=args.seed) for one in configs.problem_sets(args)}
     metadata: dict[str, Any] = {}
     if args.exclude:
         evaluation = list(chain(*(load_problems(name, evaluation=True, seed=config.seed) for name in args.exclude)))

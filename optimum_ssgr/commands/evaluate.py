@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..config import SamplingConfig
 from ..resume import journal_folder
-from . import flags
+from . import configs, flags
 from .base import SSGRSubcommand, resume_hint, say
 
 
@@ -50,7 +50,7 @@ class EvaluateCommand(SSGRSubcommand):
 
     def execute(self, args: Namespace) -> None:
         """Evaluate every model on every set, print a table and write the output."""
-        config = flags.evaluation_config(args)
+        config = configs.evaluation_config(args)
         from ..evaluation.compare import compare_models
         from ..evaluation.output import cross_checks, format_kinds, format_table, save_comparison
         from ..files import check_unused

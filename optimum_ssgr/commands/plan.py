@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from ..config import CalibrationConfig, PruningConfig
 from ..errors import ConfigError
-from . import flags
+from . import configs
 from .base import say
 from .checks import CalibrationInputs
 
@@ -19,7 +19,7 @@ def print_calibration_plan(args: Namespace, config: CalibrationConfig, inputs: C
     """Print what a calibration set would be made of."""
     from ..checkpoints.load import load_skeleton
 
-    skeleton = load_skeleton(args.model, **flags.loading_config(args).source)
+    skeleton = load_skeleton(args.model, **configs.loading_config(args).source)
     say(f"model        {args.model}, {skeleton.num_parameters():,} parameters")
     say(f"strategy     {config.strategy}")
     if config.needs_rollouts:

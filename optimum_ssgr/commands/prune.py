@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..config import CalibrationConfig, PruningConfig
 from ..errors import ConfigError
 from ..resume import journal_folder
-from . import flags
+from . import configs, flags
 from .base import SSGRSubcommand, resume_hint, say
 from .calibrate import build
 from .checks import CalibrationInputs, check_inputs, check_push_allowed, read_inputs
@@ -49,7 +49,7 @@ class PruneCommand(SSGRSubcommand):
 
     def execute(self, args: Namespace) -> None:
         """Prune the model and save the checkpoint."""
-        config, calibration_config = flags.pruning_config(args), flags.calibration_config(args)
+        config, calibration_config = configs.pruning_config(args), configs.calibration_config(args)
         builds = config.needs_calibration and args.calibration is None
         if builds:
             if calibration_config.strategy == "cover" and args.damage is None:
@@ -67,7 +67,7 @@ class PruneCommand(SSGRSubcommand):
 
         check_unused(args.output)
         check_push_allowed(args, "model")
-        shared = flags.loading_config(args).source
+        shared = configs.loading_config(args).source
         skeleton = load_skeleton(args.model, **shared)
         linears = check_prunable(skeleton, config)
         if args.streaming:
@@ -130,9 +130,9 @@ def run(
     journal = journal_folder(args.output)
     with watch_others(store, rank(), world_size()):
         rollouts = None
-        if inputs and calibration_config.needs_rollouts and not flags.engine_config(args).in_process:
+        if inputs and calibration_config.needs_rollouts and not configs.engine_config(args).in_process:
             rollouts = generate(args, calibration_config, inputs, journal / "rollouts")
-        pruner = SSGRPruner.from_pretrained(args.model, **flags.load_arguments(args), streaming=args.streaming)
+        pruner = SSGRPruner.from_pretrained(args.model, **configs.load_arguments(args), streaming=args.streaming)
         if inputs:
             calibration = build(pruner, args, calibration_config, inputs, journal / "rollouts", config, rollouts)
         elif calibration and args.damage:
@@ -155,13 +155,13 @@ def generate(args: Namespace, config: CalibrationConfig, inputs: CalibrationInpu
     """Let servers generate before the weights are loaded here, so that both need not be in memory at the same time."""
     from ..problems.mixture import instruction_of
 
-    return flags.load_pruner(args, generates=True).generate_rollouts(
+    return configs.load_pruner(args, generates=True).generate_rollouts(
         inputs.problems,
         config,
         journal_dir=journal,
-        engine=flags.engine_config(args),
+        engine=configs.engine_config(args),
         batch_size=args.batch_size,
-        instruction=instruction_of(flags.problem_sets(args)),
+        instruction=instruction_of(configs.problem_sets(args)),
     )
 
 
@@ -172,7 +172,7 @@ def reselect_by_damage(
     from ..calibration.select import find_kinds, reselect
 
     defaults = dataclasses.replace(calibration.config, strategy="cover", damage=True, adaptive=False)
-    selection = flags.calibration_config(args, defaults)
+    selection = configs.calibration_config(args, defaults)
     graded = find_kinds(calibration.graded_rollouts(), pruner.model, selection.seed)
     measured, damage = pruner.measure_damage(graded, config, selection, journal_dir=journal, activation_gb=args.activation_gb)
     return reselect(calibration, selection, rollouts=measured, damage=damage)

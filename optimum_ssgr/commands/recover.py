@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 
 from ..config import RecoveryConfig
 from ..errors import ConfigError
-from . import flags
+from . import configs, flags
 from .base import SSGRSubcommand, resume_hint, say
 from .checks import check_push_allowed
 from .push import push_output
@@ -51,7 +51,7 @@ class RecoverCommand(SSGRSubcommand):
 
     def execute(self, args: Namespace) -> None:
         """Train, save and push."""
-        config, loading = flags.recovery_config(args), flags.loading_config(args)
+        config, loading = configs.recovery_config(args), configs.loading_config(args)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ConfigError("recover runs in one process; for several, train with SparsityCallback in a Trainer of your own.")
         from ..files import check_unused

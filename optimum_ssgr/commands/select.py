@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from ..config import CalibrationConfig, LoadingConfig
-from . import flags
+from . import configs, flags
 from .base import SSGRSubcommand, say
 from .calibrate import print_funnel
 from .checks import check_text
@@ -29,7 +29,7 @@ class SelectCommand(SSGRSubcommand):
 
     def execute(self, args: Namespace) -> None:
         """Select and save; settings that are not given stay as they are in the set."""
-        given = flags.calibration_config(args)  # checked before the set, which takes long to read
+        given = configs.calibration_config(args)  # checked before the set, which takes long to read
         if args.strategy is not None:
             check_text(args, given)
         from ..calibration.select import reselect
@@ -43,7 +43,7 @@ class SelectCommand(SSGRSubcommand):
         check_unused(args.output)
         earlier = load_calibration_set(args.rollouts)
         # how many samples a problem got is settled, and only ssgr may be sampled adaptively
-        config = flags.calibration_config(args, dataclasses.replace(earlier.config, adaptive=False))
+        config = configs.calibration_config(args, dataclasses.replace(earlier.config, adaptive=False))
         check_text(args, config)
         documents = load_documents(args.text, characters_for(config)) if config.needs_text else ()
         written_by = earlier.manifest

@@ -4,9 +4,10 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from ..config import METHODS, SamplingConfig
+from ..errors import ConfigError
 from ..extras import require_extra
 from ..resume import journal_folder
-from . import flags
+from . import configs, flags
 from .base import SSGRSubcommand, resume_hint, say
 
 
@@ -75,8 +76,9 @@ class StudyCommand(SSGRSubcommand):
     def execute(self, args: Namespace) -> None:
         """Run the cells that are missing, and report."""
         require_extra("matplotlib", "report", "plots")
-        flags.check_at_least_one(processes=args.processes)
-        config = flags.study_config(args)
+        if args.processes < 1:
+            raise ConfigError(f"processes must be at least 1, not {args.processes}.")
+        config = configs.study_config(args)
         from ..files import check_unused
         from ..study.inputs import read_inputs
         from ..study.report import summarize_report

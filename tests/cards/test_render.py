@@ -21,7 +21,7 @@ from optimum_ssgr.cards import render as rendering
 from optimum_ssgr.cards.metadata import inherited_metadata
 from optimum_ssgr.cards.render import PLACEHOLDER, card_for, merge_card
 from optimum_ssgr.commands.calibrate import CalibrateCommand
-from optimum_ssgr.commands.flags import calibration_config, problem_sets, prompting_config, pruning_config, recovery_config
+from optimum_ssgr.commands.configs import calibration_config, problem_sets, prompting_config, pruning_config, recovery_config
 from optimum_ssgr.commands.prune import PruneCommand
 from optimum_ssgr.commands.recover import RecoverCommand
 from optimum_ssgr.commands.select import SelectCommand

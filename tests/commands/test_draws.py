@@ -5,7 +5,7 @@ from argparse import ArgumentParser
 
 import pytest
 
-from optimum_ssgr.commands import flags
+from optimum_ssgr.commands import configs
 from optimum_ssgr.commands.calibrate import CalibrateCommand
 from optimum_ssgr.commands.checks import read_inputs
 from optimum_ssgr.commands.evaluate import EvaluateCommand
@@ -34,7 +34,7 @@ def parse(command, *arguments):
 
 def calibrated_on(*arguments):
     args = parse(CalibrateCommand, "out", "--strategy", "prompts", *arguments)
-    return read_inputs(args, flags.calibration_config(args))
+    return read_inputs(args, configs.calibration_config(args))
 
 
 def test_calibrate_evaluate_and_study_draw_alike(sets, tmp_path):
@@ -42,7 +42,7 @@ def test_calibrate_evaluate_and_study_draw_alike(sets, tmp_path):
     few = ["--num-problems", "15", "--seed", "4"]
     drawn = calibrated_on("--problems", everything, *few).problems
     args = parse(EvaluateCommand, "--problems", everything, *few)
-    assert load_evaluation_set(flags.problem_options(args), everything, args.seed) == drawn
+    assert load_evaluation_set(configs.problem_options(args), everything, args.seed) == drawn
     assert {int(problem.answer) > 40 for problem in drawn} == {True, False}
 
     apart = calibrated_on("--problems", everything, "--exclude", first, *few)
@@ -61,7 +61,7 @@ def test_calibrate_evaluate_and_study_draw_alike(sets, tmp_path):
         "--strategies",
         "prompts",
     ]
-    config = flags.study_config(parse(StudyCommand, *studied, *few, "--seeds", "2"))
+    config = configs.study_config(parse(StudyCommand, *studied, *few, "--seeds", "2"))
     inputs = read_study_inputs(config, tmp_path / "journal")
     assert inputs.calibration_problems[4] == apart.problems != inputs.calibration_problems[5]
 
@@ -74,5 +74,5 @@ def test_problems_of_a_file_are_asked_for_a_box_in_every_command(sets):
         (StudyCommand, ["out", "--problems", everything, "--evaluation-problems", first]),
     ):
         for instruction, expected in ([], "boxed{}"), (["--instruction", ""], ""):
-            found = flags.problem_options(parse(command, *rest, *instruction)).instruction_for(everything)
+            found = configs.problem_options(parse(command, *rest, *instruction)).instruction_for(everything)
             assert expected in found and bool(found) == bool(expected)
