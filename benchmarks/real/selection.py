@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> None:
         pruner = SSGRPruner(copy.deepcopy(dense.model), dense.tokenizer)
         pruning = pruning_of(method, target)
         built = select(pruner, parts[1 + seed], dataclasses.replace(config, seed=seed), strategy, pruning, args)
-        pruner.prune(built, pruning)
+        pruner.prune(built.without_rollouts(), pruning)  # whose own traces need not be measured, too
         kinds: dict[str, int] = {}
         for kind, tokens in zip(built.dataset["kind"], built.dataset["num_tokens"], strict=True):
             kinds[str(kind)] = kinds.get(str(kind), 0) + tokens
@@ -154,7 +154,9 @@ def select(
     """Make a calibration set by a strategy from a seed's rollouts."""
     if strategy == DAMAGE:
         config = dataclasses.replace(config, strategy="cover", damage=True)
-        return pruner.build_calibration(config=config, rollouts=rollouts, pruning=pruning)
+        dense_nll = args.output / f"dense-nll-{config.seed}.json"
+        measured, damage = pruner.measure_damage(rollouts, pruning, config, dense_nll=dense_nll)
+        return pruner.build_calibration(config=config, rollouts=measured, metadata={"damage": damage})
     config = dataclasses.replace(config, strategy=strategy)
     problems = list({item.problem.id: item.problem for item in rollouts}.values())
     return pruner.build_calibration(problems, config, rollouts=rollouts, text=args.text)
