@@ -1,5 +1,7 @@
 """What processes that `tests.processes` starts have loaded already: they are forked from one that has imported this."""
 
+import gc
+
 from optimum.commands.optimum_cli import main as main
 
 from optimum_ssgr.commands import evaluate as evaluate
@@ -12,3 +14,5 @@ from optimum_ssgr.study import run as run
 
 
 documents("train")  # which parses Python's whole library
+gc.collect()
+gc.freeze()  # whoever is forked would otherwise go through all of it, and copy it

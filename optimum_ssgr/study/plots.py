@@ -60,6 +60,8 @@ def plot_study(report: StudyReport, folder: Path) -> dict[str, str]:
     drawn: dict[str, str] = {}
 
     def save(name: str, figure: Figure, caption: str) -> None:
+        figure.get_layout_engine().execute(figure)
+        figure.set_layout_engine(None)  # which would draw the figure twice for either file
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
         figure.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
         drawn[name] = caption
