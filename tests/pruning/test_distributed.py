@@ -85,7 +85,7 @@ def pruned(tmp_path_factory):
 
 
 def launch(folder, script, processes):
-    """Run a script in several processes of a job, as torchrun would, and return the folder; the first that fails ends the others."""
+    """Run a script in several processes of a job, and return the folder; as with torchrun, one that fails ends the others."""
     (folder / "job.py").write_text(script)
     port = free_port()
     with ExitStack() as all_of_them:
