@@ -19,7 +19,8 @@ html_title = "optimum-ssgr"
 root_doc = "README"
 # Every path is relative to the repository, where `sphinx-build -c docs .` reads.
 include_patterns = ["*.md", "docs/**.md", "benchmarks/*.md", "optimum_ssgr/**/README.md", "spaces/**.md", "tests/**/README.md"]
-exclude_patterns = ["demo", "dist", "site"]
+# Whole folders that Sphinx need not walk, those of tools and of packages among them, which hold tens of thousands of files.
+exclude_patterns = [".*", "demo", "dist", "site", "**/__pycache__"]
 suppress_warnings = ["toc.not_included"]  # a folder's README is reached from where it is spoken of
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]

@@ -23,7 +23,7 @@ with TemporaryDirectory() as folder:
             baseline=model_id,
             problems=("tiny-reasoner",),
             sampling=SamplingConfig(temperature=0, max_new_tokens=300),
-            reading=ProblemOptions(limit=60),
+            reading=ProblemOptions(limit=40),
         )
     )
 for row in comparison.rows:

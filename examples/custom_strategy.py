@@ -32,11 +32,11 @@ model_id = parser.parse_args().model
 
 config = CalibrationConfig(strategy="self", samples_per_problem=4, max_new_tokens=300, num_sequences=None, num_tokens=3000)
 pruner = SSGRPruner.from_pretrained(model_id)
-rollouts = pruner.generate_rollouts(load_problems("tiny-reasoner", limit=48), config)
+rollouts = pruner.generate_rollouts(load_problems("tiny-reasoner", limit=32), config)
 mine = cut_to_budget(longest_of_the_hardest(rollouts), config.num_sequences, config.num_tokens)
 theirs = pruner.select_calibration(rollouts, config)
 
-problems = load_problems("tiny-reasoner", split="test", limit=60)
+problems = load_problems("tiny-reasoner", split="test", limit=40)
 greedy = SamplingConfig(temperature=0, max_new_tokens=300)
 sets = {"mine": Dataset.from_dict({"input_ids": [sequence.input_ids for sequence in mine]}), "self": theirs}
 for name, calibration in sets.items():

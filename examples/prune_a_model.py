@@ -20,7 +20,7 @@ right = calibration.rollouts["correct"]
 print(f"{len(right)} rollouts, {sum(right)} of them right, {sum(calibration.dataset['num_tokens'])} tokens selected")
 
 # Problems of the test split: none of them is among those that were calibrated on.
-problems = load_problems("tiny-reasoner", split="test", limit=60)
+problems = load_problems("tiny-reasoner", split="test", limit=40)
 greedy = SamplingConfig(temperature=0, max_new_tokens=300)
 dense = pruner.evaluate(problems, greedy)
 print(pruner.prune(calibration, PruningConfig(method="sparsegpt", sparsity=0.4)))  # in place

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import httpcore2
 import pytest
 from filelock import FileLock
+from optimum import subpackages
 
 
 gc.disable()  # until everything is loaded, which makes no garbage
@@ -55,6 +56,14 @@ def certificates_read_once() -> Iterator[None]:
     """Every HTTP client reads the machine's certificates, which takes longer than most tests that make clients."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(httpcore2, "default_ssl_context", functools.cache(httpcore2.default_ssl_context))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def packages_looked_through_once() -> Iterator[None]:
+    """Every command of `optimum-cli` reads the metadata of all that is installed, which takes longer than most of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subpackages, "load_namespace_modules", functools.cache(subpackages.load_namespace_modules))
         yield
 
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,6 +42,14 @@ class Running(NamedTuple):
         return self.process.exitcode
 
 
+def serving() -> BaseContext:
+    """Return what makes processes that are forked, once there is one to fork them from."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # where it finds what it is to load
+        forkserver.ensure_running()
+    return CONTEXT
+
+
 @contextmanager
 def started(call: Callable[..., object], *arguments: Any, cwd: Path, file_size: int | None = None) -> Iterator[Running]:
     """Start a function in a process and process group of its own, which is killed at the end if it has not ended.
@@ -51,14 +60,11 @@ def started(call: Callable[..., object], *arguments: Any, cwd: Path, file_size: 
         cwd: Where it runs.
         file_size: Most bytes of a file that it can write, which stands for a full disk.
     """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # where the server finds what it is to load
-        forkserver.ensure_running()
     with TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
         for path in (out, err):
             path.touch()  # may be read before the process writes
-        process = CONTEXT.Process(target=_run, args=(call, arguments, out, err, cwd, file_size))
+        process = serving().Process(target=_run, args=(call, arguments, out, err, cwd, file_size))
         process.start()
         try:
             yield Running(process, out, err)

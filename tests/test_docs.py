@@ -5,7 +5,6 @@ import functools
 import importlib
 import re
 import shlex
-import subprocess
 import sys
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -18,6 +17,8 @@ from optimum.commands.base import RootOptimumCLICommand
 from optimum.commands.optimum_cli import register_optimum_cli_subcommand
 
 from optimum_ssgr.commands.ssgr import SSGRCommand
+
+from .processes import started
 
 
 ROOT = Path(__file__).parents[1]
@@ -162,12 +163,20 @@ class Links(HTMLParser):
             self.loads.append(found["href"])
 
 
+def build(arguments):
+    """Build the site, as `python -m sphinx` does."""
+    from sphinx.cmd.build import main
+
+    sys.exit(main(arguments))
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_hangs_together(tmp_path):
     site = tmp_path / "site"
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-d", tmp_path / "doctrees", "-c", "docs", ".", site]
-    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr + "\n(pip install -e '.[dev,docs]' brings Sphinx)"
+    arguments = ["-W", "--keep-going", "-q", "-d", str(tmp_path / "doctrees"), "-c", "docs", ".", str(site)]
+    with started(build, arguments, cwd=ROOT) as running:
+        code, errors = running.wait(), running.err.read_text()
+    assert code == 0, errors + "\n(pip install -e '.[dev,docs]' brings Sphinx)"
     pages = {path: Links(path) for path in site.rglob("*.html")}
     assert {site / name for name in ("index.html", "README.html", "docs/api/pruner.html")} <= pages.keys()
     assert 'id="optimum_ssgr.pruner.SSGRPruner.prune"' in (site / "docs/api/pruner.html").read_text(encoding="utf-8")

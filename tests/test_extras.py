@@ -1,12 +1,13 @@
 """What `pip install .` installs calibrates, prunes and pushes; what needs more says so in a sentence, at once."""
 
-import subprocess
 import sys
 
 import pytest
 
 from optimum_ssgr.errors import ConfigError
 from optimum_ssgr.extras import missing_extra, require_extra
+
+from .processes import ssgr, started
 
 
 TINY = ["-m", "tiny-reasoner", "--quiet"]
@@ -15,16 +16,16 @@ SELECT = ["--strategy", "resp", "--num-sequences", "1"]
 
 
 def ssgr_without(libraries, *commands, cwd):
-    """Run commands, one after another, where some libraries cannot be imported."""
-    code = (
-        "import sys\n"
-        f"sys.modules.update(dict.fromkeys({libraries}))\n"  # None there stops the import of a module, and of all below it
-        "from optimum.commands.optimum_cli import main\n"
-        f"for arguments in {commands}:\n"
-        "    sys.argv = ['optimum-cli', 'ssgr', *arguments]\n"
-        "    main()"
-    )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd)
+    """Run commands, one after another, where some libraries cannot be imported; return the exit code and standard error."""
+    with started(run_without, libraries, commands, cwd=cwd) as running:
+        return running.wait(), running.err.read_text()
+
+
+def run_without(libraries, commands):
+    assert not {name.split(".")[0] for name in sys.modules} & set(libraries)  # neither is what imports them where it begins
+    sys.modules.update(dict.fromkeys(libraries))  # None there stops the import of a module, and of all below it
+    for arguments in commands:
+        ssgr(*arguments)
 
 
 @pytest.mark.slow
@@ -32,10 +33,10 @@ def test_calibrating_and_pruning_need_no_extra(tmp_path):
     extras = ["matplotlib", "gradio", "reasoning_gym"]
     calibrate = ["calibrate", "set", "-m", "tiny-reasoner", *CALIBRATE, *SELECT]
     prune = ["prune", "sparse", *TINY, "--calibration", "set", "--method", "wanda"]
-    done = ssgr_without(extras, calibrate, prune, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    code, errors = ssgr_without(extras, calibrate, prune, cwd=tmp_path)
+    assert code == 0, errors
     assert "is saved without histograms: histograms need matplotlib; install it with `pip install 'optimum-ssgr[report]'`." in (
-        done.stderr
+        errors
     )
     assert not (tmp_path / "set" / "histograms.png").exists()
     assert (tmp_path / "sparse" / "model.safetensors").is_file()
@@ -57,10 +58,10 @@ def test_calibrating_and_pruning_need_no_extra(tmp_path):
     ids=["chat", "study", "demo", "problems"],
 )
 def test_what_needs_an_extra_says_so_before_any_work(tmp_path, library, extra, arguments):
-    done = ssgr_without([library], arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].endswith(f"need {library}; install it with `pip install 'optimum-ssgr[{extra}]'`.")
-    assert "Traceback" not in done.stderr and not any(tmp_path.iterdir())
+    code, errors = ssgr_without([library], arguments, cwd=tmp_path)
+    assert code == 2
+    assert errors.splitlines()[-1].endswith(f"need {library}; install it with `pip install 'optimum-ssgr[{extra}]'`.")
+    assert "Traceback" not in errors and not any(tmp_path.iterdir())
 
 
 def test_nothing_is_said_of_what_is_there():

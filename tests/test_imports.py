@@ -201,9 +201,11 @@ def normal(distribution):
 
 # Runs commands one after another. Whatever one of them loads stays, so that the first that names a library loaded it.
 PROGRAM = """
-import contextlib, io, json, sys
+import contextlib, functools, io, json, sys
+from optimum import subpackages
 from optimum.commands.optimum_cli import main
 
+subpackages.load_namespace_modules = functools.cache(subpackages.load_namespace_modules)  # reads the metadata of all packages
 for line in sys.stdin:
     out, err = io.StringIO(), io.StringIO()
     sys.argv = ["optimum-cli", *line.split()]

@@ -26,12 +26,12 @@ from .pruning.naive import naive_magnitude, naive_sparsegpt, naive_wanda, recons
 from .pruning.test_solvers import PATTERNS, assert_close_where_agreeing, named, statistics
 
 
-CONFIG = CalibrationConfig(num_sequences=None, num_tokens=4000, samples_per_problem=4, max_new_tokens=400, pass_rate=(0.2, 0.9))
+CONFIG = CalibrationConfig(num_sequences=None, num_tokens=2000, samples_per_problem=4, max_new_tokens=300, pass_rate=(0.2, 0.9))
 
 
 @pytest.fixture(scope="module")
 def rollouts(reasoner):
-    return SSGRPruner(*reasoner).generate_rollouts(load_problems("tiny-reasoner", limit=96, seed=5), CONFIG, batch_size=128)
+    return SSGRPruner(*reasoner).generate_rollouts(load_problems("tiny-reasoner", limit=48, seed=5), CONFIG, batch_size=192)
 
 
 @pytest.fixture(scope="module")
@@ -156,11 +156,11 @@ def test_provenance_and_card(pruner, calibration, tmp_path):
 
 @pytest.mark.slow
 def test_same_seed_same_files(reasoner, tmp_path):
-    config = dataclasses.replace(CONFIG, num_tokens=1500)
+    config = dataclasses.replace(CONFIG, num_tokens=500)
     for name in ("first", "second"):
         model, tokenizer = reasoner
         pruner = SSGRPruner(copy.deepcopy(model), tokenizer)
-        problems = load_problems("tiny-reasoner", limit=24, seed=5)
+        problems = load_problems("tiny-reasoner", limit=8, seed=5)
         calibration = pruner.build_calibration(problems, config, output_dir=tmp_path / name / "calibration")
         pruner.prune(calibration, PruningConfig(sparsity=0.5))
         pruner.save_pretrained(tmp_path / name / "model")
@@ -172,13 +172,13 @@ def test_same_seed_same_files(reasoner, tmp_path):
 
 @pytest.mark.slow
 def test_evaluation_of_dense_and_destroyed(pruner):
-    problems = load_problems("tiny-reasoner", split="dev", limit=60)
+    problems = load_problems("tiny-reasoner", split="dev", limit=30)
     sampling = SamplingConfig(temperature=0.0, max_new_tokens=300)
-    dense = pruner.evaluate(problems, sampling, batch_size=64)
+    dense = pruner.evaluate(problems, sampling, batch_size=30)
     pruner.prune(config=PruningConfig(method="magnitude", sparsity=0.95))
-    destroyed = pruner.evaluate(problems, sampling, batch_size=64)
+    destroyed = pruner.evaluate(problems, sampling, batch_size=30)
     assert dense["accuracy"] > 0.7 > 0.1 > destroyed["accuracy"]
-    assert (dense["problems"], dense["samples"]) == (60, 60)
+    assert (dense["problems"], dense["samples"]) == (30, 30)
     assert destroyed["missing_think_end"] > dense["missing_think_end"]
 
 

@@ -13,6 +13,7 @@ from ..formats import Manifest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 logger = logging.get_logger(__name__)
 
@@ -65,7 +66,14 @@ def plot_histograms(rollouts: Dataset, selected: Dataset, manifest: Manifest, pa
     for axis in (left, right, *by_kind):
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False, fontsize=8)
+    lay_out(figure)
     figure.savefig(path, dpi=160, metadata={"Software": None})
+
+
+def lay_out(figure: "Figure") -> None:
+    """Find a figure's layout once and for all; otherwise it is found, and the figure drawn twice, for every file of it."""
+    figure.get_layout_engine().execute(figure)
+    figure.set_layout_engine(None)
 
 
 def _draw_kinds(axis: "Axes", kinds: dict[str, dict[str, float | None]]) -> None:

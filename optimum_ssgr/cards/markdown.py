@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,9 @@ def solved(row: Mapping[str, Any]) -> str:
     return f"{share} ({' to '.join(map(percent, ends))})" if ends else share
 
 
+@cache
 def environment() -> Environment:
-    """Return the environment that renders the templates; a value that is missing is an error."""
+    """Return the environment that renders the templates, and keeps them compiled; a value that is missing is an error."""
     made = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,

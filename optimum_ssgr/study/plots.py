@@ -9,6 +9,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..calibration.plots import lay_out
 from ..evaluation.intervals import student_quantile
 from .cells import BANDS, bands_of
 from .labels import describe_errors, label_method, label_target
@@ -60,6 +61,7 @@ def plot_study(report: StudyReport, folder: Path) -> dict[str, str]:
     drawn: dict[str, str] = {}
 
     def save(name: str, figure: Figure, caption: str) -> None:
+        lay_out(figure)
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
         figure.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
         drawn[name] = caption

@@ -21,7 +21,7 @@ from ..rollouts.stub_server import StubServer
 
 
 COMMAND = [
-    *("evaluate", "-m", "tiny-reasoner", "--problems", "tiny-reasoner:walk", "tiny-reasoner:sum", "--num-problems", "12"),
+    *("evaluate", "-m", "tiny-reasoner", "--problems", "tiny-reasoner:walk", "tiny-reasoner:sum", "--num-problems", "8"),
     *("--samples", "2", "--max-new-tokens", "200", "--batch-size", "4", "--output", "out"),
 ]
 
@@ -51,13 +51,13 @@ def uninterrupted(tmp_path_factory, run):
 def test_killed_and_run_again_generates_only_what_is_missing(tmp_path, uninterrupted, run):
     """Killed in the second set; what is kept of both stays as it is."""
     with started(ssgr, *COMMAND, cwd=tmp_path) as running:
-        while sum(found.count(b"\n") for found in rollouts(tmp_path).values()) < 26:
+        while sum(found.count(b"\n") for found in rollouts(tmp_path).values()) < 18:
             assert running.process.is_alive(), running.err.read_text()
             time.sleep(0.01)
         running.send_signal(signal.SIGKILL)
     kept = {name: found[: found.rfind(b"\n") + 1] for name, found in rollouts(tmp_path).items()}
     assert len(kept) == 2
-    assert 26 <= sum(found.count(b"\n") for found in kept.values()) < 48
+    assert 18 <= sum(found.count(b"\n") for found in kept.values()) < 32
     assert not (tmp_path / "out").exists()
 
     # A journal that cannot grow shows what the second run appends: reading stops at the tail that is copied aside.
@@ -68,7 +68,7 @@ def test_killed_and_run_again_generates_only_what_is_missing(tmp_path, uninterru
     for name, before in kept.items():
         after = (tmp_path / "watch" / name).read_bytes()
         assert after.startswith(before)
-        assert after.count(b"\n") == 24
+        assert after.count(b"\n") == 16
     assert not (tmp_path / "out.journal").exists()
     for name in ("results.json", "samples.parquet"):
         assert (tmp_path / "out" / name).read_bytes() == (uninterrupted / "out" / name).read_bytes()
@@ -80,15 +80,15 @@ def test_rows_samples_and_cards(uninterrupted):
     results = json.loads((out / "results.json").read_text())
     rows = results["rows"]
     assert [(row["model"], row["problems"], row["n"], row["samples"]) for row in rows] == [
-        ("tiny-reasoner", "tiny-reasoner:walk", 12, 2),
-        ("tiny-reasoner", "tiny-reasoner:sum", 12, 2),
+        ("tiny-reasoner", "tiny-reasoner:walk", 8, 2),
+        ("tiny-reasoner", "tiny-reasoner:sum", 8, 2),
     ]
     samples = pyarrow.parquet.read_table(out / "samples.parquet").to_pylist()
     for row in rows:
         own = [sample for sample in samples if sample["problems"] == row["problems"]]
-        assert len(own) == 24
-        assert sum(sample["correct"] for sample in own) / 24 == row["accuracy"] == row["pass_at_k"]["1"]["value"]
-        assert sum(sample["num_tokens"] for sample in own) / 24 == pytest.approx(row["mean_tokens"])
+        assert len(own) == 16
+        assert sum(sample["correct"] for sample in own) / 16 == row["accuracy"] == row["pass_at_k"]["1"]["value"]
+        assert sum(sample["num_tokens"] for sample in own) / 16 == pytest.approx(row["mean_tokens"])
         assert all("</think>" in sample["response"] for sample in own if sample["thought"])
     assert "model-index:" in (out / "cards" / "tiny-reasoner.yaml").read_text()
     assert json.loads((out / "speed.json").read_text())["tokens_per_second"]["tiny-reasoner"] > 0

@@ -9,6 +9,8 @@ import time
 import pytest
 from optimum.commands.optimum_cli import main
 
+from optimum_ssgr.study import workers
+
 from .. import processes
 from ..processes import started
 
@@ -25,10 +27,14 @@ CELLS = 1 + (2 + 3)
 
 @pytest.fixture(scope="module")
 def ssgr():
-    """Run a command as `optimum-cli ssgr` does, without starting another process for it, and return its exit code."""
+    """Run a command as `optimum-cli ssgr` does, without starting another process for it, and return its exit code.
+
+    The study's own processes are forked, where those of `stop` are started as they are everywhere.
+    """
 
     def run(folder, *arguments):
         with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(workers.multiprocessing, "get_context", lambda method: processes.serving())
             patch.chdir(folder)
             patch.setattr(sys, "argv", ["optimum-cli", "ssgr", *arguments])
             patch.setenv("TQDM_DISABLE", "")  # which the command sets

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 import math
 import random
@@ -37,9 +38,12 @@ def item(problem, sample, correct, thought=True, finished=True, ids=(0,)):
     return GradedRollout(Problem(problem, "q", "a"), rollout, Verdict(None, correct, thought), "")
 
 
+known_item = functools.cache(item)  # of which simulations need many, and never change one
+
+
 def graded_from(answers):
     """One item per verdict: rows are problems, columns samples."""
-    return [item(str(n), sample, bool(right)) for n, row in enumerate(answers) for sample, right in enumerate(row)]
+    return [known_item(str(n), sample, bool(right)) for n, row in enumerate(answers) for sample, right in enumerate(row)]
 
 
 def test_one_sample_a_problem_gives_the_usual_standard_error():

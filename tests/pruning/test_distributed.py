@@ -2,12 +2,13 @@
 
 import json
 import os
+import runpy
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from contextlib import ExitStack
+from multiprocessing import connection
 from pathlib import Path
 
 import pytest
@@ -84,12 +85,35 @@ def pruned(tmp_path_factory):
 
 
 def launch(folder, script, processes):
-    """Run a script in several processes of a job, and return the folder."""
+    """Run a script in several processes of a job, and return the folder; as with torchrun, one that fails ends the others."""
     (folder / "job.py").write_text(script)
-    command = [sys.executable, "-m", "tests.pruning.launch", str(processes), folder / "job.py", str(processes), folder]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment())
-    assert done.returncode == 0, done.stderr
+    port = free_port()
+    with ExitStack() as all_of_them:
+        jobs = [
+            all_of_them.enter_context(started(run_rank, rank, processes, port, folder, cwd=Path(__file__).parents[2]))
+            for rank in range(processes)
+        ]
+        waiting = {job.process.sentinel: job for job in jobs}
+        while waiting:
+            for ended in connection.wait(list(waiting)):
+                job = waiting.pop(ended)
+                assert job.wait() == 0, job.err.read_text()
     return folder
+
+
+def run_rank(rank, processes, port, folder):
+    """Run the script of a job as one of its processes."""
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= address | {"WORLD_SIZE": str(processes), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    script = str(folder / "job.py")
+    sys.argv = [script, str(processes), str(folder)]
+    runpy.run_path(script, run_name="__main__")
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 @pytest.mark.slow
@@ -243,10 +267,6 @@ def test_the_command_ends_well_without_calibration(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["job.py", "out", "pushed", *through]
 
 
-def environment():
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-
-
 @pytest.mark.parametrize("true_sequential", [True, False])
 @pytest.mark.parametrize("spread", ["whole model", "one block"])
 def test_weights_offloaded_to_the_cpu_are_pruned_where_they_are(true_sequential, spread):
@@ -301,9 +321,7 @@ SENTENCES = {
 @pytest.mark.parametrize("way", SENTENCES)
 def test_where_one_process_fails_the_others_end(tmp_path, way, fails):
     """Without a launcher that would end them: each process is on its own, as on another machine."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with ExitStack() as both:
         jobs = [both.enter_context(started(fail, way, fails, rank, port, cwd=tmp_path)) for rank in range(2)]
         assert jobs[1 - fails].wait() == 1

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from time import monotonic, sleep
 
 import pytest
@@ -18,6 +19,7 @@ from optimum_ssgr.rollouts.addresses import check_engine
 from optimum_ssgr.rollouts.choose import open_engine
 from optimum_ssgr.rollouts.launch import Parallelism, choose_parallelism, sequence_length
 
+from ..processes import ssgr, started
 from .stub_vllm import alive_in, starts_of, write_executable
 from .test_server import assert_exactly_one_each, requests
 
@@ -333,24 +335,27 @@ def test_a_study_generates_its_rollouts_with_it(tmp_path):
     assert sum(CalibrationSet.load_from_disk(inputs.calibration_set(0, "rac")).dataset["num_tokens"]) == 100
 
 
+def ssgr_with_temporary_files(folder, *arguments):
+    """Run a command whose temporary files are in a folder."""
+    tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
+    ssgr(*arguments)
+
+
 @pytest.mark.slow
 def test_an_interrupted_command_leaves_no_process_and_goes_on(tmp_path, cli):
     """The rollouts of 4 of 8 problems are kept; the stub says nothing to the others."""
     executable = write_executable(tmp_path, faults=[None] * 4 + ["hang"] * 100)
     command = ["calibrate", "out", "-m", "tiny-reasoner", *ASKED, *SELECTED, "--engine", "vllm", "--engine-command", executable]
-    program = [sys.executable, "-c", "from optimum.commands.optimum_cli import main; main()", "ssgr", *map(str, command)]
-    listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
-    with subprocess.Popen(program, cwd=tmp_path, stderr=-1, text=True, env=environment, preexec_fn=listen) as process:
+    with started(ssgr_with_temporary_files, tmp_path, *command, cwd=tmp_path) as running:
         journal, deadline = tmp_path / "out.journal" / "rollouts.jsonl", monotonic() + 120
-        while process.poll() is None and monotonic() < deadline:
+        while running.process.is_alive() and monotonic() < deadline:
             if journal.exists() and len(journal.read_text().splitlines()) == 4:
                 break
             sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        err = process.stderr.read()
+        running.send_signal(signal.SIGINT)
+        code, err = running.wait(), running.err.read_text()
     assert wait_until_gone(tmp_path)
-    assert process.returncode == 130, err
+    assert code == 130, err
     assert "Run the same command to go on." in err
     write_executable(tmp_path)
     done = cli(*command, cwd=tmp_path)

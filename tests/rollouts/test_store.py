@@ -26,8 +26,8 @@ from ..processes import started
 SETTINGS = {"samples_per_problem": 4, "max_new_tokens": 200, "num_sequences": 8}
 
 
-def run(folder, dtype="float32", batch_size=8, limit=12, **changes):
-    """Build a set of 48 rollouts, four of each problem."""
+def run(folder, dtype="float32", batch_size=8, limit=8, **changes):
+    """Build a set of 32 rollouts, four of each problem."""
     config = CalibrationConfig(**SETTINGS | changes)
     problems = load_problems("tiny-reasoner", limit=limit, seed=3)
     pruner = SSGRPruner.from_pretrained("tiny-reasoner", dtype=dtype)
@@ -68,7 +68,7 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("after", [1, 25])
+@pytest.mark.parametrize("after", [1, 17])
 def test_killed_and_run_again_gives_the_same_set(tmp_path, uninterrupted, after):
     with started(run, tmp_path, cwd=tmp_path) as running:
         while len(lines(tmp_path)) < after:
@@ -76,11 +76,11 @@ def test_killed_and_run_again_gives_the_same_set(tmp_path, uninterrupted, after)
             time.sleep(0.01)
         running.send_signal(signal.SIGKILL)
     kept = [line for line in lines(tmp_path) if line.endswith(b"\n")]
-    assert after <= len(kept) < 48
+    assert after <= len(kept) < 32
     assert not (tmp_path / "out").exists()
     run(tmp_path)
     assert lines(tmp_path)[: len(kept)] == kept  # nothing finished was generated again
-    assert len(lines(tmp_path)) == 48
+    assert len(lines(tmp_path)) == 32
     assert sorted(lines(tmp_path)) == sorted(lines(uninterrupted))
     assert files(tmp_path) == files(uninterrupted)
 
@@ -88,10 +88,10 @@ def test_killed_and_run_again_gives_the_same_set(tmp_path, uninterrupted, after)
 @pytest.mark.slow
 def test_a_torn_last_line_is_repaired(tmp_path, uninterrupted, caplog):
     whole = copy_journal(uninterrupted, tmp_path)
-    (tmp_path / "journal" / "rollouts.jsonl").write_bytes(b"".join(whole[:30]) + whole[30][:-20])
+    (tmp_path / "journal" / "rollouts.jsonl").write_bytes(b"".join(whole[:20]) + whole[20][:-20])
     run(tmp_path)
     assert "removed the last rollout of" in caplog.text
-    assert lines(tmp_path)[:30] == whole[:30]
+    assert lines(tmp_path)[:20] == whole[:20]
     assert files(tmp_path) == files(uninterrupted)
 
 
@@ -101,7 +101,7 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path, uninterrupted):
     with started(run, tmp_path, cwd=tmp_path, file_size=6000) as running:
         assert running.wait() != 0
         assert "make room and run the same command again to go on" in running.err.read_text()
-    assert 0 < len(lines(tmp_path)) < 48
+    assert 0 < len(lines(tmp_path)) < 32
     run(tmp_path)
     assert files(tmp_path) == files(uninterrupted)
 
@@ -110,8 +110,8 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path, uninterrupted):
 def test_more_samples_and_other_windows_reuse_what_is_there(tmp_path, uninterrupted):
     copy_journal(uninterrupted, tmp_path)
     run(tmp_path, samples_per_problem=5, strategy="self")
-    assert lines(tmp_path)[:48] == lines(uninterrupted)
-    assert len(lines(tmp_path)) == 60
+    assert lines(tmp_path)[:32] == lines(uninterrupted)
+    assert len(lines(tmp_path)) == 40
 
 
 @pytest.mark.slow

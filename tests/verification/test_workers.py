@@ -58,7 +58,7 @@ def busy(workers):
 @pytest.mark.slow
 def test_hostile_answers_are_cut_and_the_others_are_not_harmed():
     pairs = [pair for hostile in HOSTILE for pair in (hostile, EASY)]
-    verdicts = list(compare_all(pairs, seconds=1))
+    verdicts = list(compare_all(pairs, seconds=0.5))
     assert all(verdicts[1::2])
     assert not any(verdicts[::2])
     assert verdicts[0] is None
@@ -119,7 +119,7 @@ def start(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux holds processes to one processor")
 def test_the_time_is_that_of_the_processor(start):
-    """Four that share one processor get a quarter of the time on the clock, and as much of the processor as one alone."""
+    """Two that share one processor get half of the time on the clock, and as much of the processor as one alone."""
     shared = """
 import os, resource
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -128,12 +128,12 @@ def used():
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 easy, endless = ("x+1", "1+x"), ("9^{9^{9^9}}", "5")
-assert list(compare_all([easy] * 4, processes=4)) == [True] * 4
+assert list(compare_all([easy] * 2, processes=2)) == [True] * 2
 loading = used()
-assert list(compare_all([endless] * 4, processes=4, seconds=1)) == [None] * 4
+assert list(compare_all([endless] * 2, processes=2, seconds=1)) == [None] * 2
 print(used() - 2 * loading)
 """
-    assert float(start(shared).communicate()[0]) > 3  # of 4; on the clock it would be 1
+    assert float(start(shared).communicate()[0]) > 1.5  # of 2; on the clock it would be 1
 
 
 @pytest.mark.slow
