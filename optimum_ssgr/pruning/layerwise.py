@@ -177,6 +177,8 @@ def prune_layerwise(
                 room = count_waiting_bytes(tensor.nbytes for tensor in model.parameters() if not tensor.is_meta)
                 pruning = (calibration, config, patterns[name], room)
                 reports += _prune_or_restore(index, name, block, matrices[name], *pruning, journal)
+                if journal and isinstance(weights, ResidentWeights):
+                    journal.map(index, name, block)
     _warn_of_fallbacks(reports, config)
     return reports
 
