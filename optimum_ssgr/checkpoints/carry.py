@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from glob import escape
 from pathlib import Path
@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 from ..errors import DataError, OutputError
 from ..formats import CALIBRATION_FOLDER, CARD_FILE, PROVENANCE_FILE
+from ..pruning.memory import release_pages
 from .inspect import INDEX, SINGLE, checkpoint_files, fetch_weights
 from .tensor_files import FLOATS, StoredTensor, bytes_of, read_header, same_bytes, write_tensors
 
@@ -188,7 +189,7 @@ def carry_weights(
                 tensor = file.get_tensor(name)
         if tuple(tensor.shape) != wanted[name].shape:
             raise OutputError(f"cannot store {name} as the original does: its shape is {tuple(tensor.shape)}.")
-        return [bytes_of(tensor.to(FLOATS[wanted[name].dtype]))]
+        return _bytes_released(tensor, FLOATS[wanted[name].dtype])
 
     count = len(linked) + len(rest)
     names = [SINGLE] if count == 1 else [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
@@ -203,6 +204,12 @@ def carry_weights(
         index = {"metadata": {"total_size": sum(tensor.size for tensor in wanted.values())}, "weight_map": placed}
         (target / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
     _compare(stored, stored_tensors(target), wanted, pruned)
+
+
+def _bytes_released(tensor: torch.Tensor, dtype: torch.dtype) -> Iterator[memoryview]:
+    """Yield the bytes of a tensor in some type; where it lies in a file, it is not held on to."""
+    yield bytes_of(tensor.to(dtype))
+    release_pages(tensor)
 
 
 def _compare(

@@ -12,6 +12,7 @@ from transformers.utils import logging
 from ..compat import model_commit, model_name, offloaded_state_dict
 from ..errors import DataError, ModelError, SSGRError
 from ..hub.client import call_hub
+from ..pruning.memory import same_values
 from .carry import fetch_source, read_config, stored_tensors
 from .load import load_tokenizer, source_of
 from .places import changed_parameters, check_put_back, find_places
@@ -80,7 +81,7 @@ def open_source(model: PreTrainedModel, source: Path, refined: bool) -> Streamed
         weights = StreamedWeights(source, model, torch.device("cpu"))
         pruned = {name for names in changed_parameters(model, refined).values() for name in names}
         for name, tensor in state_of(model).items():
-            if name not in pruned and not torch.equal(tensor.cpu(), weights.read(name)):
+            if name not in pruned and not same_values(tensor, weights.read(name)):
                 raise ModelError(f"{name} was changed after it was loaded.")
     except (ModelError, DataError) as error:
         _warn_of_loss(source, error)

@@ -125,8 +125,7 @@ def run(
     from ..pruning.watch import watch_others
 
     store = start_processes()
-    if args.streaming:
-        map_large_tensors()  # this process is the command's own
+    map_large_tensors()  # this process is the command's own
     journal = journal_folder(args.output)
     with watch_others(store, rank(), world_size()):
         rollouts = None

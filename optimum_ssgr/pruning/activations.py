@@ -50,6 +50,7 @@ class Activation:
     def __init__(self, value: torch.Tensor, path: Path | None, on_cpu: bool) -> None:
         self.path = path
         self.on_cpu = on_cpu
+        self.nbytes = value.nbytes
         self._value = None if path else value.cpu() if on_cpu else value
 
     def read(self, device: torch.device) -> torch.Tensor:

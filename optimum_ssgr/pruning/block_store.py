@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -74,6 +75,16 @@ class BlockStore:
             return dense, reports, load_file(path)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError):
             raise damaged from None
+
+    def map(self, index: int, name: str, block: nn.Module) -> None:
+        """Have a finished block that is in memory use its file, so that it takes none until it is looked at.
+
+        Only on Linux, where the file can be removed all the same.
+        """
+        on_cpu = all(tensor.device.type == "cpu" for tensor in block.state_dict().values())
+        if on_cpu and sys.platform == "linux" and self.path(index).exists():  # another machine of a job may not have it
+            tensors = load_file(self.path(index))
+            block.load_state_dict({key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items()}, assign=True)
 
     def blocks(self) -> list[Path]:
         """Return the files of the finished blocks, in order."""

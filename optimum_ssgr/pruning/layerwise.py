@@ -1,8 +1,10 @@
 """Prune a model block by block, each on the outputs of the pruned blocks before it."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -20,7 +22,7 @@ from .capture import MicroBatch, TokenSequence, capture_inputs, check_chain, fin
 from .distributed import barrier, rank, take_shard
 from .experts import use_observable_experts
 from .input_groups import HookPoint, trace_input_groups
-from .memory import trim_heap
+from .memory import release_pages, trim_heap
 from .patterns import Pattern
 from .refine import refine_block
 from .report import LayerReport
@@ -43,6 +45,9 @@ from .weights import ResidentWeights, Weights, check_in_memory
 
 
 logger = logging.get_logger(__name__)
+# What micro-batches may hold that wait inside a block, where half of what the weights take is less. So the memory of a run
+# does not grow with the calibration set by more than its hidden states; what does not wait is computed again.
+WAITING_BYTES = 2**28
 
 
 def check_prunable(model: PreTrainedModel, config: PruningConfig) -> dict[str, dict[str, Matrix]]:
@@ -169,9 +174,18 @@ def prune_layerwise(
         progress = tqdm(blocks.items(), desc=f"prune ({config.method})", unit="block", disable=None if rank() == 0 else True)
         for index, (name, block) in enumerate(progress):
             with weights.onload_block(name, block):
-                reports += _prune_or_restore(index, name, block, matrices[name], calibration, config, patterns[name], journal)
+                room = count_waiting_bytes(tensor.nbytes for tensor in model.parameters() if not tensor.is_meta)
+                pruning = (calibration, config, patterns[name], room)
+                reports += _prune_or_restore(index, name, block, matrices[name], *pruning, journal)
+                if journal and isinstance(weights, ResidentWeights):
+                    journal.map(index, name, block)
     _warn_of_fallbacks(reports, config)
     return reports
+
+
+def count_waiting_bytes(weights: Iterable[int]) -> int:
+    """Return what micro-batches may hold that wait inside a block, where the weights in memory take so many bytes each."""
+    return max(WAITING_BYTES, sum(weights) // 2)
 
 
 def _make_token_sequences(
@@ -214,6 +228,8 @@ def _calibrate(
         outputs = probe_outputs(probe, list(probe_blocks.values()), ids)
     if probe is model:
         check_chain(model, list(blocks.values()), outputs, ids)
+        for parameter in model.parameters():
+            release_pages(parameter)  # that ran through all of it, of which one block at a time is needed
     # 2. Run what comes before the blocks on all sequences.
     with weights.onload_embeddings(model):
         batches = capture_inputs(model, list(blocks.values()), outputs, sequences, store, with_targets)
@@ -258,6 +274,7 @@ def _prune_or_restore(
     calibration: _Calibration,
     config: PruningConfig,
     pattern: Pattern,
+    waiting_bytes: int,
     journal: BlockStore | None,
 ) -> list[LayerReport]:
     """Prune one block and write it to the journal, or take it from there; the hidden states move on in either case."""
@@ -266,7 +283,8 @@ def _prune_or_restore(
     dense_hash = hash_block(block) if journal else ""
     if finished is None:
         points = calibration.points.get(name, [])
-        reports = list(prune_block(index, name, block, matrices, points, calibration.batches, config, pattern))
+        batches = calibration.batches
+        reports = list(prune_block(index, name, block, matrices, points, batches, config, pattern, waiting_bytes))
         if journal and rank() == 0:
             journal.write(index, name, block, dense_hash, reports)
         barrier()
@@ -293,6 +311,7 @@ def prune_block(
     batches: Sequence[MicroBatch],
     config: PruningConfig,
     pattern: Pattern,
+    waiting_bytes: float = math.inf,
 ) -> Iterator[LayerReport]:
     """Prune one block and replace the hidden states by what it makes of them.
 
@@ -305,6 +324,7 @@ def prune_block(
         batches: This process's shard of the calibration tokens.
         config: Method, damping, and whether to run the block once or twice.
         pattern: What to prune to.
+        waiting_bytes: What micro-batches may hold that wait inside the block, about.
 
     Yields:
         Reports in the order of the matrices.
@@ -318,7 +338,8 @@ def prune_block(
         if not refines:
             advance(index, block, batches)
     else:
-        traverse = traverse_in_two_passes if config.true_sequential is False else traverse_in_one_pass
+        one_pass = partial(traverse_in_one_pass, waiting_bytes=waiting_bytes)
+        traverse = traverse_in_two_passes if config.true_sequential is False else one_pass
         full = needs_second_moments(config)
         for point, statistics in traverse(index, block, matrices, points, batches, full, write_outputs=not refines):
             trim_heap()  # of what the forward pass freed: solving takes large matrices of other sizes

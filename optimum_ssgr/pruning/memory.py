@@ -1,12 +1,17 @@
-"""Have glibc give freed memory back to the system; other C libraries do so by themselves."""
+"""Give memory back to the system: what was freed, as C libraries other than glibc do by themselves, and what is in files."""
 
 import ctypes
+import mmap
 from contextlib import suppress
+
+import torch
 
 
 # glibc keeps freed memory unless it was mapped for itself, which this makes it do for what is larger (`man 3 mallopt`).
 MAPPED_BYTES = 2**20
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+MADV_DONTNEED, MADV_PAGEOUT = 4, 21  # `man 2 madvise`
+COMPARED_BYTES = 2**24  # at a time
 
 
 def trim_heap() -> None:
@@ -24,3 +29,35 @@ def map_large_tensors() -> None:
     with suppress(OSError, AttributeError, TypeError):
         for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
             ctypes.CDLL(None).mallopt(option, MAPPED_BYTES)
+
+
+def release_pages(tensor: torch.Tensor, advice: int = MADV_PAGEOUT) -> None:
+    """Have the system take back the pages of a tensor that lie unchanged in a file, as those of a loaded model do.
+
+    They are read again when they are looked at. Nothing is lost: pages that were written to stay, or go to the swap space.
+    """
+    if tensor.device.type != "cpu" or not tensor.is_contiguous():
+        return
+    begin = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if begin < end:
+        with suppress(OSError, AttributeError, TypeError):
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), advice)
+
+
+def same_values(tensor: torch.Tensor, read: torch.Tensor) -> bool:
+    """Compare a tensor with one that was read from a file, a piece at a time.
+
+    Args:
+        tensor: The tensor; where it lies in a file, too, its pages are released.
+        read: What it is compared with. Nobody else may use it, since nothing is left of it afterwards.
+    """
+    if tensor.shape != read.shape or tensor.dtype != read.dtype:
+        return False
+    count = COMPARED_BYTES // tensor.itemsize
+    for piece, its in zip(tensor.flatten().split(count), read.flatten().split(count), strict=True):
+        if not torch.equal(piece.cpu(), its.cpu()):
+            return False
+        release_pages(its, MADV_DONTNEED)  # first: what two tensors have of one file is not taken back
+        release_pages(piece)
+    return True

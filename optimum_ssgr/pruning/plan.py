@@ -14,6 +14,7 @@ from .blocks import Matrix, find_blocks, find_matrices
 from .capture import BATCH_TOKENS, Arguments, capture_arguments, probe_outputs
 from .experts import use_observable_experts
 from .input_groups import HookPoint, trace_input_groups
+from .layerwise import count_waiting_bytes
 from .solve import needs_second_moments
 from .timing import time_block, time_files, time_refinement
 
@@ -103,14 +104,16 @@ def make_plan(
     hidden = sum(lengths) * states.numel() // ids.shape[1] * size
     targets = hidden if "blocks" in config.refine else 0  # the dense model's hidden states, beside the sparse one's
     routes = getattr(text, "num_experts_per_tok", None) or 1
+    held = {name: size * sum(parameter.numel() for parameter in block.parameters()) for name, block in blocks.items()}
+    room = {name: count_waiting_bytes([held[name] if streaming else whole]) for name in blocks}
     counted = [
         _BlockBytes(
-            size * sum(parameter.numel() for parameter in block.parameters()),
+            held[name],
             _count_fused_bytes(matrices[name], size),
             shared
             + targets
             + max(
-                _count_activation_bytes(points[name], matrices[name], lengths, hidden, size, config, routes)
+                _count_activation_bytes(points[name], matrices[name], lengths, hidden, size, config, routes, room[name])
                 + _count_solver_bytes(points[name], matrices[name], config),
                 hidden + _count_refinement_bytes(block, matrices[name], lengths, size, routes) if targets else 0,
             ),
@@ -170,6 +173,7 @@ def _count_activation_bytes(
     size: int,
     config: PruningConfig,
     routes: int,
+    room: int,
 ) -> int:
     """Count the hidden states of all tokens, and what they grow to inside a block, where each goes to some experts."""
     if not config.needs_calibration:
@@ -181,8 +185,8 @@ def _count_activation_bytes(
     inside = batch * (3 * width * size + width * 4)  # gate, up, their product, and that in float32
     if config.true_sequential is False:
         return hidden + inside
-    # Every micro-batch waits with its residual stream and the inputs of the hook point.
-    return 2 * hidden + tokens * width * size + inside
+    # Micro-batches wait with the residual stream, the normalized one and the inputs of the hook point, while there is room.
+    return hidden + min(2 * hidden + tokens * width * size, room) + inside
 
 
 def _count_fused_bytes(matrices: Mapping[str, Matrix], size: int) -> list[int]:

@@ -4,8 +4,10 @@ The former are generators, which give the statistics of one hook point after the
 before it asks for the next one.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import torch
 from greenlet import getcurrent, greenlet
@@ -57,11 +59,13 @@ def traverse_in_one_pass(
     batches: Sequence[MicroBatch],
     full: bool,
     write_outputs: bool = True,
+    waiting_bytes: float = math.inf,
 ) -> Iterator[tuple[HookPoint, list[InputStatistics]]]:
     """Run the block once, holding every micro-batch at each hook point until the point's matrices are pruned.
 
     So each matrix sees inputs made by the pruned matrices before it ("true sequential"), and no second pass is needed. It costs
-    the memory of all micro-batches' activations at a hook point.
+    the memory of all micro-batches' activations at a hook point. Those that there is no room for do not wait: they begin anew,
+    and come to the next point with the same numbers, since they run through the matrices that are pruned by then.
 
     Args:
         index: Number of the block.
@@ -71,6 +75,7 @@ def traverse_in_one_pass(
         batches: What to run through it.
         full: Whether the full second moments are wanted, or their diagonal.
         write_outputs: Whether the hidden states become those of the pruned block at the end; else they stay.
+        waiting_bytes: What those that wait may hold, about.
 
     Yields:
         Every hook point with the statistics of its groups.
@@ -81,22 +86,35 @@ def traverse_in_one_pass(
     statistics: list[InputStatistics] = []
 
     def observe(number: int, inputs: list[torch.Tensor], tokens: list[torch.Tensor] | None) -> None:
+        if number < reached:
+            return  # begun anew: what this point's inputs are for is pruned
         _accumulate(statistics, inputs, tokens, current)
-        caller.switch()  # comes back when the matrices are pruned, which the forward pass then multiplies with
+        # Comes back when the matrices are pruned, which the forward pass then multiplies with.
+        caller.switch(sum(part.nbytes for part in inputs))
+
+    def go_on(forward: greenlet) -> Any:
+        return forward.switch(*(() if forward else (index, block)))  # a greenlet is true once it was started
 
     passes = [greenlet(batch.run, caller) for batch in batches]
+    reached = 0
     with hook_input_groups(matrices, points, observe):
         for point in points:
             statistics = _new_statistics(point, matrices, full)
-            for batch, forward in zip(batches, passes, strict=True):
+            room = waiting_bytes
+            for number, batch in enumerate(batches):
                 current = batch  # the one that `observe` is called for
-                forward.switch(*(() if forward else (index, block)))  # a greenlet is true once it was started
+                # The forward pass holds the residual stream, and the normalized one, beside the inputs.
+                room -= go_on(passes[number]) + 2 * batch.hidden.nbytes
+                if room < 0:
+                    passes[number].throw()  # ends it where it waits, which frees what it holds
+                    passes[number] = greenlet(batch.run, caller)
             yield point, statistics
+            reached += 1
         needed = _with_needed_outputs(index, batches) if write_outputs else []
         for batch, forward in zip(needed, passes, strict=False):
-            _write_outputs(index, batch.hidden, forward.switch())
+            _write_outputs(index, batch.hidden, go_on(forward))
         for forward in passes[len(needed) :]:
-            forward.throw()  # ends it where it waits, which frees what it holds
+            forward.throw()
 
 
 def gather_dense_statistics(

@@ -4,6 +4,7 @@ import shutil
 import signal
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,6 +51,19 @@ def uninterrupted(tmp_path_factory):
         folders[mode] = tmp_path_factory.mktemp(mode)
         run(folders[mode], mode)
     return folders
+
+
+def test_a_model_in_memory_uses_the_files_of_its_finished_blocks_and_outlives_them(tmp_path, uninterrupted):
+    pruner = SSGRPruner.from_pretrained(NAME)
+    pruner.prune(Dataset.from_dict({"input_ids": SEQUENCES}), PruningConfig(sparsity=0.5), journal_dir=tmp_path / "journal")
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        assert all(str(path) in maps.read_text() for path in (tmp_path / "journal").glob("block-*.safetensors"))
+    shutil.rmtree(tmp_path / "journal")
+    held, saved = pruner.model.state_dict(), weights_in(uninterrupted["resident"] / "out")
+    assert all(torch.equal(held[key], tensor) for key, tensor in saved.items())
+    for parameter in pruner.model.parameters():
+        parameter.data.zero_()  # which no file would let
 
 
 @pytest.mark.slow

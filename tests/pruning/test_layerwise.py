@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
@@ -5,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from optimum_ssgr.config import PruningConfig
 from optimum_ssgr.errors import ConfigError, DataError, ModelError, NumericalError
-from optimum_ssgr.pruning import capture, traversal
+from optimum_ssgr.pruning import capture, layerwise, traversal
 from optimum_ssgr.pruning.activations import ActivationStore
 from optimum_ssgr.pruning.block_store import open_block_store
 from optimum_ssgr.pruning.blocks import find_blocks, find_matrices
@@ -14,7 +16,7 @@ from optimum_ssgr.pruning.layerwise import prune_layerwise
 from optimum_ssgr.pruning.plan import count_argument_bytes
 from optimum_ssgr.pruning.report import PruningReport
 
-from ..models import CONFIGS, random_model, slow_but
+from ..models import CONFIGS, MIXTURES, random_model, slow_but
 from .naive import naive_sparsegpt, naive_wanda
 
 
@@ -159,6 +161,33 @@ def test_blocks_that_hand_on_more_than_hidden_states_are_refused():
     memory.append(torch.ones(1, 4, 32))  # what one pass leaves to the next
     with pytest.raises(ModelError, match="hand more to each other than their hidden states"):
         prune_layerwise(model, random_sequences(), PruningConfig(method="wanda"))
+
+
+@pytest.mark.parametrize("name", slow_but([*CONFIGS, *MIXTURES], ["llama", "mixtral"]))
+@pytest.mark.parametrize("refine", [(), ("blocks",)], ids=["", "refined"])
+@pytest.mark.parametrize("room", [0, 40_000])
+def test_micro_batches_that_there_is_no_room_for_begin_anew_and_come_to_the_same_bits(name, refine, room, monkeypatch):
+    monkeypatch.setattr(capture, "BATCH_TOKENS", 48)
+    runs = []
+    original = capture.MicroBatch.run
+    monkeypatch.setattr(capture.MicroBatch, "run", lambda self, *of: runs.append(self) or original(self, *of))
+
+    def prune(waiting_bytes):
+        runs.clear()
+        monkeypatch.setattr(layerwise, "count_waiting_bytes", lambda _: waiting_bytes)
+        model, config = random_model(name), PruningConfig(sparsity=0.5, refine=refine, true_sequential=True)
+        with torch.random.fork_rng():
+            prune_layerwise(model, random_sequences(), config)
+        return model.state_dict(), len(runs)
+
+    (waited, once), (begun_anew, more) = prune(math.inf), prune(room)
+    assert all(torch.equal(tensor, begun_anew[key]) for key, tensor in waited.items())
+    assert more > once
+
+
+def test_as_many_may_wait_as_half_the_weights_take():
+    assert layerwise.count_waiting_bytes([2**30, 2**30]) == 2**30
+    assert layerwise.count_waiting_bytes([2**20]) == layerwise.WAITING_BYTES
 
 
 @pytest.mark.parametrize("true_sequential", [False, True])

@@ -1,11 +1,37 @@
-"""What the library does to the heap of its host process."""
+"""What the library gives back to the system, and what it does to its host process."""
 
 import ctypes
+from pathlib import Path
 
+import pytest
+import torch
 from datasets import Dataset
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from optimum_ssgr import PruningConfig, SSGRPruner
+from optimum_ssgr.pruning import memory
+from optimum_ssgr.pruning.memory import release_pages, same_values
 from optimum_ssgr.reasoner import WEIGHTS
+
+
+MAPPED = 2**25
+
+
+@pytest.fixture
+def stored(tmp_path):
+    save_file({"weight": torch.arange(MAPPED // 4, dtype=torch.float32)}, tmp_path / "file.safetensors")
+    return tmp_path / "file.safetensors"
+
+
+def mapped(path):
+    """A tensor whose pages are those of the file until it is written to."""
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor("weight")
+
+
+def held_in_files():
+    return next(1024 * int(line.split()[1]) for line in Path("/proc/self/status").open() if line.startswith("RssFile"))
 
 
 def test_streaming_trims_the_heap_but_sets_nothing_for_the_process(tmp_path, monkeypatch):
@@ -21,3 +47,26 @@ def test_streaming_trims_the_heap_but_sets_nothing_for_the_process(tmp_path, mon
     pruner.prune(Dataset.from_dict({"input_ids": [[3, 4, 5, 6]]}), PruningConfig(), journal_dir=tmp_path / "journal")
     assert "malloc_trim" in called
     assert "mallopt" not in called
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux what is held")
+def test_pages_of_files_are_released_and_come_back_and_those_written_to_stay(stored):
+    tensor = mapped(stored)
+    tensor[: len(tensor) // 2] = -1
+    expected, before = tensor.clone(), held_in_files()
+    release_pages(tensor)
+    assert held_in_files() < before - MAPPED // 4
+    assert torch.equal(tensor, expected)
+
+
+@pytest.mark.parametrize("piece", [2**30, 2**12])
+def test_what_is_compared_a_piece_at_a_time_is_compared_to_the_last_entry(stored, piece, monkeypatch):
+    monkeypatch.setattr(memory, "COMPARED_BYTES", piece)
+    tensor, changed = mapped(stored), mapped(stored)
+    changed[-1] = 0
+    assert same_values(tensor, mapped(stored))
+    assert torch.equal(tensor, mapped(stored))  # as it was
+    assert not same_values(changed, mapped(stored))
+    assert not same_values(tensor, mapped(stored)[1:])
+    assert not same_values(tensor, mapped(stored).double())
+    assert same_values(torch.tensor(3), torch.tensor(3)) and same_values(torch.ones(0, 4), torch.ones(0, 4))

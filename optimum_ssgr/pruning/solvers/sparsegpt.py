@@ -11,6 +11,8 @@ from ..patterns import NofM, Pattern, Unstructured, kth_lowest, lowest_per_group
 # N:M pattern straddles neither.
 BLOCK = 128
 STEP = 32
+# Entries moved at a time.
+PIECE = 2**18
 
 
 def factorize(hessian: torch.Tensor, damping: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -37,9 +39,12 @@ def factorize(hessian: torch.Tensor, damping: float) -> tuple[torch.Tensor, torc
     diagonal += damping * diagonal.mean()
     torch.linalg.cholesky(lower, out=lower)
     _invert_lower(lower)
-    factor = lower.flip(0, 1)
-    # Of a diagonal that overflowed the inverse is zero, by which every weight would seem to cost the same and be pruned.
-    if not (factor.isfinite().all() and (factor.diagonal() > 0).all()):
+    _reverse(lower.mT.view(-1))
+    factor = lower  # of which the rows and the columns are reversed now
+    # Of a diagonal that overflowed the inverse is zero, by which every weight would seem to cost the same and be pruned. The
+    # extremes are not finite where anything is not, and take no memory to find.
+    least, greatest = factor.mT.aminmax()
+    if not (least.isfinite() and greatest.isfinite() and (factor.diagonal() > 0).all()):
         raise torch.linalg.LinAlgError("the factor is not finite, or not positive on its diagonal.")
     return factor, dead
 
@@ -51,6 +56,17 @@ def _invert_lower(lower: torch.Tensor) -> None:
         rest = lower[start:, start:]
         part = rest[:, :BLOCK]  # those to the right do not need it
         part.copy_(torch.linalg.solve_triangular(rest, identity[: part.shape[0], : part.shape[1]], upper=False))
+
+
+def _reverse(entries: torch.Tensor) -> None:
+    """Reverse a vector in place, some entries at a time from both ends."""
+    count = len(entries)
+    for start in range(0, count // 2, PIECE):
+        end = min(start + PIECE, count // 2)
+        front, back = entries[start:end], entries[count - end : count - start]
+        last = back.flip(0)
+        back.copy_(front.flip(0))
+        front.copy_(last)
 
 
 def sparsegpt(
