@@ -15,7 +15,7 @@ from ..hub.client import call_hub
 from ..pruning.memory import same_values
 from .carry import fetch_source, read_config, stored_tensors
 from .load import load_tokenizer, source_of
-from .places import changed_parameters, check_put_back, find_places
+from .places import check_put_back, find_places, pruned_parameters
 from .streaming import StreamedWeights
 from .tensor_files import FLOATS
 
@@ -79,7 +79,7 @@ def open_source(model: PreTrainedModel, source: Path, refined: bool) -> Streamed
     try:
         _refuse_quantized(source)
         weights = StreamedWeights(source, model, torch.device("cpu"))
-        pruned = {name for names in changed_parameters(model, refined).values() for name in names}
+        pruned = set(pruned_parameters(model, refined))
         for name, tensor in state_of(model).items():
             if name not in pruned and not same_values(tensor, weights.read(name)):
                 raise ModelError(f"{name} was changed after it was loaded.")

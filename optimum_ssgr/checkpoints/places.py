@@ -112,9 +112,9 @@ def changed_parameters(model: PreTrainedModel, refined: bool) -> dict[str, list[
     return found
 
 
-def pruned_parameters(model: PreTrainedModel) -> list[str]:
-    """Return the names of the parameters with prunable matrices, of all blocks."""
-    return [name for names in changed_parameters(model, refined=False).values() for name in names]
+def pruned_parameters(model: PreTrainedModel, refined: bool = False) -> list[str]:
+    """Return the names of the parameters that `changed_parameters` finds, of all blocks."""
+    return [name for names in changed_parameters(model, refined).values() for name in names]
 
 
 def take_apart(

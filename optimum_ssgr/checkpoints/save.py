@@ -18,7 +18,6 @@ from ..pruning.memory import same_values
 from .carry import carry_files, carry_weights, cast_all, set_dtype, stored_tensors
 from .load import auto_class
 from .original import (
-    changed_parameters,
     has_generation_config,
     is_as_loaded,
     open_source,
@@ -26,7 +25,7 @@ from .original import (
     state_of,
     tokenizer_files,
 )
-from .places import pruned_parameters, take_apart, within
+from .places import changed_parameters, pruned_parameters, take_apart, within
 from .streaming import StreamedWeights, load_streamed
 
 
