@@ -70,8 +70,8 @@ def measure_peer(python: Path, model: Path, folder: Path) -> str:
     """Have llm-compressor load, prune and save the model, and return a row on it."""
     threads = str(torch.get_num_threads())
     os.environ |= {"PYTHONPATH": str(Path(__file__).parent), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": threads}
-    command = [python.absolute(), "-m", "peers.llm_compressor", model, folder / TOKENS, folder / "llm-compressor"]
-    _, seconds, peak = measure(list(map(str, command)))
+    pruned = [model, folder / TOKENS, folder / "llm-compressor", "sparsegpt", "0.5"]
+    _, seconds, peak = measure(list(map(str, [python.absolute(), "-m", "peers.llm_compressor", *pruned])))
     return f"| llm-compressor | | {peak:.2f} | | | {seconds:.0f} |"
 
 

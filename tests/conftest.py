@@ -43,6 +43,11 @@ LONGEST = [
 ]
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than there are cores, since many tests wait for servers, pages and processes of their own."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first, and let the garbage collector leave alone from here on what is loaded."""
     places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}

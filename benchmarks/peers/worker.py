@@ -54,7 +54,8 @@ def make_contender(task: Task, calibration: torch.Tensor) -> tuple[str, Callable
     if task.contender == "llm-compressor":
         from . import llm_compressor
 
-        return "llmcompressor", llm_compressor.contender(task.method, task.pattern, calibration, task.batch)
+        target = task.pattern.replace("50%", "0.5")
+        return "llmcompressor", llm_compressor.contender(task.method, target, calibration.tolist(), task.batch)
     from optimum_ssgr.config import PruningConfig
     from optimum_ssgr.pruning.layerwise import prune_layerwise
 

@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 
 from optimum_ssgr import CalibrationConfig, PruningConfig, SSGRPruner, load_problems
 from optimum_ssgr.calibration.dataset import CalibrationSet
+from optimum_ssgr.config import IN_PROCESS, EngineConfig
 from optimum_ssgr.evaluation.intervals import Variance, student_quantile
 from optimum_ssgr.files import write_whole
 from optimum_ssgr.likelihood import response_nll
@@ -41,9 +42,22 @@ STRATEGIES = ("text", "prompts", "self", "rac", "ssgr", "cover", DAMAGE)
 def main() -> None:
     """Run what is missing and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser)
+    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=STRATEGIES)
+    args = parser.parse_args()
+    if not args.only_report:
+        run(args)
+    report(args)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what says how to generate, deal out, select and measure."""
     parser.add_argument("output", type=Path, help="folder for rollouts and results")
     parser.add_argument("--model", required=True)
     parser.add_argument("--dtype", default="float32", help="type of the weights")
+    parser.add_argument("--engine", default=IN_PROCESS, help="what generates, as for `ssgr calibrate`")
+    parser.add_argument("--engine-command", help="its executable")
+    parser.add_argument("--engine-args", default="", help="more flags for it")
     parser.add_argument("--problems", required=True)
     parser.add_argument("--num-problems", type=int, default=512)
     parser.add_argument("--samples-per-problem", type=int, default=4)
@@ -52,7 +66,6 @@ def main() -> None:
     parser.add_argument("--max-new-tokens", type=int, default=300)
     parser.add_argument("--instruction", default="Think step by step. At the end say: The answer is ...")
     parser.add_argument("--text", help="general text for the strategy text, as for `ssgr calibrate`")
-    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=STRATEGIES)
     parser.add_argument("--methods", nargs="+", default=["sparsegpt", "alps"])
     parser.add_argument("--targets", nargs="+", default=["0.5", "0.6", "2:4"])
     parser.add_argument("--parts", type=int, default=4, help="parts that the problems are dealt out to; one is held out")
@@ -60,16 +73,11 @@ def main() -> None:
     parser.add_argument("--num-tokens", type=int, default=16000)
     parser.add_argument("--traces", type=int, default=96, help="held-out traces at most")
     parser.add_argument("--only-report", action="store_true")
-    args = parser.parse_args()
-    args.output.mkdir(parents=True, exist_ok=True)
-    if not args.only_report:
-        run(args)
-    report(args)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Generate, select, prune and measure whatever is not there."""
-    config = CalibrationConfig(
+def sampling_of(args: argparse.Namespace) -> CalibrationConfig:
+    """Return how the model is sampled and what is selected from, with the first seed."""
+    return CalibrationConfig(
         num_sequences=None,
         num_tokens=args.num_tokens,
         samples_per_problem=args.samples_per_problem,
@@ -79,6 +87,11 @@ def run(args: argparse.Namespace) -> None:
         text_length=512,
         max_per_problem=args.samples_per_problem,
     )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Generate, select, prune and measure whatever is not there."""
+    config = sampling_of(args)
     parts = deal_out(generate(args, config), args.parts)
     held_out = choose_traces(parts[0], args.traces)
     traces = [(item.rollout.prompt_ids, item.rollout.response_ids) for item in held_out]
@@ -119,7 +132,9 @@ def generate(args: argparse.Namespace, config: CalibrationConfig) -> list[Graded
     """Let the model answer all problems."""
     problems = load_problems(args.problems, limit=args.num_problems)
     pruner = SSGRPruner.from_pretrained(args.model, dtype=args.dtype)
-    return pruner.generate_rollouts(problems, config, journal_dir=args.output / "rollouts", instruction=args.instruction)
+    engine = EngineConfig(args.engine, args.engine_command, args.engine_args)
+    journal = args.output / "rollouts"
+    return pruner.generate_rollouts(problems, config, journal_dir=journal, engine=engine, instruction=args.instruction)
 
 
 def deal_out(rollouts: Sequence[GradedRollout], parts: int) -> list[list[GradedRollout]]:
