@@ -41,11 +41,13 @@ from optimum_ssgr.rollouts.prompts import encode_prompts
 
 SAMPLES = 4
 WARM_UP = 4
+ALONE_NAME = "vLLM alone"
 ALONE = """
 import json, sys
 from vllm import LLM, SamplingParams, TokensPrompt
 model, length, dtype, options = sys.argv[1], int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
-llm = LLM(model, max_model_len=length, dtype=dtype, disable_log_stats=True, **options)
+# Prompts are read in one step, as by the managed one, since it dies of seeds otherwise.
+llm = LLM(model, max_model_len=length, dtype=dtype, disable_log_stats=True, enable_chunked_prefill=False, **options)
 print("ready", flush=True)
 for line in sys.stdin:
     asked = json.loads(line)
@@ -202,7 +204,7 @@ def main() -> None:
             engine = EngineConfig("vllm", str(args.vllm), args.vllm_args)
             contenders["vLLM, managed"] = open_own(stack, setting, engine)
             python = args.vllm.with_name("python")
-            contenders["vLLM alone"] = open_vllm_alone(stack, setting, python, json.loads(args.alone), length)
+            contenders[ALONE_NAME] = open_vllm_alone(stack, setting, python, json.loads(args.alone), length)
         for contender in contenders.values():
             contender(requests[:WARM_UP])
         order, speeds = random.Random(0), {name: [] for name in contenders}
@@ -212,10 +214,12 @@ def main() -> None:
                 start = time.perf_counter()
                 speeds[name].append(contenders[name](requests) / (time.perf_counter() - start))
     print(f"\n{args.model}, {model.dtype}, {len(requests)} requests, threads: {args.threads}, n = {args.repeats}\n")
-    print("| contender | tokens/s | times generate's |\n|---|---|---|")
+    yardsticks = [name for name in ("generate", ALONE_NAME) if name in speeds]
+    print("| contender | tokens/s |", *(f"times {name} |" for name in yardsticks))
+    print("|---|---|", "---|" * len(yardsticks), sep="")
     for name, found in speeds.items():
-        ratio = spread([mine / theirs for mine, theirs in zip(found, speeds["generate"], strict=True)])
-        print(f"| {name} | {spread(found)} | {ratio} |")
+        ratios = [spread([mine / its for mine, its in zip(found, speeds[other], strict=True)]) for other in yardsticks]
+        print("|", " | ".join([name, spread(found), *ratios]), "|")
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@
         --problems 'reasoning-gym:chain_sum(max_terms=3,min_digits=1,max_digits=1),gcd(min_value=2,max_value=30,max_numbers=2)'
 
 The model answers problems of several kinds, once and for all; the problems are dealt out to the seeds and to a part that is
-held out. Every seed's strategies select the same number of tokens from its rollouts, the model is pruned with them, and
-what counts is the rise of the negative log-likelihood of the held-out part's traces, paired by trace (trace perplexity, a
-proxy of accuracy that takes one forward pass). +- is the standard error over traces and seeds, in parentheses are 95 %
-intervals. A run that is stopped goes on where it was: finished rollouts and cells are kept in OUT, and more strategies,
-methods, targets or seeds only add cells.
+held out. Every seed's strategies select the same number of tokens from its rollouts, the model is pruned with them, and what
+counts is the rise of the negative log-likelihood of the held-out part's traces, paired by trace (trace perplexity, a proxy
+of accuracy that takes one forward pass), and with `--asked N` problems of that part solved. +- is the standard error over
+traces and seeds, in parentheses are 95 % intervals. A run that is stopped goes on where it was: finished rollouts and cells
+are kept in OUT, and more strategies, methods, targets or seeds only add cells.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import dataclasses
 import json
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ from tqdm.auto import tqdm
 
 from optimum_ssgr import CalibrationConfig, PruningConfig, SSGRPruner, load_problems
 from optimum_ssgr.calibration.dataset import CalibrationSet
-from optimum_ssgr.config import IN_PROCESS, EngineConfig
-from optimum_ssgr.evaluation.intervals import Variance, student_quantile
+from optimum_ssgr.config import IN_PROCESS, EngineConfig, SamplingConfig
+from optimum_ssgr.evaluation.evaluate import evaluate
+from optimum_ssgr.evaluation.intervals import Variance, estimate_share, format_share, student_quantile
 from optimum_ssgr.files import write_whole
 from optimum_ssgr.likelihood import response_nll
 from optimum_ssgr.records import GradedRollout
@@ -72,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--num-tokens", type=int, default=16000)
     parser.add_argument("--traces", type=int, default=96, help="held-out traces at most")
+    parser.add_argument("--asked", type=int, default=0, help="held-out problems that pruned models are asked, greedily")
     parser.add_argument("--only-report", action="store_true")
 
 
@@ -105,6 +107,7 @@ def run(args: argparse.Namespace) -> None:
             "tokens": [len(response) for _, response in traces],
             "correct": sum(item.verdict.correct for item in held_out),
             "nll": response_nll(dense.model, traces),
+            "solved": solve(dense, parts[0], args),
         },
     )
     cells = [
@@ -125,7 +128,19 @@ def run(args: argparse.Namespace) -> None:
         kinds: dict[str, int] = {}
         for kind, tokens in zip(built.dataset["kind"], built.dataset["num_tokens"], strict=True):
             kinds[str(kind)] = kinds.get(str(kind), 0) + tokens
-        write_json(path, {"nll": response_nll(pruner.model, traces), "calibration_tokens": kinds})
+        found = {"nll": response_nll(pruner.model, traces), "solved": solve(pruner, parts[0], args)}
+        write_json(path, {**found, "calibration_tokens": kinds})
+
+
+def solve(pruner: SSGRPruner, rollouts: Sequence[GradedRollout], args: argparse.Namespace) -> list[bool]:
+    """Tell of some held-out problems, drawn at random, whether a model solves them."""
+    problems = sorted({item.problem.id: item.problem for item in rollouts}.values(), key=lambda problem: problem.id)
+    problems = random.Random(0).sample(problems, min(args.asked, len(problems)))
+    if not problems:
+        return []
+    sampling = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=args.max_new_tokens)
+    answers = evaluate(pruner.model, pruner.tokenizer, problems, sampling, instruction=args.instruction)
+    return [item.verdict.correct for item in answers]
 
 
 def generate(args: argparse.Namespace, config: CalibrationConfig) -> list[GradedRollout]:
@@ -193,9 +208,10 @@ def report(args: argparse.Namespace) -> None:
     """Print Markdown tables of what is there, and write them to report.md."""
     dense = json.loads((args.output / "dense.json").read_text())
     lengths = np.array(dense["tokens"])
-    base = np.array(dense["nll"]) / lengths
+    base, asked = np.array(dense["nll"]) / lengths, bool(dense["solved"])
     lines = [
-        f"{dense['model']}: {len(base)} held-out traces ({dense['correct']} correct), dense {base.mean():.3f} nats per token.",
+        f"{dense['model']}: {len(base)} held-out traces ({dense['correct']} correct), dense {base.mean():.3f} nats per token"
+        + (f"; of {len(dense['solved'])} problems it solves {format_solved([dense['solved']])}." if asked else "."),
         "",
         "| kind | rollouts | correct | finished | tokens |",
         "|---|---|---|---|---|",
@@ -207,38 +223,42 @@ def report(args: argparse.Namespace) -> None:
     ]
     for method in args.methods:
         for target in args.targets:
-            rises = dict(read_cells(args, method, target, base, lengths))
-            if not rises:
+            found = {strategy: cells for strategy in args.strategies if (cells := read_cells(args, method, target, strategy))}
+            if not found:
                 continue
+            rises = {name: np.array([cell["nll"] for cell in cells]) / lengths - base for name, cells in found.items()}
             lines += [
                 "",
                 f"{method}, {target}",
                 "",
-                "| calibrated on | rise (nats per token) | against `self` | worst kind | seeds |",
-                "|---|---|---|---|---|",
+                HEADER + (" solved |" if asked else ""),
+                "|---|---|---|---|---|" + ("---|" if asked else ""),
             ]
             for strategy, rise in rises.items():
+                solved = [cell["solved"] for cell in found[strategy]]
                 against = "-"
                 if "self" in rises and strategy != "self":
                     shared = min(len(rise), len(rises["self"]))
                     against = format_nats(rise[:shared] - rises["self"][:shared])
                 kinds = {kind: rise[:, [k == kind for k in dense["kinds"]]].mean() for kind in sorted(set(dense["kinds"]))}
                 worst = max(kinds, key=kinds.get)
-                lines.append(f"| {strategy} | {format_nats(rise)} | {against} | {worst} {kinds[worst]:+.3f} | {len(rise)} |")
+                row = f"| {strategy} | {format_nats(rise)} | {against} | {worst} {kinds[worst]:+.3f} | {len(rise)} |"
+                lines.append(row + (f" {format_solved(solved)} |" if asked else ""))
     text = "\n".join(lines) + "\n"
     (args.output / "report.md").write_text(text)
     print(text)
 
 
-def read_cells(
-    args: argparse.Namespace, method: str, target: str, base: np.ndarray, lengths: np.ndarray
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield every strategy with the rise by seed and trace, of the seeds that are done."""
-    for strategy in args.strategies:
-        paths = [cell_path(args, seed, method, target, strategy) for seed in range(args.seeds)]
-        found = [np.array(json.loads(path.read_text())["nll"]) / lengths - base for path in paths if path.exists()]
-        if found:
-            yield strategy, np.array(found)
+def read_cells(args: argparse.Namespace, method: str, target: str, strategy: str) -> list[dict[str, Any]]:
+    """Return the results of the seeds that are done."""
+    paths = [cell_path(args, seed, method, target, strategy) for seed in range(args.seeds)]
+    return [json.loads(path.read_text()) for path in paths if path.exists()]
+
+
+def format_solved(solved: Sequence[Sequence[bool]]) -> str:
+    """Write the share of problems solved, by seed and problem, with its standard error."""
+    found = estimate_share(np.array(solved, dtype=float))
+    return format_share(found.mean, found.error, found.interval)
 
 
 def format_nats(differences: np.ndarray) -> str:
