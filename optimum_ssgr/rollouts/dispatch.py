@@ -29,7 +29,7 @@ TRIES = 8
 LOST_TO_STOP = 20
 """The run stops when this many responses, and more than half of all, were lost."""
 
-LOOK_AGAIN = 2.0
+LOOK_AGAIN = 0.5
 """Seconds between looks at whether a server has room for more."""
 
 Job = tuple[Request, ...]

@@ -17,6 +17,8 @@ from ..tokens import context_of
 
 STEP = 1024
 """The longest sequence is rounded up to multiples of this, so that somewhat longer requests need no other server."""
+SEQUENCES = 256
+"""Sequences at a time on a processor: as many as vLLM's own `generate` takes there, of which its server takes half."""
 SHARE_FOR_WEIGHTS = 0.6
 """A model fits on GPUs when its weights take no more of their memory: keys and values need the rest."""
 
@@ -103,7 +105,7 @@ def server_command(
         if commit:
             own["--tokenizer-revision"] = commit
         if not memory:
-            own["--max-num-batched-tokens"] = max(length, 8 * STEP)
+            own |= {"--max-num-batched-tokens": max(length, 8 * STEP), "--max-num-seqs": SEQUENCES}
         first, switches = ["serve", source], [] if memory else ["--no-enable-chunked-prefill"]
     else:
         own = {"--context-length": length, "--tp-size": parallel.tensor, "--dp-size": parallel.data}

@@ -9,7 +9,7 @@ from .conjugate import refit, rescale
 # Exchanges in a row at most.
 SWAPS = 100
 # Of a row's weights, how many that may go and how many that may come back are looked at in pairs (unstructured).
-CANDIDATES = 64
+CANDIDATES = 32
 # An exchange must lower the error by this share of what it was at first; less may be rounding.
 LEAST_GAIN = 1e-6
 # Pairs that are looked at together, which bounds the memory: rows are taken in chunks.
