@@ -121,11 +121,13 @@ def test_a_name_that_it_does_not_have_is_refused(engine, reasoner, asked):
         wrong.check(asked)
 
 
-def test_killing_its_engine_in_mid_run_loses_nothing(engine, asked, caplog):
+def test_killing_its_engine_in_mid_run_loses_nothing(engine, reasoner, caplog):
+    problems = load_problems("tiny-reasoner", limit=24)
+    asked = make_requests(problems, encode_prompts(reasoner[1], problems), range(16), 0)
     found = []
     for rollout in engine.generate(asked):
         found.append(rollout)
-        if len(found) == 5:
+        if len(found) == 1:
             children = psutil.Process(engine._process._keeper.pid).children(recursive=True)
             core = next(process for process in children if "EngineCore" in " ".join([process.name(), *process.cmdline()]))
             core.kill()
