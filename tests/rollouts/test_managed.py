@@ -89,6 +89,7 @@ def test_on_a_processor_no_prompt_is_read_in_two_steps(start, tmp_path, monkeypa
     others = starts_of(tmp_path)[0]["others"]
     assert "--no-enable-chunked-prefill" in others
     assert int(others[others.index("--max-num-batched-tokens") + 1]) >= 1024
+    assert others[others.index("--max-num-seqs") + 1] == "256"
 
 
 def test_gpus_beyond_those_that_hold_the_model_get_copies(start, tmp_path, monkeypatch):
