@@ -71,19 +71,19 @@ def measure_peer(python: Path, model: Path, folder: Path) -> str:
     threads = str(torch.get_num_threads())
     os.environ |= {"PYTHONPATH": str(Path(__file__).parent), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": threads}
     pruned = [model, folder / TOKENS, folder / "llm-compressor", "sparsegpt", "0.5"]
-    _, seconds, peak = measure(list(map(str, [python.absolute(), "-m", "peers.llm_compressor", *pruned])))
-    return f"| llm-compressor | | {peak:.2f} | | | {seconds:.0f} |"
+    _, seconds, processed, peak = measure(list(map(str, [python.absolute(), "-m", "peers.llm_compressor", *pruned])))
+    return f"| llm-compressor | | {peak:.2f} | | | {seconds:.0f} | {processed:.0f} |"
 
 
-def measure(command: list[str]) -> tuple[str, float, float]:
-    """Run a command and return its output, its seconds and its peak resident memory in GB."""
+def measure(command: list[str]) -> tuple[str, float, float, float]:
+    """Run a command and return its output, its seconds, the processor's for it, and its peak resident memory in GB."""
     start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         output = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{' '.join(command)} failed")
-    return output, time.perf_counter() - start, usage.ru_maxrss * 1024 / 1e9
+    return output, time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e9
 
 
 def main() -> None:
@@ -111,16 +111,17 @@ def main() -> None:
         bound = block + 4 * squares + 4 * args.sequences * args.length * hidden
         print(f"weights {weights / 1e9:.2f} GB, {weights / bound:.1f} times the bound of {bound / 1e9:.3f} GB")
         print(json.dumps(vars(args) | {"runs": list(args.runs)}, default=str))
-        print("| run | peak GB, predicted | measured | libraries alone | seconds, predicted | measured |")
-        print("|---|---|---|---|---|---|")
+        print("| run | peak GB, predicted | measured | libraries alone | seconds, predicted | measured | CPU time |")
+        print("|---|---|---|---|---|---|---|")
         for number, run in enumerate(args.runs):
             paths = [folder / f"out{number}", "-m", model, "--calibration", folder / "calibration"]
             command = [str(CLI), "ssgr", "prune", *map(str, paths), *RUNS[run], "--quiet"]
-            plan, _, _ = measure([*command, "--dry-run"])
-            _, seconds, peak = measure(command)
+            plan, _, _, _ = measure([*command, "--dry-run"])
+            _, seconds, processed, peak = measure(command)
             told, libraries = re.search(r"memory +([\d.]+) GB at most, ([\d.]+) GB", plan).groups()
             expected = re.search(r"takes +([\d,]+) s", plan)[1]
-            print(f"| {run} | {told} | {peak:.2f} | {libraries} | {expected} | {seconds:.0f} |", flush=True)
+            measured = f"{libraries} | {expected} | {seconds:.0f} | {processed:.0f}"
+            print(f"| {run} | {told} | {peak:.2f} | {measured} |", flush=True)
         if args.llmcompressor_python:
             print(measure_peer(args.llmcompressor_python, model, folder))
 
