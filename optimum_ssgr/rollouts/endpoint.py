@@ -238,9 +238,10 @@ class Endpoint:
         return self._read(content, requests, sampling, tokenizer, ends)
 
     async def grow(self, client: httpx2.AsyncClient) -> bool:
-        """Let it have twice as many responses in the making if all that it has are, none of them waiting in its queue.
+        """Let it have twice as many responses in the making if most that it has are, and none of them waits in its queue.
 
-        What waits there does no harm, so that one that is full stays as it is.
+        What waits there does no harm, so that one that is full stays as it is. Requests that have not come so far as its queue
+        are in neither count: a server that is still taking them in is not given more.
 
         Returns:
             Whether it says how many wait.
@@ -249,8 +250,9 @@ class Endpoint:
             response = await client.get(f"{self.url.removesuffix('/v1')}/metrics", timeout=CONNECT_TIMEOUT)
         except httpx2.HTTPError:
             return False
-        waiting = [float(number) for number in _WAITING.findall(response.text)] if response.status_code == 200 else []
-        if waiting and not sum(waiting):
+        text = response.text if response.status_code == 200 else ""
+        waiting, working = ([float(number) for number in pattern.findall(text)] for pattern in (_WAITING, _WORKING))
+        if waiting and not sum(waiting) and 2 * sum(working) >= self.running:
             self.concurrency *= 2
             logger.info(f"{self.name} has room for more than {self.running} responses at a time.")
         return bool(waiting)
@@ -299,7 +301,9 @@ def read_models(response: httpx2.Response) -> dict[str, int | None]:
         return {}
 
 
+# The gauges of vLLM and SGLang, one line for each copy of the model.
 _WAITING = re.compile(r"^(?:vllm:num_requests_waiting|sglang:num_queue_reqs)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
+_WORKING = re.compile(r"^(?:vllm:num_requests_running|sglang:num_running_reqs)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 _KEY_ADVICE = "put its key into the environment variable VLLM_API_KEY or OPENAI_API_KEY."
 
 

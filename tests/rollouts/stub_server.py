@@ -35,7 +35,7 @@ class StubServer:
     `seeds` are `kept`, `ignored`, or `deadly`: as in vLLM 0.32 on a CPU, where seeds end the engine as soon as there is more
     than one prompt to read. A prompt is cut to the last `cuts_to` tokens, as Ollama and llama.cpp do. `pages` are further
     answers to GET. It works on `capacity` responses at a time and says in its metrics how many wait; without, it has none.
-    `draws_one` is a server that knows no `n`.
+    Of `lag` requests that were sent, one has come so far as to be counted there. `draws_one` is a server that knows no `n`.
     """
 
     model: str = "stub/model"
@@ -55,6 +55,7 @@ class StubServer:
     cuts_to: int | None = None
     pages: dict = field(default_factory=dict)
     capacity: int | None = None
+    lag: int = 1
     draws_one: bool = False
     paths: set = field(default_factory=set)
     seeded: set = field(default_factory=set)
@@ -108,9 +109,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         stub = self.stub
         if self.path == "/metrics" and stub.capacity is not None:
-            waiting = max(0, stub.running - stub.capacity)
-            text = f'# TYPE vllm:num_requests_waiting gauge\nvllm:num_requests_waiting{{engine="0"}} {waiting:.1f}\n'
-            return self.reply(200, text.encode())
+            taken = stub.running // stub.lag
+            counts = {"running": min(taken, stub.capacity), "waiting": max(0, taken - stub.capacity)}
+            lines = [f'vllm:num_requests_{name}{{engine="0"}} {count:.1f}\n' for name, count in counts.items()]
+            return self.reply(200, "".join(lines).encode())
         if self.path in stub.pages:
             return self.reply(200, stub.pages[self.path])
         if self.path != "/v1/models":
