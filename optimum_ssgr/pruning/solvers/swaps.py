@@ -12,8 +12,8 @@ SWAPS = 100
 CANDIDATES = 32
 # An exchange must lower the error by this share of what it was at first; less may be rounding.
 LEAST_GAIN = 1e-6
-# Pairs that are looked at together, in chunks of rows. That bounds the memory; and tensors of 16 MB and more are new memory from
-# the system every time, which took a quarter of the time.
+# Pairs that are looked at together, in chunks of rows. That bounds the memory; and tensors of 16 MB are new memory from the
+# system every time, which took a quarter of the time.
 PAIRS = 2**20
 
 
