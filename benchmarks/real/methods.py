@@ -75,8 +75,7 @@ def run(args: argparse.Namespace) -> None:
         calibration = select(dense, parts[1 + seed], of_seed, "self", PruningConfig(), args).without_rollouts()
         with TemporaryDirectory(dir=args.output) as folder:
             if method.startswith(PEER):
-                sequences = [list(row) for row in calibration.dataset["input_ids"]]
-                model, seconds = prune_by_peer(args, sequences, method.removeprefix(PEER), target, Path(folder))
+                model, seconds = prune_by_peer(args, calibration.sequences, method.removeprefix(PEER), target, Path(folder))
             else:
                 pruner = SSGRPruner(copy.deepcopy(dense.model), dense.tokenizer)
                 began = time.process_time()
