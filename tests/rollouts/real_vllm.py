@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from optimum_ssgr.calibration.dataset import CalibrationSet
+from optimum_ssgr.checkpoints.load import load_model
 from optimum_ssgr.config import EngineConfig, SamplingConfig
 from optimum_ssgr.errors import ConfigError, ModelError
 from optimum_ssgr.problems.load import load_problems
@@ -140,14 +141,20 @@ def test_killing_its_engine_in_mid_run_loses_nothing(engine, reasoner, caplog):
 # ------------------------------------------------------------------------------------------------------ servers of their own
 
 
-def test_greedy_responses_are_those_of_transformers(reasoner, asked):
+@pytest.mark.parametrize("is_sparse", [False, True])
+def test_greedy_responses_are_those_of_transformers(reasoner, asked, tmp_path, cli, is_sparse):
+    if is_sparse:
+        pruned = cli("prune", "sparse", "-m", "tiny-reasoner", "--method", "magnitude", "--pattern", "2:4", cwd=tmp_path)
+        assert pruned.code == 0, pruned.err
+    model = load_model(str(tmp_path / "sparse")) if is_sparse else reasoner
     sampling = SamplingConfig(temperature=0.0, top_p=1.0, max_new_tokens=300)
     greedy = [request for request in asked if request.sample == 0]
-    with open_vllm(reasoner, sampling) as engine:
+    with open_vllm(model, sampling) as engine:
         found = by_request(engine.generate(greedy))
-    expected = by_request(LocalEngine(reasoner[0], sampling).generate(greedy))
+    expected = by_request(LocalEngine(model[0], sampling).generate(greedy))
     same = sum(found[key].response_ids == expected[key].response_ids for key in expected)
-    print(f"\n{same} of {len(expected)} greedy responses are those of transformers, token by token")
+    kind = "2:4" if is_sparse else "dense"
+    print(f"\n{kind}: {same} of {len(expected)} greedy responses are those of transformers, token by token")
     assert same >= 0.9 * len(expected)
 
 
