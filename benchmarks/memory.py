@@ -116,7 +116,7 @@ def main() -> None:
         for number, run in enumerate(args.runs):
             paths = [folder / f"out{number}", "-m", model, "--calibration", folder / "calibration"]
             command = [str(CLI), "ssgr", "prune", *map(str, paths), *RUNS[run], "--quiet"]
-            plan, _, _, _ = measure([*command, "--dry-run"])
+            plan, *_ = measure([*command, "--dry-run"])
             _, seconds, processed, peak = measure(command)
             told, libraries = re.search(r"memory +([\d.]+) GB at most, ([\d.]+) GB", plan).groups()
             expected = re.search(r"takes +([\d,]+) s", plan)[1]

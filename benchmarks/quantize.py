@@ -30,7 +30,7 @@ FORMATS = {
 def zeros_of(model: PreTrainedModel) -> torch.Tensor:
     """Return which weights of the decoder blocks' linear layers are zero, one after the other."""
     weights = [layer.weight for layer in model.get_decoder().layers.modules() if isinstance(layer, nn.Linear)]
-    return torch.cat([(getattr(weight, "dequantize", weight.clone)() == 0).flatten() for weight in weights])
+    return torch.cat([(weight.dequantize() == 0).flatten() for weight in weights])
 
 
 def main() -> None:

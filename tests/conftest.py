@@ -22,6 +22,8 @@ import pytest
 from filelock import FileLock
 from optimum import subpackages
 
+from optimum_ssgr.verification.processors import usable_processors
+
 
 gc.disable()  # until everything is loaded, which makes no garbage
 
@@ -44,8 +46,8 @@ LONGEST = [
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than there are cores, since many tests wait for servers, pages and processes of their own."""
-    return len(os.sched_getaffinity(0)) + 1
+    """One worker more than there are processors, since many tests wait for servers, pages and processes of their own."""
+    return usable_processors() + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -17,6 +17,7 @@ import os
 import subprocess
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,7 +28,6 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from optimum_ssgr import PruningConfig, SSGRPruner
-from optimum_ssgr.checkpoints.load import load_model
 from optimum_ssgr.likelihood import response_nll
 from optimum_ssgr.study.cells import pruning_of
 
@@ -66,16 +66,18 @@ def run(args: argparse.Namespace) -> None:
     losses = {"trace": response_nll(dense.model, traces), "text": response_nll(dense.model, text)}
     lengths = {"trace": [len(response) for _, response in traces], "text": [WINDOW - 1] * WINDOWS}
     write_json(args.output / "methods" / "dense.json", {"model": args.model, "nll": losses, "lengths": lengths})
-    cells = [(seed, target, method) for seed in range(args.seeds) for target in args.targets for method in args.methods]
-    for seed, target, method in tqdm(cells, unit="cell"):
-        path = cell_path(args, seed, target, method)
-        if path.exists():
-            continue
-        of_seed = replace(config, seed=seed)
-        calibration = select(dense, parts[1 + seed], of_seed, "self", PruningConfig(), args).without_rollouts()
+    cells = product(range(args.seeds), args.targets, args.methods)
+    missing = [cell for cell in cells if not cell_path(args, *cell).exists()]
+    calibrations = {
+        seed: select(dense, parts[1 + seed], replace(config, seed=seed), "self", PruningConfig(), args).without_rollouts()
+        for seed in sorted({seed for seed, _, _ in missing})
+    }
+    for seed, target, method in tqdm(missing, unit="cell"):
+        calibration = calibrations[seed]
         with TemporaryDirectory(dir=args.output) as folder:
             if method.startswith(PEER):
-                model, seconds = prune_by_peer(args, calibration.sequences, method.removeprefix(PEER), target, Path(folder))
+                peer, tokens = method.removeprefix(PEER), calibration.sequences
+                model, seconds = prune_by_peer(args.llmcompressor_python, dense, tokens, peer, target, Path(folder))
             else:
                 pruner = SSGRPruner(copy.deepcopy(dense.model), dense.tokenizer)
                 began = time.process_time()
@@ -84,25 +86,22 @@ def run(args: argparse.Namespace) -> None:
         found = hidden_states(model, traces)
         errors = [(ours - theirs).square().sum() / theirs.square().sum() for ours, theirs in zip(found, expected, strict=True)]
         nll = {"trace": response_nll(model, traces), "text": response_nll(model, text)}
+        path = cell_path(args, seed, target, method)
         write_json(path, {"nll": nll, "error": torch.stack(errors).mean().item(), "seconds": seconds})
 
 
 def prune_by_peer(
-    args: argparse.Namespace, sequences: list[list[int]], method: str, target: str, folder: Path
+    python: Path, dense: SSGRPruner, sequences: list[list[int]], method: str, target: str, folder: Path
 ) -> tuple[PreTrainedModel, float]:
     """Have llm-compressor prune the same model on the same tokens; return the model and the processor's seconds."""
-    source = folder / "dense"
-    model, tokenizer = load_model(args.model, dtype=args.dtype)
-    for saved in (model, tokenizer):
+    source, tokens, pruned = folder / "dense", folder / "tokens.json", folder / "pruned"
+    for saved in (dense.model, dense.tokenizer):
         saved.save_pretrained(source)
-    (folder / "tokens.json").write_text(json.dumps(sequences))
-    command = [args.llmcompressor_python.absolute(), "-m", "peers.llm_compressor", source, folder / "tokens.json"]
+    tokens.write_text(json.dumps(sequences))
+    command = [python.absolute(), "-m", "peers.llm_compressor", source, tokens, pruned, method, target]
     found = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "HF_HUB_OFFLINE": "1"}
-    told = subprocess.run(
-        [*command, folder / "pruned", method, target], env=found, stdout=subprocess.PIPE, text=True, check=True
-    ).stdout
-    pruned = type(model).from_pretrained(folder / "pruned", dtype=args.dtype)
-    return pruned, float(told.split()[-1])
+    told = subprocess.run(command, env=found, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return type(dense.model).from_pretrained(pruned, dtype=dense.model.dtype), float(told.split()[-1])
 
 
 @torch.inference_mode()
