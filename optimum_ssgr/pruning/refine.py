@@ -55,7 +55,7 @@ def refine_block(
     # 1. What is fitted: the float32 originals, which in a float32 model are the parameters themselves.
     parameters = list(fitted_parameters(block, matrices).values())
     originals = [parameter.detach().float() for parameter in parameters]
-    pruned = [original == 0 if original.ndim > 1 else None for original in originals]
+    kept = [original != 0 if original.ndim > 1 else None for original in originals]
     rates = [VECTOR_RATE if of.ndim == 1 else min(VECTOR_RATE, MATRIX_RATE / _inputs(of, matrices)) for of in parameters]
     groups = [{"params": [of], "lr": rate, "rate": rate} for of, rate in zip(originals, rates, strict=True)]
     adam = torch.optim.Adam(groups, eps=1e-12)  # gradients of a relative error are small
@@ -70,23 +70,22 @@ def refine_block(
             gradients = [torch.zeros_like(original) for original in originals]
             if turn < len(order):
                 gradients = _differentiate(index, block, fitted[order[turn]], parameters, power)
-            for group, gradient in zip(adam.param_groups, gradients, strict=True):
+            for group, gradient, mask in zip(adam.param_groups, gradients, kept, strict=True):
                 all_reduce(gradient)
-                group["params"][0].grad = gradient
+                # Without a gradient Adam leaves a zero exactly as it is.
+                group["params"][0].grad = gradient if mask is None else gradient.mul_(mask)
                 group["lr"] = group["rate"] * (1 - step / (epochs * rounds))
             adam.step()
             step += 1
-            for parameter, original, mask in zip(parameters, originals, pruned, strict=True):
-                if mask is not None:
-                    original.masked_fill_(mask, 0)
+            for parameter, original in zip(parameters, originals, strict=True):
                 parameter.data.copy_(original)
         error = _measure(index, block, judged)
         if error < least:
             least = error
-            for kept, original in zip(best, originals, strict=True):
-                kept.copy_(original)
-    for parameter, kept in zip(parameters, best, strict=True):
-        parameter.data.copy_(kept)
+            for fittest, original in zip(best, originals, strict=True):
+                fittest.copy_(original)
+    for parameter, fittest in zip(parameters, best, strict=True):
+        parameter.data.copy_(fittest)
     return Refinement(before, least, time.perf_counter() - start)
 
 

@@ -39,14 +39,15 @@ def refit(sparse: torch.Tensor, target: torch.Tensor, pruned: torch.Tensor, hess
     Returns:
         The weights, float [out, in].
     """
-    residual = (target - sparse @ hessian).masked_fill_(pruned, 0)
+    kept = ~pruned
+    residual = (target - sparse @ hessian).mul_(kept)
     direction = residual
     size = residual.square().sum()
-    enough = TOLERANCE**2 * target.masked_fill(pruned, 0).square().sum()
+    enough = TOLERANCE**2 * (target * kept).square().sum()
     for _ in range(STEPS):
         if size <= enough:
             break
-        image = (direction @ hessian).masked_fill_(pruned, 0)
+        image = (direction @ hessian).mul_(kept)
         step = size / (direction * image).sum()
         sparse = sparse + step * direction
         residual = residual - step * image
