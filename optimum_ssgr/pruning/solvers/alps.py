@@ -74,8 +74,9 @@ def alps(weight: torch.Tensor, spectrum: Spectrum, pattern: Pattern) -> torch.Te
     kept = max(int((~pruned).sum()), 1)
     rho, before = PENALTY, pruned
     for iteration in range(ITERATIONS):
-        right = (target - dual + rho * sparse) @ spectrum.vectors
-        full = (right / (spectrum.values + rho)) @ spectrum.vectors.T
+        if iteration % EVERY == 0:  # one product with the inverse, as long as the penalty stays, instead of two with vectors
+            inverse = (spectrum.vectors / (spectrum.values + rho)) @ spectrum.vectors.T
+        full = (target - dual + rho * sparse) @ inverse
         split = full + dual / rho
         pruned = _pruned(split, pattern)
         sparse = split * ~pruned  # masked_fill branches at every entry, and takes several times as long
