@@ -8,9 +8,11 @@ import torch
 from datasets import Dataset
 from safetensors import safe_open
 from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from optimum_ssgr import PruningConfig, SSGRPruner
 from optimum_ssgr.pruning import memory
+from optimum_ssgr.pruning.capture import check_chain, probe_outputs
 from optimum_ssgr.pruning.memory import release_pages, same_values
 from optimum_ssgr.reasoner import WEIGHTS
 
@@ -57,6 +59,21 @@ def test_pages_of_files_are_released_and_come_back_and_those_written_to_stay(sto
     release_pages(tensor)
     assert held_in_files() < before - MAPPED // 4
     assert torch.equal(tensor, expected)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux what is held")
+def test_a_look_at_the_whole_model_holds_one_block_of_what_lies_in_files_at_a_time(tmp_path):
+    sizes = {"hidden_size": 256, "intermediate_size": 4096, "num_hidden_layers": 8, "vocab_size": 64}
+    LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4)).save_pretrained(tmp_path)
+    model = LlamaForCausalLM.from_pretrained(tmp_path).eval()
+    blocks, held = list(model.model.layers), [held_in_files()]
+    for block in blocks:
+        block.register_forward_hook(lambda *_: held.append(held_in_files()))
+    with torch.no_grad():
+        outputs = probe_outputs(model, blocks, torch.tensor([[1, 2, 3]]))
+        check_chain(model, blocks, outputs, torch.tensor([[1, 2, 3]]))
+    assert len(held) > 2 * len(blocks)
+    assert max(held) - held[0] < 3 * sum(parameter.nbytes for parameter in blocks[0].parameters())
 
 
 @pytest.mark.parametrize("piece", [2**30, 2**12])
