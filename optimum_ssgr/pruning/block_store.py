@@ -18,6 +18,7 @@ from ..errors import OutputError
 from ..files import locked_folder, write_whole
 from ..resume import FINGERPRINT
 from .distributed import rank
+from .memory import discard_changes
 from .report import LayerReport
 
 
@@ -79,12 +80,14 @@ class BlockStore:
     def map(self, index: int, name: str, block: nn.Module) -> None:
         """Have a finished block that is in memory use its file, so that it takes none until it is looked at.
 
-        Only on Linux, where the file can be removed all the same.
+        Only on Linux, where the file can be removed all the same. Who has kept a tensor of the block from before finds the
+        dense weights in it, where these lie in a file.
         """
         on_cpu = all(tensor.device.type == "cpu" for tensor in block.state_dict().values())
         if on_cpu and sys.platform == "linux" and self.path(index).exists():  # another machine of a job may not have it
-            tensors = load_file(self.path(index))
+            tensors, replaced = load_file(self.path(index)), list(block.state_dict().values())
             block.load_state_dict({key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items()}, assign=True)
+            discard_changes(replaced)
 
     def blocks(self) -> list[Path]:
         """Return the files of the finished blocks, in order."""

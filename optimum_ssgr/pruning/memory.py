@@ -2,7 +2,9 @@
 
 import ctypes
 import mmap
+from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -43,6 +45,22 @@ def release_pages(tensor: torch.Tensor, advice: int = MADV_PAGEOUT) -> None:
     if begin < end:
         with suppress(OSError, AttributeError, TypeError):
             ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), advice)
+
+
+def discard_changes(tensors: Sequence[torch.Tensor]) -> None:
+    """Undo what was written over tensors that lie in files, as those of a loaded model do; others stay as they are.
+
+    It would take memory for as long as any tensor of the same file is in use.
+    """
+    places = []
+    with suppress(OSError):
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            span, access, *_, path = line.split(maxsplit=5)
+            if access.endswith("p") and path.startswith("/"):
+                places.append([int(end, 16) for end in span.split("-")])
+    for tensor in tensors:
+        if any(begin <= tensor.data_ptr() and tensor.data_ptr() + tensor.nbytes <= end for begin, end in places):
+            release_pages(tensor, MADV_DONTNEED)
 
 
 def same_values(tensor: torch.Tensor, read: torch.Tensor) -> bool:
