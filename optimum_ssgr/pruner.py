@@ -40,7 +40,8 @@ from .problems.options import ProblemOptions
 from .pruning.block_store import open_block_store
 from .pruning.distributed import world_size
 from .pruning.inputs import read_inputs
-from .pruning.layerwise import check_prunable, prune_layerwise
+from .pruning.layerwise import prune_layerwise
+from .pruning.prunable import check_prunable
 from .pruning.report import PruningReport
 from .pruning.run import describe_run, open_run
 from .records import GradedRollout, Problem

@@ -62,7 +62,7 @@ class PruneCommand(SSGRSubcommand):
         from ..checkpoints.streaming import check_streamable
         from ..files import check_unused
         from ..pruning.inputs import check_fits
-        from ..pruning.layerwise import check_prunable
+        from ..pruning.prunable import check_prunable
         from ..sharing import load_calibration_set
 
         check_unused(args.output)

@@ -22,7 +22,7 @@ from ..problems.options import ProblemOptions
 from ..problems.overlap import remove_overlap
 from ..problems.rows import FILE_FORMATS
 from ..problems.sources import is_endless
-from ..pruning.layerwise import check_prunable
+from ..pruning.prunable import check_prunable
 from ..records import Problem
 from ..rollouts.cache import check_batchable
 from ..rollouts.prompts import encode_prompts

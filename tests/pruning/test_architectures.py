@@ -24,7 +24,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from optimum_ssgr.config import PruningConfig
 from optimum_ssgr.errors import ModelError
 from optimum_ssgr.pruning.blocks import find_matrices
-from optimum_ssgr.pruning.layerwise import check_prunable, prune_layerwise
+from optimum_ssgr.pruning.layerwise import prune_layerwise
+from optimum_ssgr.pruning.prunable import check_prunable
 
 from ..models import CONFIGS, SMALL, random_model, randomize, slow_but
 from .naive import naive_magnitude
