@@ -41,6 +41,14 @@ def kth_lowest(scores: torch.Tensor, k: int) -> torch.Tensor:
     return torch.from_numpy(np.partition(scores.numpy(), k)[..., k : k + 1].copy())
 
 
+def lowest_places(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """Return where the lowest scores of every row are, in no order; int64 [rows, count]."""
+    if scores.device.type != "cpu":
+        return scores.topk(count, largest=False, sorted=False).indices
+    # Three times as fast as `topk`.
+    return torch.from_numpy(np.argpartition(scores.numpy(), count - 1)[..., :count].copy())
+
+
 def lowest_overall(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
     """Mark the int(numel * sparsity) lowest scores of a whole matrix.
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..patterns import NofM, Pattern
+from ..patterns import NofM, Pattern, lowest_places
 from .conjugate import refit, rescale
 
 
@@ -15,6 +15,9 @@ LEAST_GAIN = 1e-6
 # Pairs that are looked at together, in chunks of rows. That bounds the memory; and tensors of 16 MB are new memory from the
 # system every time, which took a quarter of the time.
 PAIRS = 2**20
+# What an exchange costs that may not be. A product with a mask is added, since `masked_fill` branches at every entry and takes
+# several times as long; of infinity that would not be a number.
+BARRED = 1e30
 
 
 def swap(
@@ -117,21 +120,24 @@ def _best_exchange(
     diagonal, kept = hessian.diagonal(), sparse != 0
     # 1. What each would change by itself. A weight that was 0 before pruning does not come back.
     value = image / diagonal if moves else dense
-    going = ((2 * image + sparse * diagonal) * sparse).masked_fill_(~kept, torch.inf)
-    coming = ((value * diagonal - 2 * image) * value).masked_fill_(kept | (dense == 0), torch.inf)
+    going = ((2 * image + sparse * diagonal) * sparse).add_(BARRED * ~kept)
+    coming = ((value * diagonal - 2 * image) * value).add_(BARRED * (kept | (dense == 0)))
     # 2. The pairs to look at, as columns [rows or 1, groups, weights]: those of each group, or the best of the row.
     if isinstance(pattern, NofM):
         out = into = torch.arange(dense.shape[1], device=dense.device).view(1, -1, pattern.size)
     else:
         count = min(CANDIDATES, dense.shape[1])
-        out, into = (of.topk(count, largest=False).indices.unsqueeze(1) for of in (going, coming))
+        out, into = (lowest_places(of, count).unsqueeze(1) for of in (going, coming))
     # 3. What they change together.
-    cross = hessian[out.unsqueeze(3), into.unsqueeze(2)]
-    gone, came, alone = _take(sparse, out).unsqueeze(3), _take(image, into).unsqueeze(2), _take(coming, into).unsqueeze(2)
-    own = diagonal[into].unsqueeze(2)
-    value = (came + gone * cross) / own if moves else _take(dense, into).unsqueeze(2)
-    change = _take(going, out).unsqueeze(3) + (value * own - 2 * came - 2 * gone * cross) * value
-    change = change.masked_fill_(alone.isinf(), torch.inf).flatten(1)
+    places = out.unsqueeze(3) * len(hessian) + into.unsqueeze(2)
+    cross = hessian.flatten().index_select(0, places.flatten()).view_as(places)  # three times as fast as by two indices
+    gone, going, alone = _take(sparse, out).unsqueeze(3), _take(going, out).unsqueeze(3), _take(coming, into).unsqueeze(2)
+    if moves:  # of -2 v c_u + v² H_uu - 2 w_p v H_pu, at the v that makes it least, there is left -(c_u + w_p H_pu)² / H_uu
+        pull = _take(image, into).unsqueeze(2) + gone * cross
+        change = going - pull.square_() / diagonal[into].unsqueeze(2) + BARRED * (alone >= BARRED)
+    else:
+        change = going + alone - 2 * gone * _take(dense, into).unsqueeze(2) * cross
+    change = change.flatten(1)
     least, place = change.min(dim=1, keepdim=True)
     size = out.shape[2]
     first = place // size**2 * size
