@@ -206,7 +206,7 @@ def _count_solver_bytes(points: Sequence[HookPoint], matrices: Mapping[str, Matr
     held = sum(map(sum, squares)) if config.true_sequential is False else max(map(sum, squares))
     groups = [group for point in points for group in point.groups]
     stacked = max(sum(matrices[name].weight().numel() for name in group.matrices) for group in groups)
-    factors = 8 if config.method == "alps" else 2  # ALPS decomposes in float64
+    factors = 8 if config.method == "alps" else 1  # ALPS decomposes in float64
     copies = 5 if "swaps" in config.refine else 2
     return 4 * (held + factors * max(map(max, squares)) + copies * stacked)
 

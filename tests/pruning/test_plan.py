@@ -60,7 +60,7 @@ def test_a_dense_model_takes_its_weights_its_statistics_and_its_activations(true
     hidden, inside = 4 * TOKENS * 32, TOKENS * (3 * 64 * 4 + 64 * 4)
     # of q/k/v, o, gate/up and down; one after the other where every block is run once
     squares = 64**2 if true_sequential else 3 * 32**2 + 64**2
-    solver = 4 * (squares + 2 * 64**2 + 2 * 2 * 64 * 32)
+    solver = 4 * (squares + 64**2 + 2 * 2 * 64 * 32)
     waiting = 2 * hidden + 4 * TOKENS * 64 if true_sequential else 0
     arguments = found.memory - (block + hidden + waiting + inside + solver)
     assert 4 * 60 * 8 <= arguments <= 60 * (60 + 2 * 8 * 4 + 16)  # rotary tables, and perhaps a mask and positions
@@ -80,7 +80,7 @@ def test_the_largest_block_decides_on_memory_and_each_on_disk_and_time(monkeypat
     second_order, wanda = (planned(DEEPSEEK, streaming=True, method=method) for method in ("sparsegpt", "wanda"))
     # q_a/kv_a see the hidden states, q_b and kv_b their bottlenecks, o the heads; the shared expert, and all others
     inputs = [32, 16, 16, 32, 32, 16, *64 * [32, 16]]
-    solver = 4 * (sum(width**2 for width in inputs) + 2 * 32**2 + 2 * (16 + 24) * 32)
+    solver = 4 * (sum(width**2 for width in inputs) + 32**2 + 2 * (16 + 24) * 32)
     assert second_order.memory - wanda.memory == solver - 3 * 4 * 64 * 16
     assert second_order.seconds == 1.5 + 2 * 10.5
     assert timed == 2 * ["model.layers.0", "model.layers.1"]

@@ -50,12 +50,16 @@ def factorize(hessian: torch.Tensor, damping: float) -> tuple[torch.Tensor, torc
 
 
 def _invert_lower(lower: torch.Tensor) -> None:
-    """Invert a lower triangular matrix in place, some columns at a time, each from its diagonal down."""
-    identity = torch.eye(len(lower), BLOCK, dtype=lower.dtype, device=lower.device)
-    for start in range(0, len(lower), BLOCK):
-        rest = lower[start:, start:]
-        part = rest[:, :BLOCK]  # those to the right do not need it
-        part.copy_(torch.linalg.solve_triangular(rest, identity[: part.shape[0], : part.shape[1]], upper=False))
+    """Invert a lower triangular matrix in place, some columns at a time from the right.
+
+    Of [[C, 0], [B, T]] the inverse is [[C⁻¹, 0], [-T⁻¹ B C⁻¹, T⁻¹]]. Solving for whole columns instead would copy the matrix.
+    """
+    identity = torch.eye(BLOCK, dtype=lower.dtype, device=lower.device)
+    for start in reversed(range(0, len(lower), BLOCK)):
+        end = min(start + BLOCK, len(lower))
+        corner, below = lower[start:end, start:end], lower[end:, start:end]
+        corner.copy_(torch.linalg.solve_triangular(corner, identity[: end - start, : end - start], upper=False))
+        below.copy_((lower[end:, end:] @ (below @ corner)).neg_())
 
 
 def _reverse(entries: torch.Tensor) -> None:
