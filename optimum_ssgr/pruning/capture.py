@@ -21,7 +21,7 @@ from .weights import onloaded
 
 
 # Enough for fast matrix products, few enough that what a block makes of them inside stays small.
-BATCH_TOKENS = 2048
+BATCH_TOKENS = 1024
 # Of so many sequences one only tells how well blocks are fitted to the others.
 HELD_OUT = 8
 # What a block is called with besides the hidden states.

@@ -17,7 +17,7 @@ from .report import Refinement
 
 
 # Steps of Adam, in so many passes over the calibration tokens as that takes: many of few tokens, few of many.
-STEPS = 200
+STEPS = 400
 LEAST_EPOCHS, MOST_EPOCHS = 2, 20
 # Learning rates, decaying linearly to 0: of matrices this over their inputs, so that outputs move alike at every width.
 MATRIX_RATE = 0.2
