@@ -16,7 +16,7 @@ from ..errors import ModelError
 from ..tokens import rotary_switch
 from .activations import Activation, ActivationStore
 from .forwards import replaced_forwards
-from .memory import release_pages
+from .memory import release_weights
 from .weights import onloaded
 
 
@@ -175,7 +175,7 @@ def probe_outputs(model: PreTrainedModel, blocks: Sequence[nn.Module], ids: torc
     def record(index: int, block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         order.append(index)
         outputs.append(output)
-        _release(block)
+        release_weights(block)  # one block at a time is needed
 
     hooks = [block.register_forward_hook(partial(record, index)) for index, block in enumerate(blocks)]
     try:
@@ -214,18 +214,12 @@ def check_chain(model: PreTrainedModel, blocks: Sequence[nn.Module], outputs: Se
         for index, block in enumerate(blocks):
             with onloaded(block):
                 batch.hidden.write(batch.run(index, block))
-            _release(block)
+            release_weights(block)
     except (TypeError, ValueError, AttributeError) as error:  # of a block that finds None where another's output should be
         raise refusal from error
     expected = outputs[-1][0] if isinstance(outputs[-1], tuple) else outputs[-1]
     if (batch.hidden.read(expected.device) - expected).norm() > 0.02 * expected.norm():
         raise refusal
-
-
-def _release(block: nn.Module) -> None:
-    """Give the pages of a block's weights back: a few tokens that run through the whole model need one block at a time."""
-    for parameter in block.parameters():
-        release_pages(parameter)
 
 
 def capture_inputs(

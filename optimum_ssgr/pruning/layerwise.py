@@ -22,7 +22,7 @@ from .capture import MicroBatch, TokenSequence, capture_inputs, check_chain, fin
 from .distributed import barrier, rank, take_shard
 from .experts import use_observable_experts
 from .input_groups import HookPoint, trace_input_groups
-from .memory import release_pages, trim_heap
+from .memory import release_weights, trim_heap
 from .patterns import Pattern
 from .prunable import check_prunable
 from .refine import refine_block
@@ -174,8 +174,7 @@ def _calibrate(
         outputs = probe_outputs(probe, list(probe_blocks.values()), ids)
     if probe is model:
         check_chain(model, list(blocks.values()), outputs, ids)
-        for parameter in model.parameters():
-            release_pages(parameter)  # that ran through all of it, of which one block at a time is needed
+        release_weights(model)  # what is outside of the blocks ran, too
     # 2. Run what comes before the blocks on all sequences.
     with weights.onload_embeddings(model):
         batches = capture_inputs(model, list(blocks.values()), outputs, sequences, store, with_targets)

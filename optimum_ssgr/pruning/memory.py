@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from torch import nn
 
 
 # glibc keeps freed memory unless it was mapped for itself, which this makes it do for what is larger (`man 3 mallopt`).
@@ -45,6 +46,12 @@ def release_pages(tensor: torch.Tensor, advice: int = MADV_PAGEOUT) -> None:
     if begin < end:
         with suppress(OSError, AttributeError, TypeError):
             ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), advice)
+
+
+def release_weights(module: nn.Module) -> None:
+    """Release the pages of all weights of a module, of which a few tokens that run through it leave no trace."""
+    for parameter in module.parameters():
+        release_pages(parameter)
 
 
 def discard_changes(tensors: Sequence[torch.Tensor]) -> None:

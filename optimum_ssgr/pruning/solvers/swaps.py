@@ -119,9 +119,9 @@ def _best_exchange(
     """
     diagonal, kept = hessian.diagonal(), sparse != 0
     # 1. What each would change by itself. A weight that was 0 before pruning does not come back.
-    value = image / diagonal if moves else dense
+    value, barred = image / diagonal if moves else dense, kept | (dense == 0)
     going = ((2 * image + sparse * diagonal) * sparse).add_(BARRED * ~kept)
-    coming = ((value * diagonal - 2 * image) * value).add_(BARRED * (kept | (dense == 0)))
+    coming = ((value * diagonal - 2 * image) * value).add_(BARRED * barred)
     # 2. The pairs to look at, as columns [rows or 1, groups, weights]: those of each group, or the best of the row.
     if isinstance(pattern, NofM):
         out = into = torch.arange(dense.shape[1], device=dense.device).view(1, -1, pattern.size)
@@ -131,12 +131,12 @@ def _best_exchange(
     # 3. What they change together.
     places = out.unsqueeze(3) * len(hessian) + into.unsqueeze(2)
     cross = hessian.flatten().index_select(0, places.flatten()).view_as(places)  # three times as fast as by two indices
-    gone, going, alone = _take(sparse, out).unsqueeze(3), _take(going, out).unsqueeze(3), _take(coming, into).unsqueeze(2)
+    gone, going = _take(sparse, out).unsqueeze(3), _take(going, out).unsqueeze(3)
     if moves:  # of -2 v c_u + v² H_uu - 2 w_p v H_pu, at the v that makes it least, there is left -(c_u + w_p H_pu)² / H_uu
         pull = _take(image, into).unsqueeze(2) + gone * cross
-        change = going - pull.square_() / diagonal[into].unsqueeze(2) + BARRED * (alone >= BARRED)
+        change = going - pull.square_() / diagonal[into].unsqueeze(2) + BARRED * _take(barred, into).unsqueeze(2)
     else:
-        change = going + alone - 2 * gone * _take(dense, into).unsqueeze(2) * cross
+        change = going + _take(coming, into).unsqueeze(2) - 2 * gone * _take(dense, into).unsqueeze(2) * cross
     change = change.flatten(1)
     least, place = change.min(dim=1, keepdim=True)
     size = out.shape[2]
