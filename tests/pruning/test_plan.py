@@ -132,8 +132,10 @@ def test_blocks_that_keep_a_state_are_timed():
 @pytest.mark.parametrize("method", ["magnitude", "wanda"])
 def test_what_refining_takes_is_counted(method, monkeypatch):
     """Swaps need second moments; fitting needs Adam's numbers, and the dense model's hidden states all along."""
-    monkeypatch.setattr(plan, "time_block", lambda *_: 1.0)  # so that no chance of the clock is compared, but what fitting adds
+    monkeypatch.setattr(plan, "time_block", lambda *_: 1.0)  # no readings of the clock are compared, which may be equal
     monkeypatch.setattr(plan, "time_files", lambda *_: 0.0)
+    time_refinement = plan.time_refinement
+    monkeypatch.setattr(plan, "time_refinement", lambda *of: time_refinement(*of) + 1.0)
     plain, swaps, blocks = (
         planned(CONFIGS["llama"], streaming=True, method=method, refine=refine) for refine in ((), ("swaps",), ("blocks",))
     )
