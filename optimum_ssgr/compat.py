@@ -121,6 +121,26 @@ def find_file(source: str, name: str, *, revision: str | None, token: str | bool
     return cached_file(source, name, revision=revision, token=token, _raise_exceptions_for_missing_entries=False)
 
 
+# Attention. transformers 5.23: modules call a function by its name in a registry, which has no way to take a replacement back.
+
+
+@contextmanager
+def attention_computed_by(name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Have models compute attention by what a function makes of the one of a name."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    local = ALL_ATTENTION_FUNCTIONS._local_mapping
+    before = local.get(name)
+    local[name] = wrap(ALL_ATTENTION_FUNCTIONS[name])
+    try:
+        yield
+    finally:
+        if before is None:
+            del local[name]
+        else:
+            local[name] = before
+
+
 # Experts fused in 3-D parameters. transformers 5.23: such modules call a function by its name in a registry.
 
 

@@ -16,6 +16,7 @@ from ..config import PruningConfig
 from ..errors import DataError, OutputError
 from .activations import ActivationStore
 from .allocation import outlier_ratio, owl_sparsities
+from .attention import use_short_attention
 from .block_store import BlockStore, hash_block, load_block
 from .blocks import Matrix, find_blocks, find_matrices
 from .capture import MicroBatch, TokenSequence, capture_inputs, check_chain, find_model_device, probe_outputs
@@ -104,7 +105,7 @@ def prune_layerwise(
     # 1. What is there, and whether all of it can be pruned.
     matrices = check_prunable(model, config)
     blocks = find_blocks(model)
-    with use_observable_experts(model):
+    with use_observable_experts(model), use_short_attention():
         # 2. Bring the calibration sequences up to the first block, and give every block its sparsity.
         calibration, patterns = _Calibration([], {}), dict.fromkeys(blocks, make_pattern(config))
         if config.needs_calibration:

@@ -19,7 +19,7 @@ from .solvers.magnitude import magnitude
 from .solvers.sparsegpt import factorize, sparsegpt
 from .solvers.swaps import relative_error, swap, swap_and_refit
 from .solvers.wanda import wanda
-from .statistics import InputStatistics, remedy_for_overflow
+from .statistics import InputStatistics, all_finite, remedy_for_overflow
 
 
 logger = logging.get_logger(__name__)
@@ -148,7 +148,7 @@ def _solve_group(
         The method in the end; the damping it took, 0 for none; and the errors of each before and after swaps, 0 without.
     """
     weights, taken, method = [matrix.weight() for matrix in matrices], 0.0, config.method
-    if not all(weight.isfinite().all() for weight in weights):
+    if not all(all_finite(weight) for weight in weights):
         raise NumericalError(f"the weights of {label} are not finite, so the model cannot be pruned; load a sound one.")
 
     def solve(damping: float) -> list[torch.Tensor]:
@@ -195,7 +195,7 @@ def _make_report(
     block_name: str, matrix: Matrix, tokens: int, method: str, damping: float | None, swaps: Refinement | None = None
 ) -> LayerReport:
     weight = matrix.weight()
-    zeros = weight.numel() - int(weight.count_nonzero())
+    zeros = int((weight == 0).sum())
     return LayerReport(f"{block_name}.{matrix.name}", tuple(weight.shape), zeros, tokens, method, damping, swaps)
 
 
@@ -216,7 +216,7 @@ def solve_with_damping(
     while True:
         with suppress(torch.linalg.LinAlgError):
             pruned = [result.to(dtype) for result in solve(damping)]
-            if all(result.isfinite().all() for result in pruned):
+            if all(all_finite(result) for result in pruned):
                 return pruned, damping
         if damping >= MAX_DAMPING:
             return [], damping

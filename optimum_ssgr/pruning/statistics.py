@@ -18,6 +18,12 @@ def remedy_for_overflow(dtype: torch.dtype) -> str:
     return f"load the model in {wider}" if wider else "the model itself gives such numbers, so load a sound one"
 
 
+def all_finite(tensor: torch.Tensor) -> bool:
+    """Tell whether every number is finite. The extremes are not where any is not, and are found fast and without memory."""
+    least, greatest = tensor.aminmax()
+    return bool(least.isfinite() & greatest.isfinite())
+
+
 class InputStatistics:
     """Weighted second moments of the inputs seen so far: the full matrix, or its diagonal where that is enough (Wanda).
 
@@ -52,7 +58,7 @@ class InputStatistics:
         if not self.full:
             self._sums += inputs.square().sum(0)  # four times as fast as `vector_norm` along this dimension
             return
-        with _bfloat16_products(exact):
+        with bfloat16_products(exact):
             for start in range(0, inputs.shape[1], TILE):
                 end = start + TILE
                 self._sums[start:end, start:].addmm_(inputs[:, start:end].T, inputs[:, start:])
@@ -73,7 +79,7 @@ class InputStatistics:
 
     def is_finite(self) -> bool:
         """Tell whether every sum is a finite number."""
-        return bool(self.squared_norms.isfinite().all())  # an input that is not finite shows on the diagonal
+        return all_finite(self.squared_norms)  # an input that is not finite shows on the diagonal
 
     @property
     def hessian(self) -> torch.Tensor:
@@ -92,7 +98,7 @@ class InputStatistics:
 
 
 @contextmanager
-def _bfloat16_products(exact: bool) -> Iterator[None]:
+def bfloat16_products(exact: bool) -> Iterator[None]:
     """Let oneDNN multiply float32 matrices as bfloat16 and sum in float32: where they hold bfloat16 values nothing is lost."""
     settings = torch.backends.mkldnn.matmul
     before = settings.fp32_precision

@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from optimum_ssgr.pruning.patterns import NofM, Unstructured, kth_lowest
+from optimum_ssgr.pruning.patterns import NofM, Unstructured, kth_lowest, zero_pruned
 from optimum_ssgr.pruning.solvers.magnitude import magnitude
 from optimum_ssgr.pruning.solvers.sparsegpt import factorize, sparsegpt
 from optimum_ssgr.pruning.solvers.wanda import wanda
@@ -135,6 +135,16 @@ def test_thresholds_are_those_of_kthvalue(shape):
             expected = scores.kthvalue(position + 1, dim=-1, keepdim=True).values
             torch.testing.assert_close(kth_lowest(scores, position), expected, rtol=0, atol=0, equal_nan=True)
         torch.testing.assert_close(scores, before, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
+def test_what_is_pruned_is_zero_to_the_bit(dtype):
+    weight = torch.randn(3, 40, 20).to(dtype)[1].T  # strides as experts that are stored transposed have them
+    weight[:4], pruned = -torch.inf, torch.rand(20, 40) < 0.5
+    zeroed = zero_pruned(weight, pruned)
+    assert torch.equal(zeroed[~pruned], weight[~pruned])
+    assert torch.equal(zeroed[pruned], torch.zeros_like(zeroed[pruned]))
+    assert not zeroed[pruned].signbit().any()
 
 
 def test_sparsegpt_keeps_groups_whole_that_do_not_divide_the_block():

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..patterns import NofM, Pattern, lowest_overall, lowest_per_group
+from ..patterns import NofM, Pattern, lowest_overall, lowest_per_group, zero_pruned
 
 
 def magnitude(weight: torch.Tensor, pattern: Pattern) -> torch.Tensor:
@@ -17,5 +17,5 @@ def magnitude(weight: torch.Tensor, pattern: Pattern) -> torch.Tensor:
     """
     scores = weight.abs()
     if isinstance(pattern, NofM):
-        return weight.masked_fill(lowest_per_group(scores, pattern), 0)
-    return weight.masked_fill(lowest_overall(scores, pattern.sparsity), 0)
+        return zero_pruned(weight, lowest_per_group(scores, pattern))
+    return zero_pruned(weight, lowest_overall(scores, pattern.sparsity))

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..patterns import NofM, Pattern, lowest_per_group, lowest_per_row
+from ..patterns import NofM, Pattern, lowest_per_group, lowest_per_row, zero_pruned
 
 
 def wanda(weight: torch.Tensor, squared_norms: torch.Tensor, pattern: Pattern) -> torch.Tensor:
@@ -18,5 +18,5 @@ def wanda(weight: torch.Tensor, squared_norms: torch.Tensor, pattern: Pattern) -
     """
     scores = weight.abs() * squared_norms.sqrt()
     if isinstance(pattern, NofM):
-        return weight.masked_fill(lowest_per_group(scores, pattern), 0)
-    return weight.masked_fill(lowest_per_row(scores, pattern.sparsity), 0)
+        return zero_pruned(weight, lowest_per_group(scores, pattern))
+    return zero_pruned(weight, lowest_per_row(scores, pattern.sparsity))
