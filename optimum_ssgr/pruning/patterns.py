@@ -91,8 +91,8 @@ def lowest_per_row(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
 def lowest_per_group(scores: torch.Tensor, pattern: NofM) -> torch.Tensor:
     """Mark all but the `kept` highest scores of every group of `size` columns.
 
-    A score's rank in its group is counted by comparing it with the others, which needs no sorting: the first scores of all groups
-    with the second ones, and so on, as those lie together in memory then.
+    A score's rank in its group is counted by comparing it with the others, which needs no sorting: the first scores of all
+    groups with the second ones, and so on, as those lie together in memory then.
 
     Args:
         scores: float [rows, columns]; columns must be a multiple of `size`.

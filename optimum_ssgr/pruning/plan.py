@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from ..compat import tree_leaves
 from ..config import PruningConfig
+from .attention import use_short_attention
 from .blocks import Matrix, find_blocks, find_matrices
 from .capture import BATCH_TOKENS, Arguments, capture_arguments, probe_outputs
 from .experts import use_observable_experts
@@ -83,7 +84,7 @@ def make_plan(
     called_with: dict[str, Arguments] = {}
     shared, seconds, text = 0, 0.0, skeleton.config.get_text_config()
     states = torch.empty(1, ids.shape[1], text.hidden_size, device="meta")  # hidden states between blocks
-    with use_observable_experts(skeleton):
+    with use_observable_experts(skeleton), use_short_attention():
         # 1. How the model is wired, which shows without weights, and what its blocks are called with.
         with trace_input_groups(matrices) as points:
             outputs = probe_outputs(skeleton, list(blocks.values()), ids)
