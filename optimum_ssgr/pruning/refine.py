@@ -58,7 +58,7 @@ def refine_block(
     kept = [original != 0 if original.ndim > 1 else None for original in originals]
     rates = [VECTOR_RATE if of.ndim == 1 else min(VECTOR_RATE, MATRIX_RATE / _inputs(of, matrices)) for of in parameters]
     groups = [{"params": [of], "lr": rate, "rate": rate} for of, rate in zip(originals, rates, strict=True)]
-    adam = torch.optim.Adam(groups, eps=1e-12)  # gradients of a relative error are small
+    adam = torch.optim.Adam(groups, eps=1e-12, fused=True)  # gradients of a relative error are small
     # 2. Pass over the tokens, and keep the best.
     power = _sum_over_processes(_power(batch) for batch in fitted)
     best, before = [original.clone() for original in originals], _measure(index, block, judged)
