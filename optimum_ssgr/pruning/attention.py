@@ -73,8 +73,8 @@ def causal_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     together = heads // groups
     output = value.new_empty(sequences, tokens, groups, together, value.shape[-1])
     by_group = output.permute(0, 2, 3, 1, 4)
-    nothing = torch.zeros(1)
-    later = torch.full((QUERIES, QUERIES), -torch.inf).triu(1)
+    nothing = query.new_zeros(1, dtype=torch.float32)
+    later = query.new_full((QUERIES, QUERIES), -torch.inf, dtype=torch.float32).triu(1)
     count = max(1, SCORES // (together * QUERIES * tokens))
     with bfloat16_products(query.dtype == torch.bfloat16):
         for sequence in range(sequences):
