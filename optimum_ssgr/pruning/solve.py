@@ -15,11 +15,12 @@ from .distributed import all_reduce, broadcast, rank, world_size
 from .patterns import NofM, Pattern, Unstructured
 from .report import LayerReport, Refinement
 from .solvers.alps import alps, decompose
+from .solvers.finite import all_finite
 from .solvers.magnitude import magnitude
 from .solvers.sparsegpt import factorize, sparsegpt
 from .solvers.swaps import relative_error, swap, swap_and_refit
 from .solvers.wanda import wanda
-from .statistics import InputStatistics, all_finite, remedy_for_overflow
+from .statistics import InputStatistics, remedy_for_overflow
 
 
 logger = logging.get_logger(__name__)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from .distributed import all_reduce
+from .solvers.finite import all_finite
 
 
 # Rows of the Hessian accumulated together: few enough to skip most of the lower triangle, enough for fast matrix products.
@@ -16,12 +17,6 @@ def remedy_for_overflow(dtype: torch.dtype) -> str:
     """Say what to do about numbers that are not finite in a model of some dtype."""
     wider = {torch.float16: "bfloat16 or float32", torch.bfloat16: "float32"}.get(dtype)
     return f"load the model in {wider}" if wider else "the model itself gives such numbers, so load a sound one"
-
-
-def all_finite(tensor: torch.Tensor) -> bool:
-    """Tell whether every number is finite. The extremes are not where any is not, and are found fast and without memory."""
-    least, greatest = tensor.aminmax()
-    return bool(least.isfinite() & greatest.isfinite())
 
 
 class InputStatistics:

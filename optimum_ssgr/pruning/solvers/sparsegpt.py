@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from ..patterns import NofM, Pattern, Unstructured, kth_lowest, lowest_per_group, zero_pruned
+from .finite import all_finite
 
 
 # Columns between two choices of what to prune (unstructured), and columns whose errors are handed on one by one. A group of an
@@ -41,10 +42,8 @@ def factorize(hessian: torch.Tensor, damping: float) -> tuple[torch.Tensor, torc
     _invert_lower(lower)
     _reverse(lower.mT.view(-1))
     factor = lower  # of which the rows and the columns are reversed now
-    # Of a diagonal that overflowed the inverse is zero, by which every weight would seem to cost the same and be pruned. The
-    # extremes are not finite where anything is not, and take no memory to find.
-    least, greatest = factor.mT.aminmax()
-    if not (least.isfinite() and greatest.isfinite() and (factor.diagonal() > 0).all()):
+    # Of a diagonal that overflowed the inverse is zero, by which every weight would seem to cost the same and be pruned.
+    if not (all_finite(factor.mT) and (factor.diagonal() > 0).all()):
         raise torch.linalg.LinAlgError("the factor is not finite, or not positive on its diagonal.")
     return factor, dead
 
